@@ -1,0 +1,145 @@
+//! Append-only files, for the write journal.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A directory of append-only files. Names are plain file names without separators.
+///
+/// All calls block; callers run them on the blocking pool or accept it.
+pub trait Files: Send + Sync + std::fmt::Debug + 'static {
+    /// Names of all files, sorted.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Opens `name` for appending and reading, creating it when absent.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn open(&self, name: &str) -> io::Result<Box<dyn LogFile>>;
+
+    /// Removes `name` durably; absent is fine.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// One append-only file.
+pub trait LogFile: Send + Sync + std::fmt::Debug {
+    /// Length in bytes, unsynced bytes included.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Appends `bytes` at the end. Not durable before [`LogFile::sync`].
+    ///
+    /// # Errors
+    /// Whatever the disk says; part of `bytes` may have been written.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes everything appended so far durable.
+    ///
+    /// # Errors
+    /// Whatever the disk says; after an error nothing may be assumed of unsynced bytes.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Reads exactly `length` bytes at `position`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` past the end, or whatever the disk says.
+    fn read_at(&self, position: u64, length: usize) -> io::Result<Vec<u8>>;
+
+    /// Cuts the file to `length` bytes and syncs: used once, on a torn tail at start.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// Files of the operating system, in one directory.
+#[derive(Clone, Debug)]
+pub struct RealFiles {
+    directory: PathBuf,
+}
+
+impl RealFiles {
+    /// Uses `directory`, creating it when absent.
+    ///
+    /// # Errors
+    /// When the directory can't be made or synced.
+    pub fn new(directory: impl AsRef<Path>) -> io::Result<Self> {
+        let directory = directory.as_ref().to_path_buf();
+        fs::create_dir_all(&directory)?;
+        let files = Self { directory };
+        files.sync_directory()?;
+        Ok(files)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl Files for RealFiles {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn LogFile>> {
+        let path = self.directory.join(name);
+        let created = !path.exists();
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        if created {
+            self.sync_directory()?;
+        }
+        Ok(Box::new(RealLogFile { file }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync_directory(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RealLogFile {
+    file: File,
+}
+
+impl LogFile for RealLogFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn read_at(&self, position: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, &mut bytes, position)?;
+        Ok(bytes)
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)?;
+        self.file.sync_all()
+    }
+}
