@@ -1,0 +1,291 @@
+//! What may be written to the coordinator log, and what the state machine answers.
+//!
+//! Commands are applied by [`crate::tables::apply`], deterministically and in log order.
+//! Times in commands are the proposer's wall clock in Unix nanoseconds: shown to people, never
+//! compared. Variants may be added at the end, never changed: old logs hold old commands.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, IndexUid, JournalSequence, NodeId, PodId, ShardId, TaskUid};
+use crate::tables::indexes::GroupPlacement;
+use crate::tables::nodes::NodeRecord;
+
+/// One entry of the coordinator log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Names the cluster, once. A second one changes nothing.
+    InitCluster {
+        /// A random UUID.
+        cluster_id: String,
+    },
+    /// Adds a node, or changes its address or key. Its group never changes.
+    PutNode(NodeRecord),
+    /// A pod takes a role; the answer is the new epoch.
+    TakeEpoch {
+        /// For instance `writer/3-movies`.
+        role: String,
+        /// The new holder.
+        pod: PodId,
+    },
+    /// Accepts a task and gives it its `taskUid` and its place.
+    EnqueueTask(Box<EnqueueTask>),
+    /// Marks tasks as processing, before anything of them is sent.
+    StartTasks {
+        /// The writer's fence; `None` for tasks that no index owns.
+        fence: Option<Fence>,
+        /// The tasks.
+        uids: Vec<TaskUid>,
+        /// Unix nanoseconds.
+        at: i64,
+    },
+    /// Ends one task, with all that follows from it.
+    FinishTask(Box<FinishTask>),
+    /// Agrees on an index's inferred primary key before any document is sent.
+    AgreePrimaryKey {
+        /// The writer's fence.
+        fence: Fence,
+        /// The attribute.
+        primary_key: String,
+    },
+    /// Says whether a settings broadcast is in flight.
+    MarkSettingsPending {
+        /// The writer's fence.
+        fence: Fence,
+        /// In flight or not.
+        pending: bool,
+    },
+    /// Replicas leave or join in-sync sets.
+    ChangeInSync {
+        /// The writer's fence.
+        fence: Fence,
+        /// What changes; applied in order.
+        changes: Vec<InSyncChange>,
+    },
+    /// Cancels those of the tasks that are still enqueued; ends the cancelling task.
+    CancelTasks {
+        /// The cancelling task.
+        by: TaskUid,
+        /// The tasks that its filter matched.
+        uids: Vec<TaskUid>,
+        /// Unix nanoseconds.
+        at: i64,
+    },
+    /// Removes ended tasks from the history; ends the deleting task.
+    DeleteTasks {
+        /// The deleting task; `None` when old tasks are pruned.
+        by: Option<TaskUid>,
+        /// The tasks that its filter matched; those not ended stay.
+        uids: Vec<TaskUid>,
+        /// Unix nanoseconds.
+        at: i64,
+    },
+}
+
+/// Who issues a command for an index: refused when a newer epoch exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The index.
+    pub index: IndexUid,
+    /// The epoch under which its writer works.
+    pub epoch: Epoch,
+}
+
+/// A task to accept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnqueueTask {
+    /// The index as the client named it; `None` for tasks of no single index.
+    pub index: Option<String>,
+    /// What is to be done.
+    pub work: Work,
+    /// How to create the index when its name is unbound; `None` when the work creates none.
+    pub create: Option<NewIndex>,
+    /// Shown as `customMetadata`.
+    pub custom_metadata: Option<String>,
+    /// Unix nanoseconds.
+    pub at: i64,
+}
+
+/// The plan of an index that may have to be created.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewIndex {
+    /// Number of shards, fixed.
+    pub shards: u32,
+    /// Where each shard goes, by group.
+    pub groups: Vec<GroupPlacement>,
+    /// The pod that writes it.
+    pub writer: PodId,
+}
+
+/// A payload in the journals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayloadRef {
+    /// The pods whose journals hold it, with their sequences.
+    pub holders: Vec<(PodId, JournalSequence)>,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Documents, or ids, in it.
+    pub count: u64,
+}
+
+/// What a task does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Work {
+    /// Adds or replaces documents (`POST`), or updates them in part (`PUT`).
+    Documents {
+        /// Partial update instead of replacement.
+        partial: bool,
+        /// The request's `primaryKey`.
+        primary_key: Option<String>,
+        /// The documents.
+        payload: PayloadRef,
+    },
+    /// Deletes documents by id.
+    DeleteIds {
+        /// The ids, a JSON array of strings.
+        payload: PayloadRef,
+        /// Whether the request named one document in its path.
+        single: bool,
+    },
+    /// Deletes what a filter matches.
+    DeleteByFilter {
+        /// The filter as JSON.
+        filter: String,
+    },
+    /// Deletes every document.
+    Clear,
+    /// Changes settings.
+    Settings {
+        /// The patch as JSON.
+        patch: String,
+        /// Whether it came as a `DELETE`.
+        is_deletion: bool,
+    },
+    /// Creates an index.
+    CreateIndex {
+        /// Its primary key, if given.
+        primary_key: Option<String>,
+    },
+    /// Changes an index's primary key.
+    UpdateIndex {
+        /// The new primary key.
+        primary_key: Option<String>,
+    },
+    /// Deletes an index.
+    DeleteIndex,
+    /// Swaps names pairwise.
+    SwapIndexes {
+        /// The pairs.
+        pairs: Vec<(String, String)>,
+    },
+    /// Cancels tasks.
+    CancelTasks {
+        /// The request's query string, as `details.originalFilter`.
+        original_filter: String,
+        /// The tasks it matched when it was accepted.
+        uids: Vec<TaskUid>,
+    },
+    /// Deletes tasks.
+    DeleteTasks {
+        /// The request's query string, as `details.originalFilter`.
+        original_filter: String,
+        /// The tasks it matched when it was accepted.
+        uids: Vec<TaskUid>,
+    },
+}
+
+impl Work {
+    /// The journalled payload, if the work has one.
+    pub fn payload(&self) -> Option<&PayloadRef> {
+        match self {
+            Self::Documents { payload, .. } | Self::DeleteIds { payload, .. } => Some(payload),
+            _ => None,
+        }
+    }
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// Applied on every replica that is read.
+    Succeeded,
+    /// Refused by the data, the settings or every in-sync replica.
+    Failed,
+    /// Cancelled before it began.
+    Canceled,
+}
+
+/// The end of one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FinishTask {
+    /// The writer's fence; `None` for tasks that no index owns.
+    pub fence: Option<Fence>,
+    /// The task.
+    pub uid: TaskUid,
+    /// How it ended.
+    pub ending: Ending,
+    /// `details` as JSON (Meilisearch's names).
+    pub details: Option<String>,
+    /// `error` as JSON in Meilisearch's shape.
+    pub error: Option<String>,
+    /// What else changes, in the same entry.
+    pub effects: Vec<Effect>,
+    /// Whether this task created its index, so that its end shows the index to readers.
+    pub shows_index: bool,
+    /// Unix nanoseconds.
+    pub at: i64,
+}
+
+/// What the end of a task changes beside the task itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Effect {
+    /// The index has this primary key from now on.
+    SetPrimaryKey(String),
+    /// The index has these settings from now on; its settings version grows by one.
+    CommitSettings {
+        /// The client's settings, whole, as JSON.
+        settings: String,
+    },
+    /// The index is gone; its name shows what the log has bound to it since, if anything.
+    RemoveIndex,
+    /// Readers see the swapped names from now on.
+    SwapNames {
+        /// The pairs.
+        pairs: Vec<(String, String)>,
+    },
+}
+
+/// One replica of one shard leaves or joins the in-sync set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InSyncChange {
+    /// The shard.
+    pub shard: ShardId,
+    /// The replica's node.
+    pub node: NodeId,
+    /// Joins (`true`) or leaves.
+    pub joins: bool,
+}
+
+/// What the state machine answers. A refusal is an outcome, not an error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Applied; nothing more to say.
+    Done,
+    /// Nothing to change: applied before, or about something that is gone.
+    Unchanged,
+    /// The role's new epoch.
+    Epoch(Epoch),
+    /// The task was accepted.
+    Enqueued {
+        /// Its number.
+        uid: TaskUid,
+        /// The index it will work on, when the name was bound.
+        index: Option<IndexUid>,
+    },
+    /// The tasks that were cancelled or deleted.
+    Matched(Vec<TaskUid>),
+    /// Refused: a newer epoch exists.
+    Fenced {
+        /// The epoch in force.
+        current: Epoch,
+    },
+}

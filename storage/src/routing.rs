@@ -1,0 +1,149 @@
+//! The routing view: what a search needs of the coordinator state, immutable.
+//!
+//! Each pod loads it again when an applied command touches it and swaps it whole; a request
+//! takes one view and completes against it (safety rules 4 and 7).
+
+use std::collections::BTreeMap;
+use std::ops::Bound::Unbounded;
+use std::sync::Arc;
+
+use miroir_wire::settings::Settings;
+use time::OffsetDateTime;
+
+use crate::engine::{Direction, Engine};
+use crate::ids::{Epoch, IndexUid, NodeId, PodId};
+use crate::tables::indexes::IndexRecord;
+use crate::tables::records::{decode, text_from};
+use crate::tables::{ApplyError, INDEXES, META, NAMES, NODES, TIMES};
+
+pub use crate::tables::indexes::{GroupPlacement, ShardPlacement};
+pub use crate::tables::nodes::NodeRecord;
+
+/// All that requests are routed by.
+#[derive(Clone, Debug, Default)]
+pub struct Routing {
+    /// The cluster's id; empty before the first start.
+    pub cluster_id: String,
+    /// Every node.
+    pub nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
+    /// What readers see under each client name.
+    pub indexes: BTreeMap<String, Arc<IndexRouting>>,
+    /// What a write accepted now would go to.
+    pub write_names: BTreeMap<String, IndexUid>,
+    /// Every index, by node-side uid.
+    pub by_uid: BTreeMap<IndexUid, Arc<IndexRouting>>,
+}
+
+/// One index.
+#[derive(Clone, Debug)]
+pub struct IndexRouting {
+    /// What nodes call it.
+    pub uid: IndexUid,
+    /// What readers call it now; the name of its creation while nobody sees it.
+    pub name: String,
+    /// Agreed primary key.
+    pub primary_key: Option<String>,
+    /// When it was created.
+    pub created_at: OffsetDateTime,
+    /// Number of shards.
+    pub shards: u32,
+    /// The client's settings.
+    pub settings: Arc<Settings>,
+    /// Grows with each committed settings task.
+    pub settings_version: u64,
+    /// A settings broadcast is in flight.
+    pub settings_pending: bool,
+    /// The pod that writes it.
+    pub writer: PodId,
+    /// The writer's epoch.
+    pub epoch: Epoch,
+    /// Placement in force, by group.
+    pub groups: Vec<GroupPlacement>,
+}
+
+impl Routing {
+    /// Loads the view from the applied state.
+    ///
+    /// # Errors
+    /// When the store fails or a record can't be read.
+    pub fn load(engine: &dyn Engine) -> Result<Self, ApplyError> {
+        let everything =
+            |table| engine.scan(table, (Unbounded, Unbounded), Direction::Forward, usize::MAX);
+        let mut routing = Self::default();
+        if let Some(id) = engine.get(META, b"cluster")? {
+            routing.cluster_id = text_from(id)?;
+        }
+        for (_, bytes) in everything(NODES)? {
+            let node: NodeRecord = decode(&bytes)?;
+            routing.nodes.insert(node.id.clone(), Arc::new(node));
+        }
+        let mut read_names = BTreeMap::new();
+        for (key, uid) in everything(NAMES)? {
+            let uid = IndexUid(text_from(uid)?);
+            let (side, name) = key.split_at(key.len().min(1));
+            let name = text_from(name.to_vec())?;
+            if side == b"r" {
+                read_names.insert(uid, name);
+            } else {
+                routing.write_names.insert(name, uid);
+            }
+        }
+        for (key, bytes) in everything(INDEXES)? {
+            let uid = IndexUid(text_from(key)?);
+            let record: IndexRecord = decode(&bytes)?;
+            let seen_as = read_names.get(&uid).cloned();
+            let index = Arc::new(index_routing(uid.clone(), seen_as.as_deref(), record));
+            if let Some(name) = seen_as {
+                routing.indexes.insert(name, index.clone());
+            }
+            routing.by_uid.insert(uid, index);
+        }
+        Ok(routing)
+    }
+}
+
+fn index_routing(uid: IndexUid, seen_as: Option<&str>, record: IndexRecord) -> IndexRouting {
+    // Settings are checked before they are agreed; a stored text that no longer parses can only
+    // come from a newer version, and reads then fall back to defaults rather than stop.
+    let settings = Settings::from_json(record.settings.as_bytes()).unwrap_or_else(|error| {
+        tracing::error!(index = %uid, message = error.message, "stored settings can't be read");
+        Settings::default()
+    });
+    IndexRouting {
+        name: seen_as.unwrap_or(&record.name).to_owned(),
+        primary_key: record.primary_key,
+        created_at: from_nanoseconds(record.created_at),
+        shards: record.shards,
+        settings: Arc::new(settings),
+        settings_version: record.settings_version,
+        settings_pending: record.settings_pending,
+        writer: record.writer,
+        epoch: record.epoch,
+        groups: record.groups,
+        uid,
+    }
+}
+
+/// When the index last changed, as the last ended task says; kept apart from the view since it
+/// changes with every task.
+///
+/// # Errors
+/// When the store fails or the record can't be read.
+pub fn updated_at(
+    engine: &dyn Engine,
+    uid: &IndexUid,
+) -> Result<Option<OffsetDateTime>, ApplyError> {
+    let Some(bytes) = engine.get(TIMES, uid.as_str().as_bytes())? else { return Ok(None) };
+    let at = crate::tables::records::u64_from(&bytes)?;
+    Ok(Some(from_nanoseconds(at as i64)))
+}
+
+/// A stored time.
+pub fn from_nanoseconds(at: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// A time as it is stored. Years beyond 2262 don't fit and are clamped.
+pub fn to_nanoseconds(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,148 @@
+//! Accepting a task: number, place, names, and the index it may create.
+
+use super::indexes::{self, IndexRecord};
+use super::names::{self, Side};
+use super::records::u64_from;
+use super::tasks::{self, TaskRecord, TaskState};
+use super::{ApplyError, TAILS, take_number};
+use crate::commands::{EnqueueTask, NewIndex, Outcome, Work};
+use crate::engine::Tx;
+use crate::ids::{Epoch, IndexUid, TaskUid};
+
+/// Task uids are `u32` on the wire.
+const TASK_UID_MAX: u64 = u32::MAX as u64;
+
+pub(crate) fn enqueue(tx: &mut Tx<'_>, task: &EnqueueTask) -> Result<Outcome, ApplyError> {
+    let uid = TaskUid(take_number(tx, b"task")?.min(TASK_UID_MAX) as u32);
+    let involved = involved_names(task);
+    let mut bound = match &task.index {
+        Some(name) => names::get(tx, Side::Write, name)?,
+        None => None,
+    };
+    let mut creates_index = false;
+    if let (None, Some(name), Some(plan)) = (&bound, &task.index, &task.create) {
+        bound = Some(create_index(tx, name, plan, task)?);
+        creates_index = true;
+    }
+    let after = tails_elsewhere(tx, &involved, bound.as_ref())?;
+    match &task.work {
+        Work::DeleteIndex => {
+            if let Some(name) = &task.index {
+                names::set(tx, Side::Write, name, None);
+            }
+        }
+        Work::SwapIndexes { pairs } if all_bound(tx, pairs)? => {
+            for (a, b) in pairs {
+                names::swap(tx, Side::Write, a, b)?;
+            }
+        }
+        _ => {}
+    }
+    for name in &involved {
+        tx.put(TAILS, name.as_bytes(), uid.to_key().to_vec());
+    }
+    tasks::put(
+        tx,
+        &TaskRecord {
+            uid,
+            name: task.index.clone(),
+            index: bound.clone(),
+            work: task.work.clone(),
+            creates_index,
+            after,
+            state: TaskState::Enqueued,
+            details: None,
+            error: None,
+            canceled_by: None,
+            custom_metadata: task.custom_metadata.clone(),
+            enqueued_at: task.at,
+            started_at: None,
+            finished_at: None,
+        },
+    )?;
+    Ok(Outcome::Enqueued { uid, index: bound })
+}
+
+fn involved_names(task: &EnqueueTask) -> Vec<String> {
+    match &task.work {
+        Work::SwapIndexes { pairs } => {
+            pairs.iter().flat_map(|(a, b)| [a.clone(), b.clone()]).collect()
+        }
+        _ => task.index.iter().cloned().collect(),
+    }
+}
+
+/// Whether every name of a swap means an index to writers.
+fn all_bound(tx: &Tx<'_>, pairs: &[(String, String)]) -> Result<bool, ApplyError> {
+    for (a, b) in pairs {
+        if names::get(tx, Side::Write, a)?.is_none() || names::get(tx, Side::Write, b)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The last tasks of these names that are still open in another queue than `queue`: within one
+/// queue order is given, across queues it must be waited for.
+fn tails_elsewhere(
+    tx: &Tx<'_>,
+    involved: &[String],
+    queue: Option<&IndexUid>,
+) -> Result<Vec<TaskUid>, ApplyError> {
+    let mut after = Vec::new();
+    for name in involved {
+        let Some(bytes) = tx.get(TAILS, name.as_bytes())? else { continue };
+        let mut padded = vec![0; 4];
+        padded.extend_from_slice(&bytes);
+        let tail = TaskUid(u64_from(&padded)? as u32);
+        if let Some(task) = tasks::get(tx, tail)?
+            && !task.ended()
+            && task.index.as_ref() != queue
+            && !after.contains(&tail)
+        {
+            after.push(tail);
+        }
+    }
+    Ok(after)
+}
+
+fn create_index(
+    tx: &mut Tx<'_>,
+    name: &str,
+    plan: &NewIndex,
+    task: &EnqueueTask,
+) -> Result<IndexUid, ApplyError> {
+    let sequence = take_number(tx, b"index")?;
+    let uid = IndexUid(node_side_uid(sequence, name));
+    let primary_key = match &task.work {
+        Work::CreateIndex { primary_key } => primary_key.clone(),
+        _ => None,
+    };
+    indexes::put(
+        tx,
+        &uid,
+        &IndexRecord {
+            name: name.to_owned(),
+            primary_key,
+            shards: plan.shards,
+            groups: plan.groups.clone(),
+            settings: "{}".to_owned(),
+            settings_version: 0,
+            settings_pending: false,
+            writer: plan.writer.clone(),
+            epoch: Epoch(0),
+            created_at: task.at,
+        },
+    )?;
+    indexes::touch(tx, &uid, task.at);
+    names::set(tx, Side::Write, name, Some(&uid));
+    Ok(uid)
+}
+
+/// `{sequence}-{name}`, within Meilisearch's limit of 512 bytes. Names hold only ASCII.
+fn node_side_uid(sequence: u64, name: &str) -> String {
+    /// Meilisearch's limit less the longest sequence and the dash.
+    const NAME_BYTES_MAX: usize = 512 - 21;
+    let kept = name.get(..name.len().min(NAME_BYTES_MAX)).unwrap_or("index");
+    format!("{sequence}-{kept}")
+}

@@ -1,0 +1,177 @@
+//! Starting, ending, cancelling and forgetting tasks.
+
+use super::indexes;
+use super::names::{self, Side};
+use super::tasks::{self, TaskState};
+use super::{ApplyError, TASKS};
+use crate::commands::{Effect, Ending, Fence, FinishTask, Outcome};
+use crate::engine::Tx;
+use crate::ids::{IndexUid, TaskUid};
+
+/// The refusal, if the fence is of an older epoch. An index that is gone fences nothing: its
+/// deletion may be what is being ended.
+fn refusal(tx: &Tx<'_>, fence: Option<&Fence>) -> Result<Option<Outcome>, ApplyError> {
+    let Some(fence) = fence else { return Ok(None) };
+    Ok(match indexes::fenced(tx, fence)? {
+        Err(refusal @ Outcome::Fenced { .. }) => Some(refusal),
+        _ => None,
+    })
+}
+
+pub(crate) fn start(
+    tx: &mut Tx<'_>,
+    fence: Option<&Fence>,
+    uids: &[TaskUid],
+    at: i64,
+) -> Result<Outcome, ApplyError> {
+    if let Some(refusal) = refusal(tx, fence)? {
+        return Ok(refusal);
+    }
+    let mut started = Vec::new();
+    for uid in uids {
+        let Some(mut task) = tasks::get(tx, *uid)? else { continue };
+        if task.ended() {
+            continue;
+        }
+        started.push(*uid);
+        if task.state == TaskState::Enqueued {
+            task.state = TaskState::Processing;
+            task.started_at = Some(at);
+            tasks::put(tx, &task)?;
+        }
+    }
+    Ok(Outcome::Matched(started))
+}
+
+pub(crate) fn finish(tx: &mut Tx<'_>, finish: &FinishTask) -> Result<Outcome, ApplyError> {
+    if let Some(refusal) = refusal(tx, finish.fence.as_ref())? {
+        return Ok(refusal);
+    }
+    let Some(mut task) = tasks::get(tx, finish.uid)? else { return Ok(Outcome::Unchanged) };
+    if task.ended() {
+        return Ok(Outcome::Unchanged);
+    }
+    task.state = TaskState::Ended(finish.ending);
+    task.details = finish.details.clone();
+    task.error = finish.error.clone();
+    task.started_at = task.started_at.or(Some(finish.at));
+    task.finished_at = Some(finish.at);
+    tasks::put(tx, &task)?;
+    if let Some(uid) = &task.index {
+        indexes::touch(tx, uid, finish.at);
+        if task.creates_index
+            && let Some(name) = &task.name
+        {
+            names::set(tx, Side::Read, name, Some(uid));
+        }
+        for effect in &finish.effects {
+            take_effect(tx, uid, task.name.as_deref(), effect)?;
+        }
+    } else {
+        for effect in &finish.effects {
+            if let Effect::SwapNames { pairs } = effect {
+                swap_names(tx, pairs)?;
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn take_effect(
+    tx: &mut Tx<'_>,
+    uid: &IndexUid,
+    name: Option<&str>,
+    effect: &Effect,
+) -> Result<(), ApplyError> {
+    match effect {
+        Effect::SwapNames { pairs } => swap_names(tx, pairs),
+        Effect::RemoveIndex => {
+            indexes::remove(tx, uid);
+            if let Some(name) = name
+                && names::get(tx, Side::Read, name)?.as_ref() == Some(uid)
+            {
+                names::set(tx, Side::Read, name, None);
+            }
+            Ok(())
+        }
+        Effect::SetPrimaryKey(primary_key) => {
+            let Some(mut record) = indexes::get(tx, uid)? else { return Ok(()) };
+            record.primary_key = Some(primary_key.clone());
+            indexes::put(tx, uid, &record)
+        }
+        Effect::CommitSettings { settings } => {
+            let Some(mut record) = indexes::get(tx, uid)? else { return Ok(()) };
+            record.settings = settings.clone();
+            record.settings_version += 1;
+            record.settings_pending = false;
+            indexes::put(tx, uid, &record)
+        }
+    }
+}
+
+fn swap_names(tx: &mut Tx<'_>, pairs: &[(String, String)]) -> Result<(), ApplyError> {
+    for (a, b) in pairs {
+        names::swap(tx, Side::Read, a, b)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn cancel(
+    tx: &mut Tx<'_>,
+    by: TaskUid,
+    uids: &[TaskUid],
+    at: i64,
+) -> Result<Outcome, ApplyError> {
+    if tasks::get(tx, by)?.is_none_or(|task| task.ended()) {
+        return Ok(Outcome::Unchanged);
+    }
+    let mut canceled = Vec::new();
+    for uid in uids {
+        let Some(mut task) = tasks::get(tx, *uid)? else { continue };
+        if task.state != TaskState::Enqueued || *uid == by {
+            continue;
+        }
+        task.state = TaskState::Ended(Ending::Canceled);
+        task.canceled_by = Some(by);
+        task.finished_at = Some(at);
+        tasks::put(tx, &task)?;
+        undo_names(tx, &task)?;
+        canceled.push(*uid);
+    }
+    Ok(Outcome::Matched(canceled))
+}
+
+/// What a task changed for writers when it was accepted is taken back when it is cancelled, as
+/// far as nothing has built on it since.
+fn undo_names(tx: &mut Tx<'_>, task: &tasks::TaskRecord) -> Result<(), ApplyError> {
+    use crate::commands::Work;
+    let Some(name) = &task.name else { return Ok(()) };
+    if matches!(task.work, Work::DeleteIndex) && names::get(tx, Side::Write, name)?.is_none() {
+        names::set(tx, Side::Write, name, task.index.as_ref());
+    }
+    // An index whose creating task is cancelled stays, empty, as Meilisearch leaves it when a
+    // later task used it; readers see it so that it can be deleted.
+    if task.creates_index {
+        names::set(tx, Side::Read, name, task.index.as_ref());
+    }
+    Ok(())
+}
+
+pub(crate) fn delete(
+    tx: &mut Tx<'_>,
+    by: Option<TaskUid>,
+    uids: &[TaskUid],
+    _at: i64,
+) -> Result<Outcome, ApplyError> {
+    let mut deleted = Vec::new();
+    for uid in uids {
+        if Some(*uid) == by {
+            continue;
+        }
+        if tasks::get(tx, *uid)?.is_some_and(|task| task.ended()) {
+            tx.delete(TASKS, &uid.to_key());
+            deleted.push(*uid);
+        }
+    }
+    Ok(Outcome::Matched(deleted))
+}

@@ -1,0 +1,131 @@
+//! The coordinator state: tables over the engine, and the one function that changes them.
+//!
+//! | table | key | value | written by |
+//! |---|---|---|---|
+//! | `META` | name of the counter | counter | many |
+//! | `NODES` | node id | [`nodes::NodeRecord`] | `PutNode` |
+//! | `INDEXES` | index uid | [`indexes::IndexRecord`] | tasks, in-sync changes |
+//! | `NAMES` | `r` or `w`, then the client's name | index uid | tasks |
+//! | `TASKS` | task uid, big-endian | [`tasks::TaskRecord`] | tasks |
+//! | `OPEN_TASKS` | task uid, big-endian | empty | tasks |
+//! | `TAILS` | client's name | its last task | `EnqueueTask` |
+//! | `ROLES` | role | [`roles::RoleRecord`] | `TakeEpoch` |
+//! | `TIMES` | index uid | last update, Unix ns | ended tasks |
+//!
+//! Names are bound twice. *Write names* say what a name means to a request accepted now: they
+//! change when a creation, deletion or swap is **enqueued**. *Read names* say what a reader
+//! sees: they change when it **ends**. So a write accepted after a swap goes to the swapped
+//! index though readers still see the old one, and everything takes effect in task order.
+
+pub mod enqueue;
+pub mod finish;
+pub mod indexes;
+pub mod names;
+pub mod nodes;
+pub mod records;
+pub mod roles;
+pub mod tasks;
+
+use crate::commands::{Command, Outcome};
+use crate::engine::{EngineError, Table, Tx};
+
+/// Counters: next task, next index, the cluster's id.
+pub const META: Table = Table(1);
+/// Nodes by id.
+pub const NODES: Table = Table(2);
+/// Indexes by node-side uid.
+pub const INDEXES: Table = Table(3);
+/// What clients' names mean to readers and to writers.
+pub const NAMES: Table = Table(4);
+/// Tasks by number.
+pub const TASKS: Table = Table(5);
+/// Tasks that have not ended.
+pub const OPEN_TASKS: Table = Table(6);
+/// The last task of each name.
+pub const TAILS: Table = Table(7);
+/// Roles, their holders and epochs.
+pub const ROLES: Table = Table(8);
+/// When each index last changed.
+pub const TIMES: Table = Table(9);
+
+/// Every table of the state machine, in the order a snapshot holds them.
+pub const STATE_TABLES: &[Table] =
+    &[META, NODES, INDEXES, NAMES, TASKS, OPEN_TASKS, TAILS, ROLES, TIMES];
+
+/// Why a command could not be applied: the pod stops applying rather than guess.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The local disk failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A stored record can't be read.
+    #[error(transparent)]
+    Record(#[from] records::RecordError),
+}
+
+/// Applies one command. Deterministic: the same commands give the same tables on every pod.
+///
+/// # Errors
+/// When the local store fails or holds what this version can't read. Nothing of the command
+/// is applied then.
+pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outcome, ApplyError> {
+    match command {
+        Command::InitCluster { cluster_id } => {
+            if tx.get(META, b"cluster")?.is_some() {
+                return Ok(Outcome::Unchanged);
+            }
+            tx.put(META, b"cluster", cluster_id.as_bytes().to_vec());
+            Ok(Outcome::Done)
+        }
+        Command::PutNode(node) => nodes::put(tx, node),
+        Command::TakeEpoch { role, pod } => roles::take_epoch(tx, role, pod),
+        Command::EnqueueTask(task) => enqueue::enqueue(tx, task),
+        Command::StartTasks { fence, uids, at } => finish::start(tx, fence.as_ref(), uids, *at),
+        Command::FinishTask(finish) => finish::finish(tx, finish),
+        Command::AgreePrimaryKey { fence, primary_key } => {
+            indexes::agree_primary_key(tx, fence, primary_key)
+        }
+        Command::MarkSettingsPending { fence, pending } => {
+            indexes::mark_settings_pending(tx, fence, *pending)
+        }
+        Command::ChangeInSync { fence, changes } => indexes::change_in_sync(tx, fence, changes),
+        Command::CancelTasks { by, uids, at } => finish::cancel(tx, *by, uids, *at),
+        Command::DeleteTasks { by, uids, at } => finish::delete(tx, *by, uids, *at),
+    }
+}
+
+/// Whether the routing view must be loaded again after this command.
+pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
+    if matches!(outcome, Outcome::Unchanged | Outcome::Fenced { .. }) {
+        return false;
+    }
+    match command {
+        Command::InitCluster { .. }
+        | Command::PutNode(_)
+        | Command::TakeEpoch { .. }
+        | Command::AgreePrimaryKey { .. }
+        | Command::MarkSettingsPending { .. }
+        | Command::ChangeInSync { .. } => true,
+        Command::EnqueueTask(task) => {
+            task.create.is_some()
+                || matches!(
+                    task.work,
+                    crate::commands::Work::DeleteIndex | crate::commands::Work::SwapIndexes { .. }
+                )
+        }
+        // The end of the task that created an index shows it to readers.
+        Command::FinishTask(finish) => !finish.effects.is_empty() || finish.shows_index,
+        Command::CancelTasks { .. } => true,
+        Command::StartTasks { .. } | Command::DeleteTasks { .. } => false,
+    }
+}
+
+/// Reads a counter and returns it, leaving the next number in its place.
+pub(crate) fn take_number(tx: &mut Tx<'_>, name: &[u8]) -> Result<u64, ApplyError> {
+    let next = match tx.get(META, name)? {
+        Some(bytes) => records::u64_from(&bytes)?,
+        None => 0,
+    };
+    tx.put(META, name, (next + 1).to_be_bytes().to_vec());
+    Ok(next)
+}

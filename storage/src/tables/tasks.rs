@@ -1,0 +1,118 @@
+//! Tasks: key the task uid (big-endian, so that a scan is in order), value the task.
+//!
+//! Written by `EnqueueTask`, `StartTasks`, `FinishTask`, `CancelTasks`, `DeleteTasks`; read by
+//! the task routes and by writers at start. Pruned by `DeleteTasks`. A terminal status never
+//! changes. [`super::OPEN_TASKS`] lists those that have not ended.
+
+use serde::{Deserialize, Serialize};
+
+use super::records::{Record, decode, encode};
+use super::{ApplyError, OPEN_TASKS, TASKS};
+use crate::commands::{Ending, Work};
+use crate::engine::{Engine, Tx};
+use crate::ids::{IndexUid, TaskUid};
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskState {
+    /// Accepted; nothing was sent.
+    Enqueued,
+    /// Being applied.
+    Processing,
+    /// Over.
+    Ended(Ending),
+}
+
+/// One task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Its number.
+    pub uid: TaskUid,
+    /// The index as the client named it.
+    pub name: Option<String>,
+    /// The index it works on; `None` when its name was unbound or it works on none or several.
+    pub index: Option<IndexUid>,
+    /// What it does.
+    pub work: Work,
+    /// Whether it created `index`.
+    pub creates_index: bool,
+    /// Tasks of other queues that must end before this one begins.
+    pub after: Vec<TaskUid>,
+    /// How far it is.
+    pub state: TaskState,
+    /// `details` as JSON, once known.
+    pub details: Option<String>,
+    /// `error` as JSON.
+    pub error: Option<String>,
+    /// The task that cancelled it.
+    pub canceled_by: Option<TaskUid>,
+    /// Shown as `customMetadata`.
+    pub custom_metadata: Option<String>,
+    /// Unix nanoseconds.
+    pub enqueued_at: i64,
+    /// Unix nanoseconds.
+    pub started_at: Option<i64>,
+    /// Unix nanoseconds.
+    pub finished_at: Option<i64>,
+}
+
+impl Record for TaskRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "task";
+}
+
+impl TaskRecord {
+    /// Whether it is over.
+    pub fn ended(&self) -> bool {
+        matches!(self.state, TaskState::Ended(_))
+    }
+}
+
+pub(crate) fn get(tx: &Tx<'_>, uid: TaskUid) -> Result<Option<TaskRecord>, ApplyError> {
+    match tx.get(TASKS, &uid.to_key())? {
+        Some(bytes) => Ok(Some(decode(&bytes)?)),
+        None => Ok(None),
+    }
+}
+
+pub(crate) fn put(tx: &mut Tx<'_>, task: &TaskRecord) -> Result<(), ApplyError> {
+    tx.put(TASKS, &task.uid.to_key(), encode(task)?);
+    if task.ended() {
+        tx.delete(OPEN_TASKS, &task.uid.to_key());
+    } else {
+        tx.put(OPEN_TASKS, &task.uid.to_key(), Vec::new());
+    }
+    Ok(())
+}
+
+/// Reads one task from the applied state.
+///
+/// # Errors
+/// When the store fails or the record can't be read.
+pub fn read(engine: &dyn Engine, uid: TaskUid) -> Result<Option<TaskRecord>, ApplyError> {
+    match engine.get(TASKS, &uid.to_key())? {
+        Some(bytes) => Ok(Some(decode(&bytes)?)),
+        None => Ok(None),
+    }
+}
+
+/// Every task that has not ended, in order.
+///
+/// # Errors
+/// When the store fails or a record can't be read.
+pub fn read_open(engine: &dyn Engine) -> Result<Vec<TaskRecord>, ApplyError> {
+    use std::ops::Bound::Unbounded;
+    let mut open = Vec::new();
+    let keys = engine.scan(
+        OPEN_TASKS,
+        (Unbounded, Unbounded),
+        crate::engine::Direction::Forward,
+        usize::MAX,
+    )?;
+    for (key, _) in keys {
+        if let Some(bytes) = engine.get(TASKS, &key)? {
+            open.push(decode(&bytes)?);
+        }
+    }
+    Ok(open)
+}
