@@ -25,6 +25,12 @@ pub trait Files: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// Whatever the disk says.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Whether calls may wait for a disk. Files in memory say no, and are then called in place,
+    /// which keeps the simulation deterministic.
+    fn blocks(&self) -> bool {
+        true
+    }
 }
 
 /// One append-only file.

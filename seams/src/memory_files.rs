@@ -54,6 +54,10 @@ impl Files for MemoryFiles {
         self.lock().remove(name);
         Ok(())
     }
+
+    fn blocks(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]
