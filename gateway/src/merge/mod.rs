@@ -1,0 +1,180 @@
+//! The exact merge: answers of several nodes to one answer, over their bytes.
+//!
+//! | file | rule |
+//! |---|---|
+//! | [`answer`] | takes a node's answer apart |
+//! | [`rank`] | what a hit is worth, and how two compare |
+//! | [`hits`] | merges the lists |
+//! | [`distinct`] | one hit per value across nodes |
+//! | [`facets`] | sums, orders and cuts facets |
+//! | [`normal`] | the engine's normal forms of facet values |
+//! | [`render`] | writes hits without what is Miroir's own |
+
+pub mod answer;
+pub mod distinct;
+pub mod facets;
+pub mod hits;
+pub mod normal;
+pub mod rank;
+pub mod render;
+
+use std::ops::Range;
+
+use crate::json_scan::Malformed;
+use answer::NodeAnswer;
+use distinct::Distinct;
+use facets::{FacetRules, NodeFacets, merge_facets, write_string};
+use rank::HitOrder;
+use render::{HitCuts, write_hit};
+
+/// How the answers to one search are merged; follows from the query and the settings.
+#[derive(Clone, Debug)]
+pub struct MergePlan {
+    /// The order of hits.
+    pub order: HitOrder,
+    /// The attribute of which each value shows once.
+    pub distinct: Option<String>,
+    /// The distinct attribute was added to the facets, so that kept documents can be counted.
+    pub counts_distinct: bool,
+    /// Which hits of the merged list the client gets.
+    pub window: Range<usize>,
+    /// What to cut out of hits.
+    pub cuts: HitCuts,
+    /// How facets are ordered and cut.
+    pub facets: FacetRules,
+    /// `pagination.maxTotalHits` of the client's settings.
+    pub total_hits_max: u64,
+    /// What the answer says about the window.
+    pub echo: WindowEcho,
+    /// The query's words, echoed.
+    pub query: String,
+    /// The index's name before `hits`, as in a multi-search.
+    pub index_uid: Option<String>,
+}
+
+/// The window as the client asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowEcho {
+    /// `page` and `hitsPerPage`: totals are exhaustive.
+    Page {
+        /// Counted from 1.
+        page: u64,
+        /// Hits on a page.
+        hits_per_page: u64,
+    },
+    /// `offset` and `limit`: totals are estimates.
+    Offset {
+        /// Hits skipped.
+        offset: u64,
+        /// Hits wanted.
+        limit: u64,
+    },
+}
+
+/// A merged answer.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// The JSON to send.
+    pub body: Vec<u8>,
+    /// Facets in order of count that need a closer look to be exact.
+    pub inexact_facets: Vec<String>,
+}
+
+/// Merges `answers`, which are in the order that breaks ties.
+///
+/// # Errors
+/// When a part of an answer is malformed.
+pub fn merge_answers(
+    answers: &[NodeAnswer],
+    plan: &MergePlan,
+    elapsed_ms: u128,
+) -> Result<Merged, Malformed> {
+    let lists: Vec<Vec<&[u8]>> = answers.iter().map(NodeAnswer::hits).collect();
+    let distinct = plan.distinct.as_ref().map(|path| Distinct::new(path.as_str()));
+    let hits = hits::merge_hits(&lists, plan.order, distinct, plan.window.clone());
+    let candidates: u64 = answers.iter().map(|answer| answer.total_hits).sum();
+    let nodes: Vec<NodeFacets<'_>> = answers.iter().map(NodeAnswer::facets).collect();
+    let mut facets = merge_facets(&nodes, &plan.facets, candidates)?;
+    let kept = match &plan.distinct {
+        Some(path) if plan.counts_distinct => {
+            facets::count_distinct(&nodes, path, candidates, plan.facets.node_values_max)
+        }
+        _ => candidates,
+    };
+
+    let hit_bytes: usize = hits.iter().map(|hit| hit.len() + 1).sum();
+    let mut out = Vec::with_capacity(hit_bytes + 512);
+    out.push(b'{');
+    if let Some(uid) = &plan.index_uid {
+        out.extend_from_slice(b"\"indexUid\":");
+        write_string(&mut out, uid);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"hits\":[");
+    for (place, hit) in hits.iter().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        write_hit(&mut out, hit, &plan.cuts);
+    }
+    out.extend_from_slice(b"],\"query\":");
+    write_string(&mut out, &plan.query);
+    write_number(&mut out, "processingTimeMs", u64::try_from(elapsed_ms).unwrap_or(u64::MAX));
+    write_window(&mut out, plan.echo, kept.min(plan.total_hits_max));
+    let inexact_facets = facets.as_mut().map_or_else(Vec::new, |f| std::mem::take(&mut f.inexact));
+    if let Some(facets) = facets
+        && !plan.facets.only_added
+    {
+        out.extend_from_slice(b",\"facetDistribution\":");
+        out.extend_from_slice(&facets.distribution);
+        out.extend_from_slice(b",\"facetStats\":");
+        out.extend_from_slice(&facets.stats);
+    }
+    if let Some(count) = semantic_hit_count(answers, plan, &hits) {
+        write_number(&mut out, "semanticHitCount", count);
+    }
+    if let Some(vector) = answers.iter().find_map(NodeAnswer::query_vector) {
+        out.extend_from_slice(b",\"queryVector\":");
+        out.extend_from_slice(vector);
+    }
+    out.push(b'}');
+    Ok(Merged { body: out, inexact_facets })
+}
+
+/// How many hits of the page came from the vector part. One node's own count is of its own page,
+/// which is the client's only when that node alone was asked.
+fn semantic_hit_count(answers: &[NodeAnswer], plan: &MergePlan, hits: &[&[u8]]) -> Option<u64> {
+    let said = answers.iter().find_map(|answer| answer.semantic_hit_count)?;
+    Some(match plan.order {
+        HitOrder::Arrival => said,
+        HitOrder::Hybrid { .. } => hits.iter().filter(|hit| rank::is_semantic(hit)).count() as u64,
+        HitOrder::Score | HitOrder::Rules => hits.len() as u64,
+    })
+}
+
+fn write_number(out: &mut Vec<u8>, name: &str, number: u64) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn write_window(out: &mut Vec<u8>, echo: WindowEcho, total_hits: u64) {
+    match echo {
+        WindowEcho::Page { page, hits_per_page } => {
+            let pages = total_hits.div_ceil(hits_per_page.max(1));
+            write_number(out, "hitsPerPage", hits_per_page);
+            write_number(out, "page", page);
+            write_number(out, "totalPages", if hits_per_page == 0 { 0 } else { pages });
+            write_number(out, "totalHits", total_hits);
+        }
+        WindowEcho::Offset { offset, limit } => {
+            write_number(out, "limit", limit);
+            write_number(out, "offset", offset);
+            write_number(out, "estimatedTotalHits", total_hits);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

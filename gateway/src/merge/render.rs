@@ -1,0 +1,268 @@
+//! Writes hits as the client is to see them: reserved fields and whatever was added for the merge
+//! are cut out of the bytes, the rest is copied.
+
+use std::collections::BTreeSet;
+
+use miroir_wire::reserved::is_reserved;
+use serde_json::Value;
+
+use super::facets::write_string;
+use super::rank::rule_name;
+use crate::json_scan::{Member, integer, member, members, unescape};
+
+/// What to cut out of every hit.
+#[derive(Clone, Debug, Default)]
+pub struct HitCuts {
+    /// Documents come with reserved fields (unless the client named the fields it wants).
+    pub reserved: bool,
+    /// `_rankingScore` was added.
+    pub score: bool,
+    /// `_rankingScoreDetails` was added.
+    pub details: bool,
+    /// This field was added (dotted path), to tell distinct values apart.
+    pub field: Option<AddedField>,
+    /// The displayed attributes, when not all are: sort rules over others are hidden in details,
+    /// and matches in others are cut.
+    pub displayed: Option<BTreeSet<String>>,
+}
+
+/// A field that was asked for on top of the client's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedField {
+    /// Dotted path.
+    pub path: String,
+    /// The client asked for something under the same top-level key, which has to stay.
+    pub shares_its_root: bool,
+}
+
+impl AddedField {
+    fn root(&self) -> &str {
+        self.path.split('.').next().unwrap_or_default()
+    }
+}
+
+impl HitCuts {
+    fn nothing(&self) -> bool {
+        !self.reserved
+            && !self.score
+            && !self.details
+            && self.field.is_none()
+            && self.displayed.is_none()
+    }
+
+    fn drops(&self, key: &[u8]) -> bool {
+        match key {
+            b"_rankingScore" => self.score,
+            b"_rankingScoreDetails" => self.details,
+            [b'_', ..] if self.reserved => std::str::from_utf8(key).is_ok_and(is_reserved),
+            _ => false,
+        }
+    }
+}
+
+/// Appends `hit` without what `cuts` names.
+pub fn write_hit(out: &mut Vec<u8>, hit: &[u8], cuts: &HitCuts) {
+    if cuts.nothing() {
+        out.extend_from_slice(hit);
+        return;
+    }
+    out.push(b'{');
+    let mut separate = Separator::default();
+    for part in members(hit).map_while(Result::ok) {
+        if cuts.drops(part.key) {
+            continue;
+        }
+        match part.key {
+            b"_formatted" => {
+                separate.next(out);
+                out.extend_from_slice(b"\"_formatted\":");
+                write_fields(out, part.value, cuts);
+            }
+            b"_matchesPosition" => {
+                separate.next(out);
+                out.extend_from_slice(b"\"_matchesPosition\":");
+                write_matches(out, part.value, cuts);
+            }
+            b"_rankingScoreDetails" if cuts.displayed.is_some() => {
+                separate.next(out);
+                out.extend_from_slice(b"\"_rankingScoreDetails\":");
+                write_details(out, part.value, cuts);
+            }
+            _ => write_field(out, part, cuts, &mut separate),
+        }
+    }
+    out.push(b'}');
+}
+
+/// Appends a document (or `_formatted`) without reserved and added fields.
+pub fn write_fields(out: &mut Vec<u8>, object: &[u8], cuts: &HitCuts) {
+    out.push(b'{');
+    let mut separate = Separator::default();
+    for part in members(object).map_while(Result::ok) {
+        if !cuts.drops(part.key) {
+            write_field(out, part, cuts, &mut separate);
+        }
+    }
+    out.push(b'}');
+}
+
+#[derive(Default)]
+struct Separator {
+    started: bool,
+}
+
+impl Separator {
+    fn next(&mut self, out: &mut Vec<u8>) {
+        if self.started {
+            out.push(b',');
+        }
+        self.started = true;
+    }
+}
+
+fn write_field(out: &mut Vec<u8>, part: Member<'_>, cuts: &HitCuts, separate: &mut Separator) {
+    let Some(field) = &cuts.field else {
+        separate.next(out);
+        out.extend_from_slice(part.whole);
+        return;
+    };
+    let key = unescape(part.key);
+    if key == field.path.as_str() || (key == field.root() && !field.shares_its_root) {
+        return;
+    }
+    let rest = field.path.split_once('.').map(|(_, rest)| rest);
+    let (true, Some(rest), Ok(mut value)) =
+        (key == field.root(), rest, serde_json::from_slice::<Value>(part.value))
+    else {
+        separate.next(out);
+        out.extend_from_slice(part.whole);
+        return;
+    };
+    remove_path(&mut value, rest);
+    if is_empty(&value) {
+        return;
+    }
+    separate.next(out);
+    write_string(out, &key);
+    out.push(b':');
+    // Writing into memory can't fail.
+    let _ = serde_json::to_writer(out, &value);
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.is_empty(),
+        Value::Array(items) => items.iter().all(is_empty),
+        _ => false,
+    }
+}
+
+fn remove_path(value: &mut Value, path: &str) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| remove_path(item, path)),
+        Value::Object(members) => {
+            members.shift_remove(path);
+            if let Some((head, rest)) = path.split_once('.')
+                && let Some(inner) = members.get_mut(head)
+            {
+                remove_path(inner, rest);
+                if is_empty(inner) {
+                    members.shift_remove(head);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Keeps the matches in fields that are displayed and not reserved.
+fn write_matches(out: &mut Vec<u8>, matches: &[u8], cuts: &HitCuts) {
+    out.push(b'{');
+    let mut separate = Separator::default();
+    for part in members(matches).map_while(Result::ok) {
+        let shown = |displayed: &BTreeSet<String>| {
+            let key = unescape(part.key);
+            displayed.iter().any(|name| contains_path(name, &key) || contains_path(&key, name))
+        };
+        if !cuts.drops(part.key) && cuts.displayed.as_ref().is_none_or(shown) {
+            separate.next(out);
+            out.extend_from_slice(part.whole);
+        }
+    }
+    out.push(b'}');
+}
+
+/// Whether `inner` is `outer` or lies under it.
+fn contains_path(outer: &str, inner: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Hides the names and values of sort rules over fields that are not displayed, as a node does
+/// whose displayed attributes are the client's.
+fn write_details(out: &mut Vec<u8>, details: &[u8], cuts: &HitCuts) {
+    out.push(b'{');
+    let mut separate = Separator::default();
+    for part in members(details).map_while(Result::ok) {
+        separate.next(out);
+        let name = rule_name(part.key);
+        let field = name.strip_suffix(":asc").or_else(|| name.strip_suffix(":desc"));
+        let hidden = field.is_some_and(|field| {
+            !field.starts_with("_geoPoint(")
+                && cuts.displayed.as_ref().is_some_and(|displayed| !displayed.contains(field))
+        });
+        if hidden {
+            let order = member(part.value, "order").and_then(integer).unwrap_or_default();
+            let text =
+                format!(r#""<hidden-rule-{order}>":{{"order":{order},"value":"<hidden>"}}"#);
+            out.extend_from_slice(text.as_bytes());
+        } else {
+            out.extend_from_slice(part.whole);
+        }
+    }
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(hit: &str, cuts: &HitCuts) -> String {
+        let mut out = Vec::new();
+        write_hit(&mut out, hit.as_bytes(), cuts);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn reserved_and_added_keys_are_cut_at_their_level_only() {
+        let cuts = HitCuts { reserved: true, score: true, ..Default::default() };
+        let hit = r#"{"_miroir_shard":"†‡","id":1,"n":{"_miroir_shard":2,"_rankingScore":3},"_formatted":{"_miroir_shard":"†‡","id":"1"},"_rankingScore":0.5}"#;
+        let seen =
+            r#"{"id":1,"n":{"_miroir_shard":2,"_rankingScore":3},"_formatted":{"id":"1"}}"#;
+        assert_eq!(written(hit, &cuts), seen);
+        assert_eq!(written(r#"{"_miroir_shard":"†"}"#, &cuts), "{}");
+    }
+
+    #[test]
+    fn an_added_field_leaves_no_trace() {
+        let field = |path: &str, shares_its_root| HitCuts {
+            field: Some(AddedField { path: path.into(), shares_its_root }),
+            ..Default::default()
+        };
+        assert_eq!(written(r#"{"a":1,"b":2}"#, &field("a", false)), r#"{"b":2}"#);
+        assert_eq!(written(r#"{"a":{"x":1},"b":2}"#, &field("a.x", false)), r#"{"b":2}"#);
+        assert_eq!(written(r#"{"a":{"x":1,"y":2}}"#, &field("a.x", true)), r#"{"a":{"y":2}}"#);
+        assert_eq!(written(r#"{"a":{"x":1},"b":2}"#, &field("a.x", true)), r#"{"b":2}"#);
+        assert_eq!(written(r#"{"a.x":1,"b":2}"#, &field("a.x", true)), r#"{"b":2}"#);
+    }
+
+    #[test]
+    fn fields_that_are_not_displayed_do_not_show_in_details_or_matches() {
+        let cuts = HitCuts {
+            displayed: Some(BTreeSet::from(["title".to_owned()])),
+            ..Default::default()
+        };
+        let hit = r#"{"title":"x","_matchesPosition":{"title":[1],"title.a":[2],"plot":[3]},"_rankingScoreDetails":{"price:asc":{"order":0,"value":3.0},"title:desc":{"order":1,"value":"x"}}}"#;
+        let seen = r#"{"title":"x","_matchesPosition":{"title":[1],"title.a":[2]},"_rankingScoreDetails":{"<hidden-rule-0>":{"order":0,"value":"<hidden>"},"title:desc":{"order":1,"value":"x"}}}"#;
+        assert_eq!(written(hit, &cuts), seen);
+    }
+}
