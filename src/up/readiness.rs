@@ -1,0 +1,42 @@
+//! Asks pods and nodes over HTTP whether they serve.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use miroir_seams::{HttpTransport, NodeCall, NodeTransport};
+
+/// Between two questions; the whole start should take less than 3 s.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// For one answer.
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A `GET` of `path` with a small answer.
+pub fn get(base: &str, path: &str, key: Option<&str>) -> NodeCall {
+    NodeCall {
+        base: base.to_owned(),
+        key: key.map(str::to_owned),
+        method: Method::GET,
+        path: path.to_owned(),
+        content_type: None,
+        body: Bytes::new(),
+        timeout: POLL_TIMEOUT,
+        answer_bytes_max: 1 << 20,
+    }
+}
+
+/// Waits until every node is healthy and every pod ready for searches. Never gives up.
+pub async fn wait(transport: &HttpTransport, pods: &[String], nodes: &[String]) {
+    let nodes = nodes.iter().map(|node| (node, "/health"));
+    let pods = pods.iter().flat_map(|pod| [(pod, "/health"), (pod, "/_miroir/ready")]);
+    for (base, path) in nodes.chain(pods) {
+        while !answers_well(transport, base, path).await {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+async fn answers_well(transport: &HttpTransport, base: &str, path: &str) -> bool {
+    let answer = transport.send(get(base, path, None)).await;
+    answer.is_ok_and(|answer| answer.status().is_success())
+}
