@@ -8,15 +8,39 @@
 //! Every method here may block on the disk (an `enqueue` syncs twice): call them from the
 //! blocking pool.
 
-use std::path::Path;
+pub mod apply;
+pub mod embedders;
+pub mod errors;
+pub mod index_map;
+pub mod locales;
+pub mod settings;
+mod stats;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use milli_core as milli;
 use miroir_seams::Seams;
 use miroir_wire::content::DocumentBatch;
-use miroir_wire::error::ApiError;
-use miroir_wire::index::{IndexStats, IndexView, Stats};
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::index::IndexView;
 use miroir_wire::settings::Settings;
-use miroir_wire::tasks::{TaskFilter, TaskList, TaskView};
+use miroir_wire::tasks::{TaskFilter, TaskList, TaskSelection, TaskView};
+
+use self::apply::Indexer;
+use self::errors::{EngineError, Refusal};
+use self::index_map::IndexMap;
+use crate::queue::Queue;
+use crate::queue::query::view;
+use crate::queue::record::Work;
+use crate::queue::store::Store;
+use crate::queue::worker::{Shared, Worker};
+
+/// What the file `format` of a data directory says. A later layout gets another number and a
+/// step from this one.
+const FORMAT: &str = "miroir-node 1\n";
 
 /// What a node may use of its machine.
 #[derive(Clone, Debug)]
@@ -25,10 +49,21 @@ pub struct EngineConfig {
     pub indexing_threads: Option<usize>,
     /// Memory that one indexing run may use, bytes; `None` means a third of the machine's.
     pub indexing_memory_bytes_max: Option<usize>,
-    /// How much a new index may grow before its map is enlarged, bytes. Address space, not disk.
-    pub index_map_bytes: usize,
+    /// How large an index may grow before its map is enlarged, bytes. Address space, not disk.
+    pub index_map_bytes_min: usize,
     /// Whether tasks are carried out. `false` only enqueues them (used by tests and repairs).
     pub run_tasks: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            indexing_threads: None,
+            indexing_memory_bytes_max: None,
+            index_map_bytes_min: 2 << 30,
+            run_tasks: true,
+        }
+    }
 }
 
 /// How documents with a known id are treated.
@@ -113,14 +148,14 @@ pub enum NewTask {
     /// Cancels the enqueued and processing tasks that `filter` matches now.
     TaskCancelation {
         /// Which tasks.
-        filter: TaskFilter,
+        filter: TaskSelection,
         /// The request's query string with its `?`, shown in the details.
         original_filter: String,
     },
     /// Forgets the finished tasks that `filter` matches now.
     TaskDeletion {
         /// Which tasks.
-        filter: TaskFilter,
+        filter: TaskSelection,
         /// The request's query string with its `?`, shown in the details.
         original_filter: String,
     },
@@ -133,21 +168,36 @@ pub enum OpenError {
     #[error("data directory {path}: {source}")]
     Directory {
         /// The directory.
-        path: String,
+        path: PathBuf,
         /// What the disk said.
         source: std::io::Error,
     },
+    /// Another process has the data directory open.
+    #[error("data directory {0} is in use by another process")]
+    InUse(PathBuf),
+    /// The data directory was written by another version, or is no node's.
+    #[error("data directory {path} has format {found:?}, expected {FORMAT:?}")]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// What its `format` file says.
+        found: String,
+    },
     /// A database could not be opened or read.
     #[error("database: {0}")]
-    Database(#[from] milli::heed::Error),
-    /// The data directory was written by another version, or is damaged.
-    #[error("data directory does not fit: {0}")]
-    Mismatch(String),
+    Database(#[from] EngineError),
 }
 
-/// The indexes and the task queue of one node. Clones share them.
+/// The indexes and the task queue of one node. Clones share them; when the last one is dropped,
+/// the worker gives up the batch under way, whose tasks stay enqueued.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    shared: Arc<Shared>,
+    /// Its drop ends the thread. `None` when tasks are not run.
+    worker: Option<Arc<Worker>>,
+    /// Held, never read: its lock keeps other processes away.
+    _lock: Arc<File>,
+}
 
 impl Engine {
     /// Opens (or creates) the data directory and starts the worker thread. Tasks that an
@@ -155,42 +205,227 @@ impl Engine {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(data_dir: &Path, config: EngineConfig, seams: Seams) -> Result<Self, OpenError>;
+    pub fn open(data: &Path, config: EngineConfig, seams: Seams) -> Result<Self, OpenError> {
+        let lock = claim_directory(data)?;
+        let disk = |source| OpenError::Directory { path: data.to_owned(), source };
+        let store = Store::open(data)?;
+        let indexes = {
+            let rtxn = store.read()?;
+            let folder = data.join("indexes");
+            let room = config.index_map_bytes_min;
+            IndexMap::load(folder, store.names(), &rtxn, room, seams.clone())?
+        };
+        let queue = Queue::open(store, seams.clone())?;
+        let indexer = Indexer::new(&config).map_err(disk)?;
+        let shared = Arc::new(Shared { queue, indexes, indexer, seams });
+        let worker = match config.run_tasks {
+            true => Some(Arc::new(Worker::start(Arc::clone(&shared)).map_err(disk)?)),
+            false => None,
+        };
+        Ok(Self { shared, worker, _lock: Arc::new(lock) })
+    }
+
+    /// Ends the worker and waits for it: the batch under way is given up at its next safe point,
+    /// and its tasks stay enqueued. The directory is free once all clones are dropped, too.
+    pub async fn close(&self) {
+        if let Some(worker) = self.worker.clone() {
+            let ended = self.shared.seams.tasks.spawn_blocking(move || worker.end());
+            if ended.await.is_err() {
+                tracing::error!("waiting for the task worker panicked");
+            }
+        }
+    }
 
     /// Makes a task durable and gives it the next uid. `custom_metadata` is shown back as
     /// `customMetadata`.
     ///
     /// # Errors
-    /// `invalid_swap_duplicate_index_found`, `no_space_left_on_device`, `io_error`, `internal`.
-    /// Everything else is an error of the task, not of this call.
-    pub fn enqueue(&self, task: NewTask, custom_metadata: Option<String>) -> Result<TaskView, ApiError>;
+    /// `invalid_swap_duplicate_index_found`, `invalid_settings_embedders`,
+    /// `miroir_not_supported`, `no_space_left_on_device`, `io_error`, `internal`. Everything else
+    /// is an error of the task, not of this call.
+    pub fn enqueue(
+        &self,
+        task: NewTask,
+        custom_metadata: Option<String>,
+    ) -> Result<TaskView, ApiError> {
+        let queue = &self.shared.queue;
+        let work = self.work(task)?;
+        let task = queue.enqueue(work, custom_metadata, || self.shared.indexer.stop())?;
+        Ok(view(&task, None))
+    }
 
-    /// One task; `task_not_found` otherwise.
-    pub fn task(&self, uid: u32) -> Result<TaskView, ApiError>;
+    /// One task.
+    ///
+    /// # Errors
+    /// `task_not_found`.
+    pub fn task(&self, uid: u32) -> Result<TaskView, ApiError> {
+        self.shared.queue.task(uid)?.ok_or_else(|| ApiError::task_not_found(uid))
+    }
 
     /// The tasks that match, newest first unless reversed, with the total of all pages.
-    pub fn tasks(&self, filter: &TaskFilter) -> Result<TaskList, ApiError>;
+    ///
+    /// # Errors
+    /// `internal` when the task database can't be read.
+    pub fn tasks(&self, filter: &TaskFilter) -> Result<TaskList, ApiError> {
+        Ok(self.shared.queue.tasks(filter)?)
+    }
 
-    /// An open index to read from; `index_not_found` otherwise.
-    /// Don't keep it longer than one request: growing or deleting the index waits for it.
-    pub fn index(&self, name: &str) -> Result<milli::Index, ApiError>;
+    /// An open index to read from. Don't keep it longer than one request: enlarging and deleting
+    /// the index wait for it.
+    ///
+    /// # Errors
+    /// `index_not_found`.
+    pub fn index(&self, name: &str) -> Result<milli::Index, ApiError> {
+        Ok(self.open_index(name)?)
+    }
+
+    fn open_index(&self, name: &str) -> Result<milli::Index, EngineError> {
+        let rtxn = self.shared.queue.store().read()?;
+        self.shared.indexes.index(&rtxn, name)
+    }
 
     /// The embedders of an index, as searches with vectors need them.
-    pub fn embedders(&self, index: &milli::Index, rtxn: &milli::heed::RoTxn<'_>) -> Result<milli::vector::EmbeddingConfigs, ApiError>;
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn embedders(
+        &self,
+        index: &milli::Index,
+        rtxn: &milli::heed::RoTxn<'_>,
+    ) -> Result<milli::vector::EmbeddingConfigs, ApiError> {
+        embedders::runtime(index, rtxn).map_err(Refusal::into_api)
+    }
 
     /// All indexes, by name.
-    pub fn indexes(&self) -> Result<Vec<IndexView>, ApiError>;
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn indexes(&self) -> Result<Vec<IndexView>, ApiError> {
+        let names = self.index_names()?;
+        names.iter().map(|name| self.index_view(name)).collect()
+    }
 
-    /// One index's name, dates and primary key.
-    pub fn index_view(&self, name: &str) -> Result<IndexView, ApiError>;
+    /// The names of all indexes, sorted.
+    ///
+    /// # Errors
+    /// When the task database can't be read.
+    pub fn index_names(&self) -> Result<Vec<String>, ApiError> {
+        let rtxn = self.shared.queue.store().read()?;
+        Ok(self.shared.indexes.names(&rtxn)?.into_keys().collect())
+    }
 
-    /// One index's counts and sizes.
-    pub fn index_stats(&self, name: &str) -> Result<IndexStats, ApiError>;
+    /// The settings of an index, every field set, or reset where it was never restricted.
+    ///
+    /// # Errors
+    /// `index_not_found`.
+    pub fn settings(&self, name: &str) -> Result<Settings, ApiError> {
+        let index = self.open_index(name)?;
+        let rtxn = index.read_txn().map_err(EngineError::from)?;
+        let mut settings = settings::read_settings(&index, &rtxn)
+            .map_err(|error| EngineError::milli(error, name))?;
+        settings::hide_secrets(&mut settings);
+        Settings::from_json(settings.to_string().as_bytes())
+    }
 
-    /// Counts and sizes of the whole node.
-    pub fn stats(&self) -> Result<Stats, ApiError>;
+    fn work(&self, task: NewTask) -> Result<Work, ApiError> {
+        let queue = &self.shared.queue;
+        Ok(match task {
+            NewTask::DocumentAdditionOrUpdate {
+                index,
+                primary_key,
+                method,
+                documents,
+                allow_index_creation,
+            } => {
+                let (content, content_bytes) =
+                    queue.store().write_content(&documents, &self.shared.seams)?;
+                Work::Documents {
+                    index,
+                    primary_key,
+                    merge: method == DocumentMethod::Update,
+                    content,
+                    content_bytes,
+                    received: documents.len() as u64,
+                    allow_index_creation,
+                }
+            }
+            NewTask::DocumentDeletionByIds { index, ids } => {
+                Work::DeleteIds { index, provided: ids.len() as u64, ids }
+            }
+            NewTask::DocumentDeletionByFilter { index, filter } => {
+                Work::DeleteFilter { index, filter }
+            }
+            NewTask::DocumentClear { index } => Work::Clear { index },
+            NewTask::SettingsUpdate { index, new_settings, is_deletion, allow_index_creation } => {
+                let patch = serde_json::to_value(&*new_settings)
+                    .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+                settings::check_embedders(&patch)?;
+                Work::Settings { index, patch, is_deletion, allow_index_creation }
+            }
+            NewTask::IndexCreation { index, primary_key } => {
+                Work::CreateIndex { index, primary_key }
+            }
+            NewTask::IndexUpdate { index, primary_key } => {
+                Work::UpdateIndex { index, primary_key }
+            }
+            NewTask::IndexDeletion { index } => Work::DeleteIndex { index },
+            NewTask::IndexSwap { swaps } => {
+                check_swaps(&swaps)?;
+                Work::Swap { swaps }
+            }
+            NewTask::TaskCancelation { filter, original_filter } => {
+                let tasks = queue.matching(&filter)?;
+                Work::Cancel { matched: tasks.len() as u64, tasks, original_filter }
+            }
+            NewTask::TaskDeletion { filter, original_filter } => {
+                let tasks = queue.matching(&filter)?;
+                Work::Forget { matched: tasks.len() as u64, tasks, original_filter }
+            }
+        })
+    }
+}
 
-    /// The settings of an index; fields that were never set are `NotSet` or `Reset`, so
-    /// that `Settings::effective` fills in the defaults.
-    pub fn settings(&self, name: &str) -> Result<Settings, ApiError>;
+/// Takes the directory for this process, and checks that it is a node's.
+fn claim_directory(data: &Path) -> Result<File, OpenError> {
+    let disk = |source| OpenError::Directory { path: data.to_owned(), source };
+    fs::create_dir_all(data).map_err(disk)?;
+    let lock = File::create(data.join("lock")).map_err(disk)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(data.to_owned())),
+        Err(fs::TryLockError::Error(error)) => return Err(disk(error)),
+    }
+    let format = data.join("format");
+    match fs::read_to_string(&format) {
+        Ok(found) if found == FORMAT => {}
+        Ok(found) => return Err(OpenError::Format { path: data.to_owned(), found }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            fs::write(&format, FORMAT).map_err(disk)?;
+        }
+        Err(error) => return Err(disk(error)),
+    }
+    Ok(lock)
+}
+
+fn check_swaps(swaps: &[(String, String)]) -> Result<(), ApiError> {
+    let mut seen = BTreeSet::new();
+    let mut twice = BTreeSet::new();
+    for name in swaps.iter().flat_map(|(a, b)| [a, b]) {
+        if !seen.insert(name) {
+            twice.insert(format!("`{name}`"));
+        }
+    }
+    let message = match twice.len() {
+        0 => return Ok(()),
+        1 => "was specified several times.",
+        _ => "were specified several times.",
+    };
+    let names: Vec<String> = twice.into_iter().collect();
+    Err(ApiError::new(
+        Code::InvalidSwapDuplicateIndexFound,
+        format!(
+            "Indexes must be declared only once during a swap. {} {message}",
+            names.join(", ")
+        ),
+    ))
 }
