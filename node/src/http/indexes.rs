@@ -1,0 +1,63 @@
+//! `/indexes`, `/indexes/{uid}`, `/indexes/{uid}/stats`, `/swap-indexes`.
+
+use std::sync::Arc;
+
+use miroir_wire::index::{CreateIndex, Page, UpdateIndex, check_index_uid, swaps_from_json};
+
+use super::answer::{self, Answer, Refusal};
+use super::{Call, Node};
+use crate::engine::NewTask;
+
+/// `GET /indexes`
+pub(super) async fn list(node: &Arc<Node>, call: &Call) -> Result<Answer, Refusal> {
+    let page = Page::from_query_string(call.query())?;
+    let all = node.blocking(|node| node.engine.indexes()).await?;
+    answer::ok(&page.of(all.into_iter()))
+}
+
+/// `POST /indexes`
+pub(super) async fn create(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
+    let CreateIndex { uid, primary_key } = CreateIndex::from_json(&call.json().await?)?;
+    node.enqueue(call, NewTask::IndexCreation { index: uid, primary_key }).await
+}
+
+/// `GET /indexes/{uid}`
+pub(super) async fn get(node: &Arc<Node>, uid: String) -> Result<Answer, Refusal> {
+    check_index_uid(&uid)?;
+    let view = node.blocking(move |node| node.engine.index_view(&uid)).await?;
+    answer::ok(&view)
+}
+
+/// `PATCH /indexes/{uid}`
+pub(super) async fn update(
+    node: &Arc<Node>,
+    call: &mut Call,
+    uid: String,
+) -> Result<Answer, Refusal> {
+    let UpdateIndex { primary_key } = UpdateIndex::from_json(&call.json().await?)?;
+    check_index_uid(&uid)?;
+    node.enqueue(call, NewTask::IndexUpdate { index: uid, primary_key }).await
+}
+
+/// `DELETE /indexes/{uid}`
+pub(super) async fn delete(
+    node: &Arc<Node>,
+    call: &Call,
+    uid: String,
+) -> Result<Answer, Refusal> {
+    check_index_uid(&uid)?;
+    node.enqueue(call, NewTask::IndexDeletion { index: uid }).await
+}
+
+/// `GET /indexes/{uid}/stats`
+pub(super) async fn stats(node: &Arc<Node>, uid: String) -> Result<Answer, Refusal> {
+    check_index_uid(&uid)?;
+    let stats = node.blocking(move |node| node.engine.index_stats(&uid)).await?;
+    answer::ok(&stats)
+}
+
+/// `POST /swap-indexes`
+pub(super) async fn swap(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
+    let swaps = swaps_from_json(&call.json().await?)?;
+    node.enqueue(call, NewTask::IndexSwap { swaps }).await
+}

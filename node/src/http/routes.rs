@@ -1,0 +1,279 @@
+//! Which route a request means. The one place where paths meet handlers; no logic.
+//!
+//! As in Meilisearch, a known path with a wrong method is 405, an unknown path is 404, both
+//! with an empty body and before any key is looked at. Doubled and trailing slashes are
+//! ignored.
+
+use std::borrow::Cow;
+
+use http::Method;
+use miroir_wire::settings::{Method as SettingMethod, sub_route};
+use percent_encoding::percent_decode_str;
+
+/// A route with what its path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `GET /`
+    Running,
+    /// `GET /health`
+    Health,
+    /// `GET /version`
+    Version,
+    /// `GET /stats`
+    Stats,
+    /// `POST /multi-search`
+    MultiSearch,
+    /// `POST /swap-indexes`
+    SwapIndexes,
+    /// `/tasks…`
+    Tasks(TaskRoute),
+    /// `GET /indexes`
+    ListIndexes,
+    /// `POST /indexes`
+    CreateIndex,
+    /// `/indexes/{uid}…`
+    Index(String, IndexRoute),
+    /// A route of Meilisearch that this node doesn't have; what it is called.
+    NotSupported(&'static str),
+}
+
+/// A route below `/tasks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TaskRoute {
+    /// `GET /tasks`
+    List,
+    /// `DELETE /tasks`
+    Delete,
+    /// `POST /tasks/cancel`
+    Cancel,
+    /// `GET /tasks/{uid}`
+    Get(String),
+}
+
+/// A route below `/indexes/{uid}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum IndexRoute {
+    /// `GET /indexes/{uid}`
+    Get,
+    /// `PATCH /indexes/{uid}`
+    Update,
+    /// `DELETE /indexes/{uid}`
+    Delete,
+    /// `GET …/stats`
+    Stats,
+    /// `GET …/search`
+    SearchByUrl,
+    /// `POST …/search`
+    SearchByBody,
+    /// `…/documents…`
+    Documents(DocumentRoute),
+    /// `GET …/settings`
+    GetSettings,
+    /// `PATCH …/settings`
+    UpdateSettings,
+    /// `DELETE …/settings`
+    ResetSettings,
+    /// `GET …/settings/{name}`
+    GetSetting(&'static str),
+    /// `PUT` or `PATCH …/settings/{name}`
+    UpdateSetting(&'static str),
+    /// `DELETE …/settings/{name}`
+    ResetSetting(&'static str),
+}
+
+/// A route below `/indexes/{uid}/documents`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DocumentRoute {
+    /// `GET …/documents`
+    List,
+    /// `POST …/documents`
+    Replace,
+    /// `PUT …/documents`
+    Update,
+    /// `DELETE …/documents`
+    Clear,
+    /// `POST …/documents/delete-batch`
+    DeleteBatch,
+    /// `POST …/documents/delete`
+    DeleteByFilter,
+    /// `POST …/documents/fetch`
+    Fetch,
+    /// `GET …/documents/{id}`
+    Get(String),
+    /// `DELETE …/documents/{id}`
+    Delete(String),
+}
+
+/// Why a request has no route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoute {
+    /// Nothing is at this path.
+    UnknownPath,
+    /// Something is, but not for this method.
+    WrongMethod,
+}
+
+/// The route of a request; `path` is still percent-encoded.
+pub(crate) fn resolve(method: &Method, path: &str) -> Result<Route, NoRoute> {
+    let segments: Vec<Cow<'_, str>> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
+        .collect();
+    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+    use Route as R;
+    match segments.as_slice() {
+        [] => by_method(method, &[(Method::GET, R::Running)]),
+        ["health"] => by_method(method, &[(Method::GET, R::Health)]),
+        ["version"] => by_method(method, &[(Method::GET, R::Version)]),
+        ["stats"] => by_method(method, &[(Method::GET, R::Stats)]),
+        ["multi-search"] => by_method(method, &[(Method::POST, R::MultiSearch)]),
+        ["swap-indexes"] => by_method(method, &[(Method::POST, R::SwapIndexes)]),
+        ["tasks", rest @ ..] => tasks(method, rest),
+        ["indexes"] => {
+            by_method(method, &[(Method::GET, R::ListIndexes), (Method::POST, R::CreateIndex)])
+        }
+        ["indexes", uid, rest @ ..] => index(method, uid, rest),
+        rest => not_supported(method, rest),
+    }
+}
+
+fn by_method(method: &Method, routes: &[(Method, Route)]) -> Result<Route, NoRoute> {
+    routes
+        .iter()
+        .find(|(allowed, _)| allowed == method)
+        .map(|(_, route)| route.clone())
+        .ok_or(NoRoute::WrongMethod)
+}
+
+fn tasks(method: &Method, rest: &[&str]) -> Result<Route, NoRoute> {
+    use TaskRoute as T;
+    let routes = match rest {
+        [] => vec![(Method::GET, T::List), (Method::DELETE, T::Delete)],
+        ["cancel"] => vec![(Method::POST, T::Cancel)],
+        [uid] => vec![(Method::GET, T::Get((*uid).to_owned()))],
+        [_, "documents"] => {
+            let route = Route::NotSupported("the documents of a task");
+            return by_method(method, &[(Method::GET, route)]);
+        }
+        _ => return Err(NoRoute::UnknownPath),
+    };
+    let routes: Vec<_> = routes.into_iter().map(|(m, route)| (m, Route::Tasks(route))).collect();
+    by_method(method, &routes)
+}
+
+fn index(method: &Method, uid: &str, rest: &[&str]) -> Result<Route, NoRoute> {
+    use DocumentRoute as D;
+    use IndexRoute as I;
+    let documents = |route| I::Documents(route);
+    let routes = match rest {
+        [] => {
+            vec![(Method::GET, I::Get), (Method::PATCH, I::Update), (Method::DELETE, I::Delete)]
+        }
+        ["stats"] => vec![(Method::GET, I::Stats)],
+        ["search"] => vec![(Method::GET, I::SearchByUrl), (Method::POST, I::SearchByBody)],
+        ["facet-search"] => return post_not_supported(method, "facet search"),
+        ["similar"] => {
+            let route = Route::NotSupported("searching for similar documents");
+            return by_method(method, &[(Method::GET, route.clone()), (Method::POST, route)]);
+        }
+        ["documents"] => vec![
+            (Method::GET, documents(D::List)),
+            (Method::POST, documents(D::Replace)),
+            (Method::PUT, documents(D::Update)),
+            (Method::DELETE, documents(D::Clear)),
+        ],
+        ["documents", "delete-batch"] => vec![(Method::POST, documents(D::DeleteBatch))],
+        ["documents", "delete"] => vec![(Method::POST, documents(D::DeleteByFilter))],
+        ["documents", "fetch"] => vec![(Method::POST, documents(D::Fetch))],
+        ["documents", "edit"] => {
+            return post_not_supported(method, "editing documents with a function");
+        }
+        ["documents", id] => vec![
+            (Method::GET, documents(D::Get((*id).to_owned()))),
+            (Method::DELETE, documents(D::Delete((*id).to_owned()))),
+        ],
+        ["settings"] => vec![
+            (Method::GET, I::GetSettings),
+            (Method::PATCH, I::UpdateSettings),
+            (Method::DELETE, I::ResetSettings),
+        ],
+        ["settings", name] => {
+            let Some(route) = sub_route(name) else {
+                return Err(NoRoute::UnknownPath);
+            };
+            let update = match route.method {
+                SettingMethod::Patch => Method::PATCH,
+                SettingMethod::Put => Method::PUT,
+            };
+            vec![
+                (Method::GET, I::GetSetting(route.name)),
+                (update, I::UpdateSetting(route.name)),
+                (Method::DELETE, I::ResetSetting(route.name)),
+            ]
+        }
+        _ => return Err(NoRoute::UnknownPath),
+    };
+    let routes: Vec<_> = routes
+        .into_iter()
+        .map(|(method, route)| (method, Route::Index(uid.to_owned(), route)))
+        .collect();
+    by_method(method, &routes)
+}
+
+fn post_not_supported(method: &Method, what: &'static str) -> Result<Route, NoRoute> {
+    by_method(method, &[(Method::POST, Route::NotSupported(what))])
+}
+
+/// Meilisearch's other routes, all methods alike.
+fn not_supported(method: &Method, segments: &[&str]) -> Result<Route, NoRoute> {
+    let what = match segments {
+        ["batches", ..] => "listing batches",
+        ["keys", ..] => "API keys",
+        ["dumps"] => return post_not_supported(method, "dumps"),
+        ["snapshots"] => return post_not_supported(method, "snapshots"),
+        ["experimental-features"] => "experimental features",
+        ["network"] => "networks of nodes",
+        ["chats", ..] => "chat",
+        ["logs", "stream" | "stderr"] => "log routes",
+        ["metrics"] => "metrics",
+        _ => return Err(NoRoute::UnknownPath),
+    };
+    Ok(Route::NotSupported(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_and_paths_lead_to_their_route() {
+        let index = |route| Ok(Route::Index("a b".to_owned(), route));
+        let cases = [
+            ("GET", "/health", Ok(Route::Health)),
+            ("GET", "//health/", Ok(Route::Health)),
+            ("HEAD", "/health", Err(NoRoute::WrongMethod)),
+            ("GET", "/nothing", Err(NoRoute::UnknownPath)),
+            ("GET", "/indexes/a%20b/nothing", Err(NoRoute::UnknownPath)),
+            ("GET", "/indexes/a%20b", index(IndexRoute::Get)),
+            ("POST", "/indexes/a%20b", Err(NoRoute::WrongMethod)),
+            ("POST", "/indexes/a%20b/search", index(IndexRoute::SearchByBody)),
+            (
+                "DELETE",
+                "/indexes/a%20b/documents/x%2Fy",
+                index(IndexRoute::Documents(DocumentRoute::Delete("x/y".to_owned()))),
+            ),
+            ("GET", "/indexes/a%20b/documents/fetch", Err(NoRoute::WrongMethod)),
+            ("GET", "/indexes/a%20b/settings/nothing", Err(NoRoute::UnknownPath)),
+            ("PUT", "/indexes/a%20b/settings/typo-tolerance", Err(NoRoute::WrongMethod)),
+            ("GET", "/tasks/cancel", Err(NoRoute::WrongMethod)),
+            ("GET", "/tasks/7", Ok(Route::Tasks(TaskRoute::Get("7".to_owned())))),
+            ("POST", "/dumps", Ok(Route::NotSupported("dumps"))),
+            ("GET", "/dumps", Err(NoRoute::WrongMethod)),
+        ];
+        for (method, path, route) in cases {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(resolve(&method, path), route, "{method} {path}");
+        }
+    }
+}

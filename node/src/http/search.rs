@@ -1,0 +1,113 @@
+//! `/indexes/{uid}/search` and `/multi-search`.
+//!
+//! | method, path | answers |
+//! |---|---|
+//! | `GET`, `POST …/search` | 200; 400; 404 `index_not_found`; 503 `too_many_search_requests` |
+//! | `POST /multi-search` | 200; 400, also for an index that is not found; 501 when federated |
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::index::check_index_uid;
+use miroir_wire::search::{MultiSearchQuery, SearchQuery};
+
+use super::answer::{self, Answer, Refusal};
+use super::{Call, Node};
+use crate::search;
+
+/// `GET …/search`
+pub(super) async fn by_url(
+    node: &Arc<Node>,
+    call: &Call,
+    uid: String,
+) -> Result<Answer, Refusal> {
+    let query = SearchQuery::from_query_string(call.query())?;
+    run(node, uid, query).await
+}
+
+/// `POST …/search`
+pub(super) async fn by_body(
+    node: &Arc<Node>,
+    call: &mut Call,
+    uid: String,
+) -> Result<Answer, Refusal> {
+    let query = SearchQuery::from_json(&call.json().await?)?;
+    run(node, uid, query).await
+}
+
+async fn run(node: &Arc<Node>, uid: String, query: SearchQuery) -> Result<Answer, Refusal> {
+    check_index_uid(&uid)?;
+    let permit = node.permits.take().await?;
+    let answer = node
+        .blocking(move |node| {
+            // Given back when the search ends, also when the client is gone by then.
+            let _permit = permit;
+            search::search(&node.engine, &uid, &query, false, &node.seams.clock)
+        })
+        .await?;
+    Ok(answer::raw_json(StatusCode::OK, answer))
+}
+
+/// `POST /multi-search`
+pub(super) async fn multi(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
+    let request = MultiSearchQuery::from_json(&call.json().await?)?;
+    if request.federation.is_some() {
+        return Err(answer::not_supported("federated search"));
+    }
+    // One permit for all of them, so that a request is not refused halfway.
+    let permit = node.permits.take().await?;
+    let outcome = node
+        .blocking(move |node| {
+            let _permit = permit;
+            Ok(search_all(node, &request))
+        })
+        .await?;
+    outcome.map(|answer| answer::raw_json(StatusCode::OK, answer))
+}
+
+fn search_all(node: &Node, request: &MultiSearchQuery) -> Result<Vec<u8>, Refusal> {
+    let mut out = b"{\"results\":[".to_vec();
+    for position in 0..request.queries.len() {
+        let answer =
+            search_one(node, position, request).map_err(|refusal| inside(refusal, position))?;
+        if position > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&answer);
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+fn search_one(
+    node: &Node,
+    position: usize,
+    request: &MultiSearchQuery,
+) -> Result<Vec<u8>, Refusal> {
+    if request.federation_options.get(position).is_some_and(Option::is_some) {
+        return Err(ApiError::new(
+            Code::InvalidMultiSearchFederationOptions,
+            format!(
+                "Using `federationOptions` is not allowed in a non-federated search.\n - Hint: remove `federationOptions` from query #{position} or add `federation` to the request."
+            ),
+        )
+        .into());
+    }
+    let Some((uid, query)) = request.queries.get(position) else { return Ok(Vec::new()) };
+    search::search(&node.engine, uid, query, true, &node.seams.clock).map_err(|error| {
+        let mut refusal = Refusal::from(error);
+        if refusal.error.code == Code::IndexNotFound {
+            // The index is not part of the path here.
+            refusal.status = 400;
+        }
+        refusal
+    })
+}
+
+/// Says which query of a request was refused.
+fn inside(mut refusal: Refusal, position: usize) -> Refusal {
+    let message = format!("Inside `.queries[{position}]`: {}", refusal.error.message);
+    refusal.error.message = message;
+    refusal
+}

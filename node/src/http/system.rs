@@ -1,0 +1,30 @@
+//! `/`, `/health`, `/version`, `/stats`.
+
+use std::sync::Arc;
+
+use miroir_wire::index::{Health, Version};
+use serde_json::json;
+
+use super::Node;
+use super::answer::{self, Answer, Refusal};
+
+/// `GET /`: says that something is here.
+pub(super) fn running() -> Result<Answer, Refusal> {
+    answer::ok(&json!({ "status": "Meilisearch is running" }))
+}
+
+/// `GET /health`
+pub(super) fn health() -> Result<Answer, Refusal> {
+    answer::ok(&Health::default())
+}
+
+/// `GET /version`: the Meilisearch release whose engine and behaviour this node has.
+pub(super) fn version() -> Result<Answer, Refusal> {
+    answer::ok(&Version::default())
+}
+
+/// `GET /stats`
+pub(super) async fn stats(node: &Arc<Node>) -> Result<Answer, Refusal> {
+    let stats = node.blocking(|node| node.engine.stats()).await?;
+    answer::ok(&stats)
+}
