@@ -1,1 +1,31 @@
-//! miroir-actors
+//! Every concern of a pod as a supervised actor. Start reading at [`pod`].
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`pod`] | the supervision tree and the feed from the log |
+//! | [`accept`] | journal, then log: what makes a write acknowledged |
+//! | [`writer`] | one index's order of writes |
+//! | [`lane`] | the stream of writes to one (index, node) |
+//! | [`operation`] | settings in two phases; creation, change, deletion of an index |
+//! | [`replica_copy`] | filling a replica from others |
+//! | [`node_tasks`] | following one node's tasks |
+//! | [`health_checker`] | which nodes are down |
+//! | [`registrar`] | tasks that no index owns |
+//!
+//! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
+//! [`payload`], [`task_details`], `writer::entries`, `writer::lanes`, `lane::job`.
+
+pub mod accept;
+pub mod health_checker;
+pub mod lane;
+pub mod node_calls;
+pub mod node_settings;
+pub mod node_tasks;
+pub mod operation;
+pub mod payload;
+pub mod pod;
+pub mod prepare;
+pub mod registrar;
+pub mod replica_copy;
+pub mod task_details;
+pub mod writer;

@@ -38,8 +38,8 @@ pub enum Command {
         /// Unix nanoseconds.
         at: i64,
     },
-    /// Ends one task, with all that follows from it.
-    FinishTask(Box<FinishTask>),
+    /// Ends tasks, in order, each with all that follows from it.
+    FinishTasks(Vec<FinishTask>),
     /// Agrees on an index's inferred primary key before any document is sent.
     AgreePrimaryKey {
         /// The writer's fence.

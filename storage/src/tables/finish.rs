@@ -43,7 +43,20 @@ pub(crate) fn start(
     Ok(Outcome::Matched(started))
 }
 
-pub(crate) fn finish(tx: &mut Tx<'_>, finish: &FinishTask) -> Result<Outcome, ApplyError> {
+/// Ends tasks in order; stops at the first refusal, which then is the answer.
+pub(crate) fn finish_all(tx: &mut Tx<'_>, endings: &[FinishTask]) -> Result<Outcome, ApplyError> {
+    let mut answer = Outcome::Unchanged;
+    for ending in endings {
+        match finish(tx, ending)? {
+            refused @ Outcome::Fenced { .. } => return Ok(refused),
+            Outcome::Unchanged => {}
+            applied => answer = applied,
+        }
+    }
+    Ok(answer)
+}
+
+fn finish(tx: &mut Tx<'_>, finish: &FinishTask) -> Result<Outcome, ApplyError> {
     if let Some(refusal) = refusal(tx, finish.fence.as_ref())? {
         return Ok(refusal);
     }

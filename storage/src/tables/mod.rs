@@ -20,6 +20,7 @@
 pub mod enqueue;
 pub mod finish;
 pub mod indexes;
+pub mod lane_marks;
 pub mod names;
 pub mod nodes;
 pub mod records;
@@ -81,7 +82,7 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::TakeEpoch { role, pod } => roles::take_epoch(tx, role, pod),
         Command::EnqueueTask(task) => enqueue::enqueue(tx, task),
         Command::StartTasks { fence, uids, at } => finish::start(tx, fence.as_ref(), uids, *at),
-        Command::FinishTask(finish) => finish::finish(tx, finish),
+        Command::FinishTasks(endings) => finish::finish_all(tx, endings),
         Command::AgreePrimaryKey { fence, primary_key } => {
             indexes::agree_primary_key(tx, fence, primary_key)
         }
@@ -114,7 +115,9 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
                 )
         }
         // The end of the task that created an index shows it to readers.
-        Command::FinishTask(finish) => !finish.effects.is_empty() || finish.shows_index,
+        Command::FinishTasks(endings) => {
+            endings.iter().any(|ending| !ending.effects.is_empty() || ending.shows_index)
+        }
         Command::CancelTasks { .. } => true,
         Command::StartTasks { .. } | Command::DeleteTasks { .. } => false,
     }

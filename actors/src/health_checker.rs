@@ -1,0 +1,172 @@
+//! Checks every node's health and says who is down.
+//!
+//! Owns: the streaks of missed and good answers. Publishes the set of nodes that are down (read
+//! by searches without any mailbox) and tells the pod of changes. A node that refuses a
+//! connection outright counts like one that hangs: three misses. A restart forgets the streaks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::Method;
+use miroir_membership::health::{HealthChange, HealthLimits, NodeHealth};
+use miroir_seams::Seams;
+use miroir_storage::ids::NodeId;
+use miroir_storage::log::CoordinatorLog;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::node_calls::NodeCalls;
+use crate::pod::PodMessage;
+
+/// When and how nodes are checked.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthConfig {
+    /// Between checks.
+    pub interval: Duration,
+    /// A check without an answer after this is a miss.
+    pub timeout: Duration,
+    /// Misses and good answers in a row.
+    pub limits: HealthLimits,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            limits: HealthLimits::default(),
+        }
+    }
+}
+
+/// The nodes that are down, as this pod sees it. Reading takes no lock.
+#[derive(Clone, Debug, Default)]
+pub struct HealthView {
+    down: Arc<ArcSwap<BTreeSet<NodeId>>>,
+}
+
+impl HealthView {
+    /// Whether the node is down.
+    pub fn is_down(&self, node: &NodeId) -> bool {
+        self.down.load().contains(node)
+    }
+
+    /// All nodes that are down.
+    pub fn down(&self) -> Arc<BTreeSet<NodeId>> {
+        self.down.load_full()
+    }
+
+    fn set(&self, node: &NodeId, down: bool) {
+        self.down.rcu(|known| {
+            let mut known = BTreeSet::clone(known);
+            if down {
+                known.insert(node.clone());
+            } else {
+                known.remove(node);
+            }
+            known
+        });
+    }
+}
+
+/// What the checker is told.
+#[derive(Debug)]
+pub enum HealthCheckerMessage {
+    /// Time for a round.
+    Check,
+    /// One node's answer.
+    Checked {
+        /// The node.
+        node: NodeId,
+        /// It answered in time.
+        answered: bool,
+    },
+}
+
+/// The checker actor.
+#[derive(Debug)]
+pub struct HealthChecker;
+
+/// How the checker starts.
+#[derive(Clone, Debug)]
+pub struct HealthCheckerArguments {
+    /// Limits.
+    pub config: HealthConfig,
+    /// Where the result is published.
+    pub view: HealthView,
+    /// Calls to nodes.
+    pub calls: NodeCalls,
+    /// The nodes.
+    pub log: CoordinatorLog,
+    /// Time and tasks.
+    pub seams: Seams,
+    /// Whom to tell of changes.
+    pub pod: ActorRef<PodMessage>,
+}
+
+/// The checker's state.
+#[derive(Debug)]
+pub struct HealthCheckerState {
+    arguments: HealthCheckerArguments,
+    nodes: BTreeMap<NodeId, NodeHealth>,
+}
+
+#[ractor::async_trait]
+impl Actor for HealthChecker {
+    type Msg = HealthCheckerMessage;
+    type State = HealthCheckerState;
+    type Arguments = HealthCheckerArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<HealthCheckerMessage>,
+        arguments: HealthCheckerArguments,
+    ) -> Result<HealthCheckerState, ActorProcessingErr> {
+        myself.cast(HealthCheckerMessage::Check)?;
+        Ok(HealthCheckerState { arguments, nodes: BTreeMap::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<HealthCheckerMessage>,
+        message: HealthCheckerMessage,
+        state: &mut HealthCheckerState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            HealthCheckerMessage::Check => on_check(&myself, state),
+            HealthCheckerMessage::Checked { node, answered } => on_checked(state, node, answered),
+        }
+        Ok(())
+    }
+}
+
+fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerState) {
+    let HealthCheckerArguments { config, calls, log, seams, .. } = state.arguments.clone();
+    let nodes: Vec<NodeId> = log.routing().nodes.keys().cloned().collect();
+    let myself = myself.clone();
+    let tasks = seams.tasks.clone();
+    tasks.spawn("health round", async move {
+        let checks = nodes.into_iter().map(|node| {
+            let (calls, myself) = (calls.clone(), myself.clone());
+            async move {
+                let answer =
+                    calls.call(&node, Method::GET, "/health".into(), None, config.timeout).await;
+                let _stopped = myself
+                    .cast(HealthCheckerMessage::Checked { node, answered: answer.is_ok() });
+            }
+        });
+        futures::future::join_all(checks).await;
+        seams.clock.sleep(config.interval).await;
+        let _stopped = myself.cast(HealthCheckerMessage::Check);
+    });
+}
+
+fn on_checked(state: &mut HealthCheckerState, node: NodeId, answered: bool) {
+    let health = state.nodes.entry(node.clone()).or_default();
+    let Some(change) = health.observe(answered, state.arguments.config.limits) else { return };
+    let down = change == HealthChange::WentDown;
+    tracing::info!(%node, down, "node health changed");
+    state.arguments.view.set(&node, down);
+    let _stopped = state.arguments.pod.cast(PodMessage::NodeHealthChanged { node, down });
+}

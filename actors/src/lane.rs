@@ -1,0 +1,127 @@
+//! One lane: the ordered stream of writes from an index's writer to one node.
+//!
+//! Owns: the run under way on its node (at most one, with at most one open node task) and the
+//! lane's mark on disk. Does not own: which run comes next, and what an outcome means; that is
+//! the writer's. Only the writer sends to it. Upholds safety rules 1, 2 and 9: a run is carried
+//! to its end, in order, over any number of failures.
+//!
+//! A restart loses nothing: the mark says what the node has applied and what may be under way.
+//!
+//! ```text
+//!  idle --Run--> running --(run ended: report to writer)--> idle
+//!                   `-----Stop (index deleted, writer gone)--> stopped, run aborted
+//! ```
+
+pub mod deliver;
+pub mod job;
+
+use miroir_storage::ids::NodeId;
+use miroir_storage::tables::lane_marks::{self, LaneMark};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
+
+use self::deliver::{Delivery, RunEnd};
+use self::job::Job;
+use crate::writer::WriterMessage;
+
+/// What a lane is told.
+#[derive(Debug)]
+pub enum LaneMessage {
+    /// Carry this run to the node. The lane must be idle.
+    Run(Box<Job>),
+    /// The run ended (from the lane's own task).
+    Ended {
+        /// The run.
+        job: Box<Job>,
+        /// How.
+        end: RunEnd,
+        /// The mark after it.
+        mark: LaneMark,
+    },
+    /// Forget what is known of the node: it is provisioned anew (before a copy).
+    Reset(LaneMark),
+}
+
+/// The lane actor.
+#[derive(Debug)]
+pub struct Lane;
+
+/// How a lane starts.
+#[derive(Debug)]
+pub struct LaneArguments {
+    /// Whom to report to.
+    pub writer: ActorRef<WriterMessage>,
+    /// How to reach the node.
+    pub delivery: Delivery,
+}
+
+/// A lane's state.
+#[derive(Debug)]
+pub struct LaneState {
+    writer: ActorRef<WriterMessage>,
+    delivery: Delivery,
+    mark: LaneMark,
+    /// The task that carries the run under way.
+    running: Option<AbortHandle>,
+}
+
+#[ractor::async_trait]
+impl Actor for Lane {
+    type Msg = LaneMessage;
+    type State = LaneState;
+    type Arguments = LaneArguments;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<LaneMessage>,
+        arguments: LaneArguments,
+    ) -> Result<LaneState, ActorProcessingErr> {
+        let LaneArguments { writer, delivery } = arguments;
+        let mark =
+            lane_marks::load(delivery.log.engine(), &delivery.target.index, &delivery.node)?;
+        Ok(LaneState { writer, delivery, mark, running: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<LaneMessage>,
+        message: LaneMessage,
+        state: &mut LaneState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            LaneMessage::Run(job) => on_run(myself, state, job),
+            LaneMessage::Ended { job, end, mark } => on_ended(state, *job, end, mark),
+            LaneMessage::Reset(mark) => state.mark = mark,
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<LaneMessage>,
+        state: &mut LaneState,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(running) = state.running.take() {
+            running.abort();
+        }
+        Ok(())
+    }
+}
+
+fn on_run(myself: ActorRef<LaneMessage>, state: &mut LaneState, job: Box<Job>) {
+    let delivery = state.delivery.clone();
+    let mut mark = state.mark.clone();
+    let carrying = state.delivery.seams.tasks.clone().spawn("lane run", async move {
+        let end = delivery.run(&job, &mut mark).await;
+        // The lane may have been stopped meanwhile; then nobody needs the end.
+        let _stopped = myself.cast(LaneMessage::Ended { job, end, mark });
+    });
+    state.running = Some(carrying.abort_handle());
+}
+
+fn on_ended(state: &mut LaneState, job: Job, end: RunEnd, mark: LaneMark) {
+    state.running = None;
+    state.mark = mark;
+    let node: NodeId = state.delivery.node.clone();
+    let _writer_gone = state.writer.cast(WriterMessage::LaneEnded { node, job, end });
+}

@@ -1,0 +1,352 @@
+//! Carrying one run to one node, to its end.
+//!
+//! The protocol, for each request of the run:
+//! 1. the lane mark with the open run is synced;
+//! 2. the request is sent, named by `customMetadata`;
+//! 3. no answer: the node's task list is asked for the name (or, on nodes that keep no names,
+//!    for a task newer than the last known one: a lane has at most one open). Not listed means
+//!    *unknown*; what can be repeated is sent again, with nothing newer in between; a filter
+//!    deletion waits [`CERTAINTY_WAIT`] and asks once more before it is repeated;
+//! 4. the node's task is followed to its end.
+//!
+//! A node whose newest task is older than one we know of has lost its disk: [`RunEnd::NodeReplaced`].
+
+use std::time::Duration;
+
+use miroir_seams::Seams;
+use miroir_storage::engine::Durability;
+use miroir_storage::ids::{NodeId, TaskUid};
+use miroir_storage::log::CoordinatorLog;
+use miroir_storage::tables::lane_marks::{self, LaneMark, OpenRun};
+use miroir_wire::error::ResponseError;
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome};
+use crate::node_calls::{NodeCallError, NodeCalls, NodeTask};
+use crate::node_tasks::NodeTasksMessage;
+
+/// Between tries while a node is down or faulty; doubles up to [`RETRY_WAIT_MAX`].
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+/// Longest wait between tries: a node that returns is noticed within it.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A request without an answer, unlisted after this long, is taken for lost: longer than any
+/// body we send takes to be read by a live node.
+const CERTAINTY_WAIT: Duration = Duration::from_secs(10);
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunEnd {
+    /// Each task of the run, with its outcome.
+    Done(Vec<(TaskUid, PartOutcome)>),
+    /// The node is not the one we knew: its disk is gone.
+    NodeReplaced,
+    /// The local store failed: nothing was sent.
+    StoreFailed,
+}
+
+/// All that delivering needs; one per lane.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The node.
+    pub node: NodeId,
+    /// Index, shards, what the node holds.
+    pub target: JobTarget,
+    /// Calls to nodes.
+    pub calls: NodeCalls,
+    /// Follows the node's tasks.
+    pub follower: ActorRef<NodeTasksMessage>,
+    /// The local store holds the mark.
+    pub log: CoordinatorLog,
+    /// Time and randomness.
+    pub seams: Seams,
+}
+
+/// How one request ended.
+#[derive(Debug)]
+enum RequestEnd {
+    Applied(NodeTask),
+    AlreadyThere,
+    Refused(ResponseError),
+    NodeReplaced,
+    StoreFailed,
+}
+
+impl Delivery {
+    /// Carries `job` to its end; waits as long as the node is away. `mark` is kept up to date
+    /// in memory and on disk.
+    pub async fn run(&self, job: &Job, mark: &mut LaneMark) -> RunEnd {
+        let mut outcomes = Vec::new();
+        let end = self.run_work(&job.work, job.first, job.last, mark).await;
+        match (end, job.work.singly()) {
+            (Ok(PartOutcome::Refused(_)), Some(parts)) => {
+                for (uid, work) in parts {
+                    match self.run_work(&work, uid, uid, mark).await {
+                        Ok(outcome) => outcomes.push((uid, outcome)),
+                        Err(end) => return end,
+                    }
+                }
+            }
+            (Ok(outcome), _) => {
+                let joined = job.work.tasks(job.last);
+                // Deletions of a joined run are counted together; the first task shows them.
+                for (n, uid) in joined.into_iter().enumerate() {
+                    outcomes.push((uid, if n == 0 { outcome.clone() } else { without_count(&outcome) }));
+                }
+            }
+            (Err(end), _) => return end,
+        }
+        mark.open = None;
+        if matches!(job.work, JobWork::Provision { .. }) {
+            mark.provisioned = true;
+        } else {
+            mark.through = Some(job.last);
+            remember(mark, &outcomes);
+        }
+        if self.save(mark, Durability::Lazy).is_err() {
+            return RunEnd::StoreFailed;
+        }
+        RunEnd::Done(outcomes)
+    }
+
+    async fn run_work(
+        &self,
+        work: &JobWork,
+        first: TaskUid,
+        last: TaskUid,
+        mark: &mut LaneMark,
+    ) -> Result<PartOutcome, RunEnd> {
+        let mut deleted = None;
+        for (n, request) in work.requests(&self.target).iter().enumerate() {
+            let name = format!("miroir:{}:{}-{}:{n}", self.target.index, first, last);
+            // A request that a former life of this lane may have sent is looked up, not sent.
+            let resumed = mark.open.as_ref().is_some_and(|open| open.name == name);
+            match self.request(request, OpenRun { name, first, last }, resumed, mark).await {
+                RequestEnd::AlreadyThere => {}
+                RequestEnd::Applied(task) => {
+                    if let Some(count) = task.deleted_documents() {
+                        deleted = Some(deleted.unwrap_or(0) + count);
+                    }
+                }
+                RequestEnd::Refused(error) => return Ok(PartOutcome::Refused(error)),
+                RequestEnd::NodeReplaced => return Err(RunEnd::NodeReplaced),
+                RequestEnd::StoreFailed => return Err(RunEnd::StoreFailed),
+            }
+        }
+        Ok(PartOutcome::Applied { deleted })
+    }
+
+    async fn request(
+        &self,
+        request: &JobRequest,
+        open: OpenRun,
+        resumed: bool,
+        mark: &mut LaneMark,
+    ) -> RequestEnd {
+        let name = open.name.clone();
+        let mut wait = RETRY_WAIT_MIN;
+        let mut doubtful = resumed;
+        let mut doubtful_since = self.seams.clock.instant();
+        if !resumed {
+            mark.open = Some(open);
+            if self.save(mark, Durability::Synced).is_err() {
+                return RequestEnd::StoreFailed;
+            }
+        }
+        loop {
+            let mut found = None;
+            if doubtful {
+                match self.look_up(&name, mark).await {
+                    LookUp::Listed(task) => found = Some(task),
+                    LookUp::Replaced => return RequestEnd::NodeReplaced,
+                    LookUp::NotListed
+                        if request.repeatable
+                            || doubtful_since.elapsed() >= CERTAINTY_WAIT =>
+                    {
+                        doubtful = false;
+                    }
+                    LookUp::NotListed | LookUp::NoAnswer => {
+                        self.pause(&mut wait).await;
+                        continue;
+                    }
+                }
+            }
+            let node_task = match found {
+                Some(uid) => uid,
+                None => match self.send(request, &name).await {
+                    Ok(uid) => uid,
+                    Err(NodeCallError::Refused(error)) => {
+                        return match request.accepts {
+                            Some(code) if code == error.code => RequestEnd::AlreadyThere,
+                            _ => RequestEnd::Refused(error),
+                        };
+                    }
+                    Err(error) => {
+                        tracing::debug!(node = %self.node, %error, "node request will be tried again");
+                        if !error.not_carried_out() {
+                            doubtful = true;
+                            doubtful_since = self.seams.clock.instant();
+                        } else if self.is_replaced(mark).await {
+                            return RequestEnd::NodeReplaced;
+                        }
+                        self.pause(&mut wait).await;
+                        continue;
+                    }
+                },
+            };
+            if mark.node_task.is_some_and(|known| node_task < known) {
+                return RequestEnd::NodeReplaced;
+            }
+            mark.node_task = Some(node_task);
+            match self.follow(node_task).await {
+                Some(task) if task.status == "succeeded" => return RequestEnd::Applied(task),
+                Some(task) if task.status == "failed" => {
+                    let error = task.error.unwrap_or_else(unexplained);
+                    match request.accepts {
+                        Some(code) if code == error.code => return RequestEnd::AlreadyThere,
+                        _ if is_about_the_node(&error) => {
+                            tracing::warn!(node = %self.node, code = error.code, message = error.message,
+                                "node task failed on the node's own account, trying again");
+                            self.pause(&mut wait).await;
+                        }
+                        _ => return RequestEnd::Refused(error),
+                    }
+                }
+                // Cancelled behind our back: send it again.
+                Some(_) => self.pause(&mut wait).await,
+                // The node no longer knows the task it gave us.
+                None => return RequestEnd::NodeReplaced,
+            }
+        }
+    }
+
+    /// Sends a request under its name; a node that refuses the parameter (it came with 1.26) is
+    /// remembered and asked without.
+    async fn send(&self, request: &JobRequest, name: &str) -> Result<u64, NodeCallError> {
+        let send = |path: String| {
+            let body = request.body.clone();
+            self.calls.enqueue(&self.node, request.method.clone(), path, body, request.timeout)
+        };
+        if !request.path.contains("/documents") || !self.calls.keeps_names(&self.node) {
+            return send(request.path.clone()).await;
+        }
+        let joint = if request.path.contains('?') { '&' } else { '?' };
+        let name = super::job::percent_encode(name);
+        match send(format!("{}{joint}customMetadata={name}", request.path)).await {
+            Err(NodeCallError::Refused(error)) if error.message.contains("customMetadata") => {
+                self.calls.note_nameless(&self.node);
+                send(request.path.clone()).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Whether the node lists the open request.
+    async fn look_up(&self, name: &str, mark: &LaneMark) -> LookUp {
+        let query = format!("indexUids={}&limit=20", self.target.index);
+        let Ok(newest) = self.calls.newest_task(&self.node).await else { return LookUp::NoAnswer };
+        if is_older(newest, mark.node_task) {
+            return LookUp::Replaced;
+        }
+        let Ok(tasks) = self.calls.tasks(&self.node, &query).await else { return LookUp::NoAnswer };
+        let newer = |task: &&NodeTask| mark.node_task.is_none_or(|known| task.uid > known);
+        let listed = tasks
+            .iter()
+            .filter(newer)
+            .find(|task| task.custom_metadata.as_deref().is_none_or(|kept| kept == name));
+        match listed {
+            Some(task) => LookUp::Listed(task.uid),
+            None => LookUp::NotListed,
+        }
+    }
+
+    async fn is_replaced(&self, mark: &LaneMark) -> bool {
+        match self.calls.newest_task(&self.node).await {
+            Ok(newest) => is_older(newest, mark.node_task),
+            Err(_) => false,
+        }
+    }
+
+    async fn follow(&self, uid: u64) -> Option<NodeTask> {
+        let (reply, ended) = oneshot::channel();
+        if self.follower.cast(NodeTasksMessage::Follow { uid, reply }).is_ok()
+            && let Ok(end) = ended.await
+        {
+            return end;
+        }
+        // The follower was restarted: ask the new one, through the listing itself.
+        loop {
+            match self.calls.tasks(&self.node, &format!("uids={uid}")).await {
+                Ok(tasks) => match tasks.into_iter().next() {
+                    Some(task) if task.ended() => return Some(task),
+                    Some(_) => {}
+                    None => return None,
+                },
+                Err(error) => {
+                    tracing::debug!(node = %self.node, %error, "task could not be followed");
+                }
+            }
+            self.seams.clock.sleep(RETRY_WAIT_MIN).await;
+        }
+    }
+
+    async fn pause(&self, wait: &mut Duration) {
+        let jitter = Duration::from_millis(self.seams.entropy.below(50));
+        self.seams.clock.sleep(*wait + jitter).await;
+        *wait = (*wait * 2).min(RETRY_WAIT_MAX);
+    }
+
+    fn save(&self, mark: &LaneMark, durability: Durability) -> Result<(), ()> {
+        lane_marks::save(self.log.engine(), &self.target.index, &self.node, mark, durability)
+            .map_err(|error| {
+                tracing::error!(node = %self.node, %error, "lane mark could not be stored");
+            })
+    }
+}
+
+/// Keeps what a restarted writer would have to know.
+fn remember(mark: &mut LaneMark, outcomes: &[(TaskUid, PartOutcome)]) {
+    let notable = outcomes.iter().filter(|(_, outcome)| outcome.is_notable());
+    mark.notable.extend(
+        notable.filter_map(|(uid, outcome)| Some((*uid, serde_json::to_string(outcome).ok()?))),
+    );
+    let surplus = mark.notable.len().saturating_sub(lane_marks::NOTABLE_MAX);
+    mark.notable.drain(..surplus);
+}
+
+enum LookUp {
+    Listed(u64),
+    NotListed,
+    NoAnswer,
+    Replaced,
+}
+
+/// Whether the node's newest task is older than one we know of.
+fn is_older(newest: Option<u64>, known: Option<u64>) -> bool {
+    match (newest, known) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(newest), Some(known)) => newest < known,
+    }
+}
+
+/// A failure that says nothing about the client's data.
+fn is_about_the_node(error: &ResponseError) -> bool {
+    matches!(error.code.as_str(), "internal" | "no_space_left_on_device" | "io_error" | "too_many_open_files")
+}
+
+fn without_count(outcome: &PartOutcome) -> PartOutcome {
+    match outcome {
+        PartOutcome::Applied { .. } => PartOutcome::Applied { deleted: None },
+        refused => refused.clone(),
+    }
+}
+
+fn unexplained() -> ResponseError {
+    ResponseError {
+        message: "the node gave no reason".to_owned(),
+        code: "internal".to_owned(),
+        kind: "internal".to_owned(),
+        link: String::new(),
+    }
+}

@@ -1,0 +1,314 @@
+//! What a lane is asked to do, and the requests that makes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::Method;
+use miroir_storage::ids::{IndexUid, ShardId, TaskUid};
+use miroir_wire::error::ResponseError;
+use miroir_wire::reserved::{SHARD_FIELD, shard_token};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::node_calls::{CONTROL_TIMEOUT, PAYLOAD_TIMEOUT};
+use crate::prepare::Prepared;
+
+/// Bodies sent to a node stay below this, bytes: nodes accept 100 MB, and Meilisearch counts
+/// the body before it looks at it.
+pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// A run of tasks for one node.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// First and last task of the run.
+    pub first: TaskUid,
+    /// See `first`.
+    pub last: TaskUid,
+    /// What to do.
+    pub work: JobWork,
+}
+
+/// What a run does on the node.
+#[derive(Clone, Debug)]
+pub enum JobWork {
+    /// Creates the index if it isn't there and gives it its settings.
+    Provision {
+        /// Agreed primary key.
+        primary_key: Option<String>,
+        /// Node-side settings.
+        settings: Value,
+    },
+    /// Adds or updates documents; each part is one task.
+    Documents {
+        /// `PUT` instead of `POST`.
+        partial: bool,
+        /// The batches, in order.
+        parts: Vec<(TaskUid, Arc<Prepared>)>,
+    },
+    /// Deletes documents by id; each part is one task.
+    DeleteIds {
+        /// The ids of each task, with their shards.
+        parts: Vec<(TaskUid, Arc<Vec<(ShardId, String)>>)>,
+    },
+    /// Deletes what a filter matches.
+    DeleteByFilter {
+        /// The client's filter.
+        filter: Value,
+    },
+    /// Deletes every document.
+    Clear,
+    /// Sends settings that the other nodes already have (a node that catches up).
+    Settings {
+        /// Node-side settings, one request each, in order.
+        requests: Vec<Value>,
+    },
+    /// Nothing for this node; the lane only moves on.
+    Pass,
+}
+
+/// How one task of a run ended on one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PartOutcome {
+    /// Applied; the documents that the node says it deleted, if it counts them.
+    Applied {
+        /// `details.deletedDocuments`.
+        deleted: Option<u64>,
+    },
+    /// Refused for what the client sent (or the node's disk): the node's error.
+    Refused(ResponseError),
+}
+
+impl PartOutcome {
+    /// Whether it says more than "applied".
+    pub fn is_notable(&self) -> bool {
+        *self != Self::Applied { deleted: None }
+    }
+}
+
+/// One HTTP request of a job.
+#[derive(Clone, Debug)]
+pub struct JobRequest {
+    /// Method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// JSON body.
+    pub body: Option<Bytes>,
+    /// Time-out of sending.
+    pub timeout: Duration,
+    /// A refusal with this code counts as done (`index_already_exists` when provisioning).
+    pub accepts: Option<&'static str>,
+    /// Whether sending it twice is harmless while nothing newer is in between.
+    pub repeatable: bool,
+}
+
+/// What the requests of one index on one node have in common.
+#[derive(Clone, Debug)]
+pub struct JobTarget {
+    /// The index.
+    pub index: IndexUid,
+    /// Number of shards.
+    pub shards: u32,
+    /// The shards the node holds.
+    pub held: BTreeSet<ShardId>,
+}
+
+impl JobWork {
+    /// Requests for a whole run (every part joined). Empty when the node holds nothing of it.
+    pub fn requests(&self, target: &JobTarget) -> Vec<JobRequest> {
+        match self {
+            Self::Pass => Vec::new(),
+            Self::Provision { primary_key, settings } => {
+                let create = json!({ "uid": target.index.as_str(), "primaryKey": primary_key });
+                vec![
+                    JobRequest {
+                        accepts: Some("index_already_exists"),
+                        ..control(Method::POST, "/indexes".into(), Some(&create))
+                    },
+                    control(Method::PATCH, settings_path(&target.index), Some(settings)),
+                ]
+            }
+            Self::Settings { requests } => requests
+                .iter()
+                .map(|body| control(Method::PATCH, settings_path(&target.index), Some(body)))
+                .collect(),
+            Self::Documents { partial, parts } => {
+                let batches: Vec<&Prepared> = parts.iter().map(|(_, batch)| &**batch).collect();
+                documents_requests(*partial, &batches, target)
+            }
+            Self::DeleteIds { parts } => {
+                let ids: Vec<&str> = parts
+                    .iter()
+                    .flat_map(|(_, ids)| ids.iter())
+                    .filter(|(shard, _)| target.held.contains(shard))
+                    .map(|(_, id)| id.as_str())
+                    .collect();
+                if ids.is_empty() {
+                    return Vec::new();
+                }
+                let path = format!("/indexes/{}/documents/delete-batch", target.index);
+                vec![control(Method::POST, path, Some(&json!(ids)))]
+            }
+            Self::DeleteByFilter { filter } => {
+                let path = format!("/indexes/{}/documents/delete", target.index);
+                let body = json!({ "filter": filter });
+                vec![JobRequest {
+                    repeatable: false,
+                    ..control(Method::POST, path, Some(&body))
+                }]
+            }
+            Self::Clear => {
+                let path = format!("/indexes/{}/documents", target.index);
+                vec![control(Method::DELETE, path, None)]
+            }
+        }
+    }
+
+    /// The run cut into single tasks, for when a joined request was refused.
+    pub fn singly(&self) -> Option<Vec<(TaskUid, JobWork)>> {
+        match self {
+            Self::Documents { partial, parts } if parts.len() > 1 => Some(
+                parts
+                    .iter()
+                    .map(|part| {
+                        let work = Self::Documents { partial: *partial, parts: vec![part.clone()] };
+                        (part.0, work)
+                    })
+                    .collect(),
+            ),
+            Self::DeleteIds { parts } if parts.len() > 1 => Some(
+                parts
+                    .iter()
+                    .map(|part| (part.0, Self::DeleteIds { parts: vec![part.clone()] }))
+                    .collect(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// The tasks whose outcome this run decides.
+    pub fn tasks(&self, last: TaskUid) -> Vec<TaskUid> {
+        match self {
+            Self::Documents { parts, .. } => parts.iter().map(|(uid, _)| *uid).collect(),
+            Self::DeleteIds { parts } => parts.iter().map(|(uid, _)| *uid).collect(),
+            _ => vec![last],
+        }
+    }
+}
+
+fn settings_path(index: &IndexUid) -> String {
+    format!("/indexes/{index}/settings")
+}
+
+fn control(method: Method, path: String, body: Option<&Value>) -> JobRequest {
+    JobRequest {
+        method,
+        path,
+        body: body.map(|value| Bytes::from(value.to_string())),
+        timeout: CONTROL_TIMEOUT,
+        accepts: None,
+        repeatable: true,
+    }
+}
+
+/// JSON arrays of the node's documents, the shard field first in each, cut at
+/// [`BODY_BYTES_MAX`]. The order of documents is kept: the last of two with one id wins.
+fn documents_requests(partial: bool, batches: &[&Prepared], target: &JobTarget) -> Vec<JobRequest> {
+    let Some(primary_key) = batches.first().map(|batch| batch.primary_key.clone()) else {
+        return Vec::new();
+    };
+    let tokens: Vec<Bytes> = (0..target.shards)
+        .map(|shard| {
+            Bytes::from(format!("{{\"{SHARD_FIELD}\":\"{}\",", shard_token(shard, target.shards)))
+        })
+        .collect();
+    let mut bodies = Vec::new();
+    let mut body = BytesMut::new();
+    for batch in batches {
+        for (shard, start, end) in &batch.documents {
+            if !target.held.contains(shard) {
+                continue;
+            }
+            let (Some(document), Some(token)) = (
+                batch.bytes.get(*start as usize..*end as usize),
+                tokens.get(shard.0 as usize),
+            ) else {
+                continue;
+            };
+            // The document begins with `{` and holds at least its id.
+            let rest = document.get(1..).unwrap_or_default();
+            if !body.is_empty() && body.len() + token.len() + rest.len() + 2 > BODY_BYTES_MAX {
+                body.put_u8(b']');
+                bodies.push(std::mem::take(&mut body).freeze());
+            }
+            body.put_u8(if body.is_empty() { b'[' } else { b',' });
+            body.put_slice(token);
+            body.put_slice(rest);
+        }
+    }
+    if !body.is_empty() {
+        body.put_u8(b']');
+        bodies.push(body.freeze());
+    }
+    let method = if partial { Method::PUT } else { Method::POST };
+    let key: String = percent_encode(&primary_key);
+    bodies
+        .into_iter()
+        .map(|body| JobRequest {
+            method: method.clone(),
+            path: format!("/indexes/{}/documents?primaryKey={key}", target.index),
+            body: Some(body),
+            timeout: PAYLOAD_TIMEOUT,
+            accepts: None,
+            repeatable: true,
+        })
+        .collect()
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters.
+pub(crate) fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(held: &[u32]) -> JobTarget {
+        JobTarget {
+            index: IndexUid::from("3-movies"),
+            shards: 64,
+            held: held.iter().map(|shard| ShardId(*shard)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_node_gets_its_shards_only_with_the_shard_first() {
+        let batch = Prepared {
+            primary_key: "id".into(),
+            bytes: Bytes::from_static(b"{\"id\":1}{ \"id\":2}{\"id\":3}"),
+            documents: vec![(ShardId(0), 0, 8), (ShardId(9), 8, 17), (ShardId(1), 17, 25)],
+        };
+        let work = JobWork::Documents { partial: false, parts: vec![(TaskUid(7), Arc::new(batch))] };
+        let requests = work.requests(&target(&[0, 9]));
+        assert_eq!(requests.len(), 1);
+        let body: Value = serde_json::from_slice(requests[0].body.as_deref().unwrap_or_default())
+            .unwrap_or_default();
+        assert_eq!(
+            body,
+            json!([{"_miroir_shard": "††", "id": 1}, {"_miroir_shard": "‡‡", "id": 2}])
+        );
+        assert!(work.requests(&target(&[5])).is_empty());
+    }
+}

@@ -1,0 +1,234 @@
+//! Calls of the write path to nodes, over the `NodeTransport` seam.
+//!
+//! Adds the node's address and key from the routing view (an address may change while a lane
+//! waits), and sorts answers into what lanes need to tell apart.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Method;
+use miroir_seams::{NodeCall, NodeTransport, TransportError};
+use miroir_storage::ids::NodeId;
+use miroir_storage::log::CoordinatorLog;
+use miroir_wire::error::ResponseError;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Control calls: short answers, small bodies.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Sending a payload: up to 90 MB to a busy node.
+pub const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Why a call brought no usable answer.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NodeCallError {
+    /// No answer; see whether it was sent.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The log knows no such node.
+    #[error("unknown node {0}")]
+    UnknownNode(NodeId),
+    /// A client-class refusal (4xx) in Meilisearch's shape.
+    #[error("node refused: {}", .0.message)]
+    Refused(ResponseError),
+    /// 5xx, or an answer that is not Meilisearch's: worth another try.
+    #[error("node answered {status}: {text}")]
+    Faulty {
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of the body.
+        text: String,
+    },
+}
+
+impl NodeCallError {
+    /// Whether the node certainly did nothing.
+    pub fn not_carried_out(&self) -> bool {
+        match self {
+            Self::Transport(error) => error.not_sent(),
+            Self::UnknownNode(_) | Self::Refused(_) => true,
+            // A server error may come after the task was stored.
+            Self::Faulty { .. } => false,
+        }
+    }
+}
+
+/// A task as a node lists it; only what lanes read.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeTask {
+    /// The node's own number.
+    pub uid: u64,
+    /// `enqueued`, `processing`, `succeeded`, `failed`, `canceled`.
+    pub status: String,
+    /// Node-side index.
+    #[serde(default)]
+    pub index_uid: Option<String>,
+    /// What the task counted.
+    #[serde(default)]
+    pub details: Option<Value>,
+    /// Why it failed.
+    #[serde(default)]
+    pub error: Option<ResponseError>,
+    /// The name we gave it, where nodes keep it.
+    #[serde(default)]
+    pub custom_metadata: Option<String>,
+}
+
+impl NodeTask {
+    /// Whether it is over.
+    pub fn ended(&self) -> bool {
+        matches!(self.status.as_str(), "succeeded" | "failed" | "canceled")
+    }
+
+    /// `details.deletedDocuments`.
+    pub fn deleted_documents(&self) -> Option<u64> {
+        self.details.as_ref()?.get("deletedDocuments")?.as_u64()
+    }
+}
+
+#[derive(Deserialize)]
+struct NodeTaskList {
+    results: Vec<NodeTask>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    task_uid: u64,
+}
+
+/// Sends requests to nodes by id.
+#[derive(Clone, Debug)]
+pub struct NodeCalls {
+    transport: Arc<dyn NodeTransport>,
+    log: CoordinatorLog,
+    /// Nodes that refuse `customMetadata`; learned, and lost with the process.
+    nameless: Arc<ArcSwap<BTreeSet<NodeId>>>,
+}
+
+impl NodeCalls {
+    /// Calls over `transport`, to the nodes that `log` knows.
+    pub fn new(transport: Arc<dyn NodeTransport>, log: CoordinatorLog) -> Self {
+        Self { transport, log, nameless: Arc::default() }
+    }
+
+    /// Whether the node remembers the names of requests (`customMetadata`).
+    pub fn keeps_names(&self, node: &NodeId) -> bool {
+        !self.nameless.load().contains(node)
+    }
+
+    /// Remembers that the node refuses names.
+    pub fn note_nameless(&self, node: &NodeId) {
+        self.nameless.rcu(|known| {
+            let mut known = BTreeSet::clone(known);
+            known.insert(node.clone());
+            known
+        });
+    }
+
+    /// One request; a 2xx answer's body.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn call(
+        &self,
+        node: &NodeId,
+        method: Method,
+        path: String,
+        body: Option<Bytes>,
+        timeout: Duration,
+    ) -> Result<Bytes, NodeCallError> {
+        let routing = self.log.routing();
+        let record =
+            routing.nodes.get(node).ok_or_else(|| NodeCallError::UnknownNode(node.clone()))?;
+        let answer = self
+            .transport
+            .send(NodeCall {
+                base: record.address.clone(),
+                key: record.key.clone(),
+                method,
+                path,
+                content_type: body.as_ref().map(|_| "application/json"),
+                body: body.unwrap_or_default(),
+                timeout,
+                answer_bytes_max: NodeCall::ANSWER_BYTES_MAX,
+            })
+            .await?;
+        let status = answer.status();
+        let body = answer.into_body();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let refusal = serde_json::from_slice::<ResponseError>(&body);
+        match refusal {
+            // Missing rights and "try again" are about the node, not about the client's data.
+            Ok(error) if status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 429) => {
+                Err(NodeCallError::Refused(error))
+            }
+            _ => Err(faulty(status.as_u16(), &body)),
+        }
+    }
+
+    /// One request whose answer is JSON.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`]; an answer of another shape is `Faulty`.
+    pub async fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        node: &NodeId,
+        method: Method,
+        path: String,
+        body: Option<&Value>,
+    ) -> Result<T, NodeCallError> {
+        let body = body.map(|value| Bytes::from(value.to_string()));
+        let answer = self.call(node, method, path, body, CONTROL_TIMEOUT).await?;
+        serde_json::from_slice(&answer).map_err(|_| faulty(200, &answer))
+    }
+
+    /// A request that makes a task; the node's number of it.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn enqueue(
+        &self,
+        node: &NodeId,
+        method: Method,
+        path: String,
+        body: Option<Bytes>,
+        timeout: Duration,
+    ) -> Result<u64, NodeCallError> {
+        let answer = self.call(node, method, path, body, timeout).await?;
+        match serde_json::from_slice::<Summary>(&answer) {
+            Ok(summary) => Ok(summary.task_uid),
+            Err(_) => Err(faulty(202, &answer)),
+        }
+    }
+
+    /// The node's tasks that match `query` (`uids=…`, `indexUids=…`), newest first.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn tasks(&self, node: &NodeId, query: &str) -> Result<Vec<NodeTask>, NodeCallError> {
+        let list: NodeTaskList =
+            self.json(node, Method::GET, format!("/tasks?{query}"), None).await?;
+        Ok(list.results)
+    }
+
+    /// The number of the node's newest task; `None` when it has none.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn newest_task(&self, node: &NodeId) -> Result<Option<u64>, NodeCallError> {
+        Ok(self.tasks(node, "limit=1").await?.first().map(|task| task.uid))
+    }
+}
+
+fn faulty(status: u16, body: &[u8]) -> NodeCallError {
+    const TEXT_BYTES_MAX: usize = 200;
+    let shown = body.get(..body.len().min(TEXT_BYTES_MAX)).unwrap_or_default();
+    NodeCallError::Faulty { status, text: String::from_utf8_lossy(shown).into_owned() }
+}

@@ -1,0 +1,206 @@
+//! An operation over all nodes of an index at once, at one place in every lane: settings,
+//! and creation, change and deletion of the index itself.
+//!
+//! Owns: one run of one operation. The writer starts it when every earlier task has ended and
+//! every lane it covers is idle, and gets [`WriterMessage::OperationEnded`]. Each operation is
+//! idempotent: after a crash it runs again from its start (safety rule 9).
+
+pub mod index;
+pub mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use miroir_storage::ids::{IndexUid, NodeId, TaskUid};
+use miroir_storage::commands::Fence;
+use miroir_wire::error::ResponseError;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::node_calls::{CONTROL_TIMEOUT, NodeCallError, NodeTask};
+use crate::node_tasks::NodeTasksMessage;
+use crate::pod::PodContext;
+use crate::writer::WriterMessage;
+use crate::writer::entries::Decision;
+
+/// Between tries while a node doesn't answer.
+const RETRY_WAIT: Duration = Duration::from_millis(500);
+
+/// What an operation does.
+#[derive(Clone, Debug)]
+pub enum OperationWork {
+    /// Merges this patch (JSON) into the index's settings, in two phases.
+    Settings {
+        /// The client's patch.
+        patch: String,
+    },
+    /// Creates the index on its nodes; refused when the task did not create it.
+    Create {
+        /// Whether this task bound the name.
+        creates: bool,
+        /// The requested primary key.
+        primary_key: Option<String>,
+    },
+    /// Changes the primary key.
+    Update {
+        /// The requested primary key.
+        primary_key: Option<String>,
+    },
+    /// Deletes the index from its nodes.
+    Delete,
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug)]
+pub struct OperationEnd {
+    /// The task's end.
+    pub decision: Decision,
+    /// What a node that catches up is sent at this place.
+    pub for_latecomers: Vec<Value>,
+    /// Nodes that took part to the end, with their newest task.
+    pub participants: Vec<(NodeId, Option<u64>)>,
+}
+
+/// How an operation starts.
+#[derive(Clone, Debug)]
+pub struct OperationArguments {
+    /// The pod.
+    pub pod: Arc<PodContext>,
+    /// Whom to report to.
+    pub writer: ActorRef<WriterMessage>,
+    /// The writer's fence.
+    pub fence: Fence,
+    /// The task.
+    pub task: TaskUid,
+    /// The client's name of the index, for messages.
+    pub name: String,
+    /// What to do.
+    pub work: OperationWork,
+    /// The nodes it covers.
+    pub nodes: Vec<NodeId>,
+}
+
+impl OperationArguments {
+    /// The index.
+    pub fn index(&self) -> &IndexUid {
+        &self.fence.index
+    }
+
+    /// Runs one request that makes a task on one node, to the task's end. `Ok(None)`: the node
+    /// is down and no longer needed, since it left every in-sync set.
+    pub async fn on_node(
+        &self,
+        node: &NodeId,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Option<NodeTask>, ResponseError> {
+        let body = body.map(|value| Bytes::from(value.to_string()));
+        loop {
+            let sent = self
+                .pod
+                .calls
+                .enqueue(node, method.clone(), path.to_owned(), body.clone(), CONTROL_TIMEOUT)
+                .await;
+            match sent {
+                Ok(uid) => match self.follow(node, uid).await {
+                    Some(task) if task.status == "succeeded" => return Ok(Some(task)),
+                    Some(NodeTask { error: Some(error), .. }) if error.code != "internal" => {
+                        return Err(error);
+                    }
+                    Some(_) | None => {}
+                },
+                Err(NodeCallError::Refused(error)) => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%node, %error, "operation waits for node");
+                }
+            }
+            if !self.is_needed(node) {
+                return Ok(None);
+            }
+            self.pod.seams.clock.sleep(RETRY_WAIT).await;
+        }
+    }
+
+    /// Whether the node still counts: it is up, or it is in an in-sync set all the same (the
+    /// last member of one never leaves).
+    pub fn is_needed(&self, node: &NodeId) -> bool {
+        if !self.pod.health.is_down(node) {
+            return true;
+        }
+        let routing = self.pod.log.routing();
+        routing.by_uid.get(self.index()).is_some_and(|index| {
+            crate::writer::lanes::in_sync_nodes(&index.groups).contains(node)
+        })
+    }
+
+    async fn follow(&self, node: &NodeId, uid: u64) -> Option<NodeTask> {
+        let follower = self.pod.follower(node)?;
+        let (reply, ended) = oneshot::channel();
+        follower.cast(NodeTasksMessage::Follow { uid, reply }).ok()?;
+        let mut ended = ended;
+        loop {
+            match tokio::time::timeout(Duration::from_secs(1), &mut ended).await {
+                Ok(end) => return end.ok().flatten(),
+                Err(_) if !self.is_needed(node) => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The newest task of each node that took part, for the lanes' marks.
+    pub async fn newest_tasks(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Option<u64>)> {
+        let mut newest = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let uid = self.pod.calls.newest_task(&node).await.ok().flatten();
+            newest.push((node, uid));
+        }
+        newest
+    }
+}
+
+/// The operation actor: one message, one run.
+#[derive(Debug)]
+pub struct Operation;
+
+#[ractor::async_trait]
+impl Actor for Operation {
+    type Msg = ();
+    type State = OperationArguments;
+    type Arguments = OperationArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<()>,
+        arguments: OperationArguments,
+    ) -> Result<OperationArguments, ActorProcessingErr> {
+        myself.cast(())?;
+        Ok(arguments)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<()>,
+        _run: (),
+        arguments: &mut OperationArguments,
+    ) -> Result<(), ActorProcessingErr> {
+        let end = match &arguments.work {
+            OperationWork::Settings { patch } => settings::run(arguments, patch).await,
+            OperationWork::Create { creates, primary_key } => {
+                index::create(arguments, *creates, primary_key.as_deref()).await
+            }
+            OperationWork::Update { primary_key } => {
+                index::update(arguments, primary_key.as_deref()).await
+            }
+            OperationWork::Delete => index::delete(arguments).await,
+        };
+        let _writer_gone = arguments
+            .writer
+            .cast(WriterMessage::OperationEnded { uid: arguments.task, end: Box::new(end) });
+        myself.stop(None);
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! Creating, changing and deleting an index on its nodes.
+
+use http::Method;
+use miroir_storage::commands::{Effect, Ending};
+use miroir_wire::document::primary_key_cannot_change;
+use miroir_wire::error::{ApiError, Code, ResponseError};
+use serde_json::{Value, json};
+
+use super::{OperationArguments, OperationEnd};
+use crate::node_settings::node_side;
+use crate::writer::entries::Decision;
+
+/// Creates the index with its settings on every node. A task whose name was bound already
+/// fails, in its turn, as Meilisearch's would.
+pub(super) async fn create(
+    arguments: &OperationArguments,
+    creates: bool,
+    primary_key: Option<&str>,
+) -> OperationEnd {
+    let details = Some(json!({ "primaryKey": primary_key }));
+    if !creates {
+        let refusal = ApiError::new(
+            Code::IndexAlreadyExists,
+            format!("Index `{}` already exists.", arguments.name),
+        );
+        return failed(arguments, details, refusal.into()).await;
+    }
+    let settings = match arguments.pod.log.routing().by_uid.get(arguments.index()) {
+        Some(index) => node_side(&index.settings),
+        None => json!({}),
+    };
+    let body = json!({ "uid": arguments.index().as_str(), "primaryKey": primary_key });
+    let path = format!("/indexes/{}/settings", arguments.index());
+    let on_each = arguments.nodes.iter().map(|node| async {
+        match arguments.on_node(node, Method::POST, "/indexes", Some(&body)).await {
+            Err(error) if error.code != "index_already_exists" => return Err(error),
+            _ => {}
+        }
+        arguments.on_node(node, Method::PATCH, &path, Some(&settings)).await.map(|_| ())
+    });
+    let results = futures::future::join_all(on_each).await;
+    match results.into_iter().find_map(Result::err) {
+        Some(error) => failed(arguments, details, error).await,
+        None => succeeded(arguments, details, Vec::new(), vec![settings]).await,
+    }
+}
+
+/// Changes the primary key, which Meilisearch allows while the index is empty.
+pub(super) async fn update(
+    arguments: &OperationArguments,
+    primary_key: Option<&str>,
+) -> OperationEnd {
+    let details = Some(json!({ "primaryKey": primary_key }));
+    let present = arguments
+        .pod
+        .log
+        .routing()
+        .by_uid
+        .get(arguments.index())
+        .and_then(|index| index.primary_key.clone());
+    let (Some(wanted), true) = (primary_key, primary_key != present.as_deref()) else {
+        return succeeded(arguments, details, Vec::new(), Vec::new()).await;
+    };
+    if let Some(present) = present
+        && holds_documents(arguments).await
+    {
+        return failed(arguments, details, primary_key_cannot_change(&present).into()).await;
+    }
+    let path = format!("/indexes/{}", arguments.index());
+    let body = json!({ "primaryKey": wanted });
+    let on_each = arguments
+        .nodes
+        .iter()
+        .map(|node| arguments.on_node(node, Method::PATCH, &path, Some(&body)));
+    let results = futures::future::join_all(on_each).await;
+    match results.into_iter().find_map(Result::err) {
+        Some(error) => failed(arguments, details, error).await,
+        None => {
+            let effects = vec![Effect::SetPrimaryKey(wanted.to_owned())];
+            succeeded(arguments, details, effects, Vec::new()).await
+        }
+    }
+}
+
+/// Deletes the index from every node that is up; a node that is away forgets it when it is
+/// provisioned or copied again, since the uid is never reused.
+pub(super) async fn delete(arguments: &OperationArguments) -> OperationEnd {
+    let deleted = count_documents(arguments).await;
+    let path = format!("/indexes/{}", arguments.index());
+    let on_each = arguments.nodes.iter().map(|node| async {
+        if arguments.pod.health.is_down(node) {
+            return;
+        }
+        match arguments.on_node(node, Method::DELETE, &path, None).await {
+            Err(error) if error.code != "index_not_found" => {
+                tracing::warn!(%node, code = error.code, "index could not be deleted from node");
+            }
+            _ => {}
+        }
+    });
+    futures::future::join_all(on_each).await;
+    let details = Some(json!({ "deletedDocuments": deleted }));
+    succeeded(arguments, details, vec![Effect::RemoveIndex], Vec::new()).await
+}
+
+async fn holds_documents(arguments: &OperationArguments) -> bool {
+    count_documents(arguments).await > 0
+}
+
+/// Documents over one group's nodes, each counted once.
+async fn count_documents(arguments: &OperationArguments) -> u64 {
+    let routing = arguments.pod.log.routing();
+    let Some(index) = routing.by_uid.get(arguments.index()) else { return 0 };
+    let mut best = 0;
+    for group in &index.groups {
+        let copies = group.shards.first().map_or(1, |shard| shard.replicas.len().max(1)) as u64;
+        let nodes: std::collections::BTreeSet<_> =
+            group.shards.iter().flat_map(|shard| &shard.replicas).collect();
+        let mut sum = 0;
+        for node in nodes {
+            let path = format!("/indexes/{}/stats", arguments.index());
+            let stats: Result<Value, _> =
+                arguments.pod.calls.json(node, Method::GET, path, None).await;
+            sum += stats.ok().and_then(|s| s.get("numberOfDocuments")?.as_u64()).unwrap_or(0);
+        }
+        best = best.max(sum / copies);
+    }
+    best
+}
+
+async fn succeeded(
+    arguments: &OperationArguments,
+    details: Option<Value>,
+    effects: Vec<Effect>,
+    for_latecomers: Vec<Value>,
+) -> OperationEnd {
+    let decision = Decision { ending: Ending::Succeeded, details, error: None, effects };
+    end(arguments, decision, for_latecomers).await
+}
+
+async fn failed(
+    arguments: &OperationArguments,
+    details: Option<Value>,
+    error: ResponseError,
+) -> OperationEnd {
+    let decision =
+        Decision { ending: Ending::Failed, details, error: Some(error), effects: Vec::new() };
+    end(arguments, decision, Vec::new()).await
+}
+
+async fn end(
+    arguments: &OperationArguments,
+    decision: Decision,
+    for_latecomers: Vec<Value>,
+) -> OperationEnd {
+    let nodes = arguments.nodes.iter().filter(|node| arguments.is_needed(node)).cloned().collect();
+    OperationEnd { decision, for_latecomers, participants: arguments.newest_tasks(nodes).await }
+}

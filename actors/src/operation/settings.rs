@@ -1,0 +1,177 @@
+//! Two-phase settings (spec 01, Settings): propose on every node, verify by reading back,
+//! commit with the task's end. A node task that fails is the client's error: everything is put
+//! back first. Only a read-back that differs after success is a mismatch: sent again, three
+//! times, and then the index stays closed to writes until the nodes agree.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::Method;
+use miroir_storage::commands::{Command, Effect, Ending};
+use miroir_storage::ids::NodeId;
+use miroir_wire::error::ResponseError;
+use miroir_wire::settings::Settings;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{OperationArguments, OperationEnd};
+use crate::node_settings::{canonical, node_side, shows, undo};
+use crate::writer::entries::Decision;
+
+/// Times settings are sent again when the read-back differs.
+const REISSUES_MAX: u32 = 3;
+/// Between rounds once writes are frozen; an alert is logged each time.
+const FROZEN_WAIT: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> OperationEnd {
+    let previous = match arguments.pod.log.routing().by_uid.get(arguments.index()) {
+        Some(index) => (*index.settings).clone(),
+        None => Settings::default(),
+    };
+    let details = serde_json::from_str::<Value>(patch).ok();
+    // The patch was checked when it was accepted.
+    let change = Settings::from_json(patch.as_bytes()).unwrap_or_default();
+    let mut merged = previous.clone();
+    merged.merge(&change);
+    let wanted = node_side(&merged);
+
+    mark_pending(arguments, true).await;
+    let mut round = 0;
+    loop {
+        if let Err(refusal) = propose(arguments, std::slice::from_ref(&wanted)).await {
+            tracing::info!(index = %arguments.index(), code = refusal.code, "settings refused by a node, putting the previous ones back");
+            put_back(arguments, &undo(&change, &previous)).await;
+            mark_pending(arguments, false).await;
+            return end(arguments, Ending::Failed, details, Some(refusal), Vec::new(), Vec::new())
+                .await;
+        }
+        match verify(arguments, &wanted).await {
+            Verification::Agreed => break,
+            // Every node reads back the same, only spelt otherwise than it was sent.
+            Verification::SameButDifferent if round >= REISSUES_MAX => {
+                tracing::warn!(index = %arguments.index(), "nodes agree on settings that read back differently");
+                break;
+            }
+            Verification::SameButDifferent | Verification::Mismatch => {
+                round += 1;
+                let wait = if round > REISSUES_MAX {
+                    tracing::error!(index = %arguments.index(), "nodes disagree on settings, writes of the index are frozen");
+                    FROZEN_WAIT
+                } else {
+                    Duration::from_millis(200 << round)
+                };
+                arguments.pod.seams.clock.sleep(wait).await;
+            }
+        }
+    }
+    let settings = serde_json::to_string(&merged).unwrap_or_else(|_| "{}".to_owned());
+    let effects = vec![Effect::CommitSettings { settings }];
+    end(arguments, Ending::Succeeded, details, None, effects, vec![wanted]).await
+}
+
+async fn end(
+    arguments: &OperationArguments,
+    ending: Ending,
+    details: Option<Value>,
+    error: Option<ResponseError>,
+    effects: Vec<Effect>,
+    for_latecomers: Vec<Value>,
+) -> OperationEnd {
+    let nodes = arguments.nodes.iter().filter(|node| arguments.is_needed(node)).cloned().collect();
+    OperationEnd {
+        decision: Decision { ending, details, error, effects },
+        for_latecomers,
+        participants: arguments.newest_tasks(nodes).await,
+    }
+}
+
+async fn mark_pending(arguments: &OperationArguments, pending: bool) {
+    let command = Command::MarkSettingsPending { fence: arguments.fence.clone(), pending };
+    if let Err(error) = arguments.pod.log.propose(command).await {
+        // Only a header depends on it.
+        tracing::warn!(%error, "settings phase could not be logged");
+    }
+}
+
+/// Sends the requests, one after the other, to every node side by side. The first refusal wins.
+async fn propose(arguments: &OperationArguments, requests: &[Value]) -> Result<(), ResponseError> {
+    let path = format!("/indexes/{}/settings", arguments.index());
+    let on_each = arguments.nodes.iter().map(|node| {
+        let path = &path;
+        async move {
+            for body in requests {
+                arguments.on_node(node, Method::PATCH, path, Some(body)).await?;
+            }
+            Ok(())
+        }
+    });
+    futures::future::join_all(on_each).await.into_iter().collect()
+}
+
+async fn put_back(arguments: &OperationArguments, requests: &[Value]) {
+    // What was in force before was accepted before; a refusal now can only be a broken node.
+    while let Err(error) = propose(arguments, requests).await {
+        tracing::error!(index = %arguments.index(), code = error.code, message = error.message,
+            "previous settings could not be put back, trying again");
+        arguments.pod.seams.clock.sleep(FROZEN_WAIT).await;
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verification {
+    Agreed,
+    SameButDifferent,
+    Mismatch,
+}
+
+async fn verify(arguments: &OperationArguments, wanted: &Value) -> Verification {
+    let path = format!("/indexes/{}/settings", arguments.index());
+    let mut read = BTreeMap::new();
+    for node in &arguments.nodes {
+        loop {
+            let answer: Result<Value, _> =
+                arguments.pod.calls.json(node, Method::GET, path.clone(), None).await;
+            match answer {
+                Ok(settings) => {
+                    read.insert(node.clone(), canonical(settings));
+                    break;
+                }
+                Err(_) if !arguments.is_needed(node) => break,
+                Err(_) => arguments.pod.seams.clock.sleep(super::RETRY_WAIT).await,
+            }
+        }
+    }
+    judge(&canonical(wanted.clone()), &read)
+}
+
+fn judge(wanted: &Value, read: &BTreeMap<NodeId, Value>) -> Verification {
+    let mut digests: Vec<_> =
+        read.values().map(|settings| Sha256::digest(settings.to_string().as_bytes())).collect();
+    digests.dedup();
+    if digests.len() > 1 {
+        return Verification::Mismatch;
+    }
+    match read.values().all(|settings| shows(wanted, settings)) {
+        true => Verification::Agreed,
+        false => Verification::SameButDifferent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn nodes_that_read_back_differently_are_a_mismatch() {
+        let wanted = json!({"stopWords": ["a"]});
+        let same = json!({"stopWords": ["a"], "dictionary": []});
+        let other = json!({"stopWords": ["b"], "dictionary": []});
+        let read = |a: &Value, b: &Value| {
+            BTreeMap::from([(NodeId::from("a"), a.clone()), (NodeId::from("b"), b.clone())])
+        };
+        assert_eq!(judge(&wanted, &read(&same, &same)), Verification::Agreed);
+        assert_eq!(judge(&wanted, &read(&same, &other)), Verification::Mismatch);
+        assert_eq!(judge(&wanted, &read(&other, &other)), Verification::SameButDifferent);
+    }
+}

@@ -1,0 +1,373 @@
+//! The root of a pod's supervision tree, and the feed from the log to its actors.
+//!
+//! ```text
+//! Pod ─┬─ NodeTasks/<node>     one per node: follows the node's tasks
+//!      ├─ HealthChecker        who is down
+//!      ├─ Registrar            tasks that no index owns
+//!      └─ Writer/<index> ─┬─ Lane/<node>    one per node that holds a shard
+//!                         ├─ Operation      settings, creation, deletion; while it runs
+//!                         └─ ReplicaCopy    while it runs
+//! ```
+//!
+//! Owns: the children and the order of log events. Does not own any agreed state. Restart
+//! policy: every child is started again, after [`RESTART_WAIT`], without limit: each rebuilds
+//! itself from the log and its marks, and a pod that gave up would stop acknowledged writes for
+//! good; repeated failures are logged each time. An event for a child that is down is not
+//! lost: the child loads what is open when it starts, and events reach it only after they were
+//! committed to the store it loads from.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use miroir_seams::{NodeTransport, Seams};
+use miroir_storage::commands::{Command, Outcome};
+use miroir_storage::ids::{IndexUid, NodeId, PodId};
+use miroir_storage::journal::Journal;
+use miroir_storage::log::{AppliedEvent, CoordinatorLog};
+use miroir_storage::tables::tasks;
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, HealthView};
+use crate::node_calls::NodeCalls;
+use crate::node_tasks::{NodeTasks, NodeTasksArguments, NodeTasksMessage};
+use crate::registrar::{Registrar, RegistrarMessage};
+use crate::writer::{Writer, WriterArguments, WriterMessage};
+
+/// Before a failed child is started again: long enough not to spin, short against time-outs.
+const RESTART_WAIT: Duration = Duration::from_millis(200);
+
+/// What a pod is configured with.
+#[derive(Clone, Copy, Debug)]
+pub struct PodConfig {
+    /// Shards of new indexes.
+    pub shards: u32,
+    /// Replicas per group of new indexes.
+    pub replication_factor: usize,
+    /// Health checks.
+    pub health: HealthConfig,
+}
+
+/// What every actor and the gateway's write path share. Cheap to hold, no locks on reads.
+#[derive(Debug)]
+pub struct PodContext {
+    /// This pod.
+    pub id: PodId,
+    /// Its configuration.
+    pub config: PodConfig,
+    /// The coordinator log.
+    pub log: CoordinatorLog,
+    /// The write journal.
+    pub journal: Journal,
+    /// Calls to nodes.
+    pub calls: NodeCalls,
+    /// Who is down.
+    pub health: HealthView,
+    /// Time, randomness, tasks.
+    pub seams: Seams,
+    followers: arc_swap::ArcSwap<BTreeMap<NodeId, ActorRef<NodeTasksMessage>>>,
+    root: OnceLock<ActorRef<PodMessage>>,
+}
+
+impl PodContext {
+    /// The context of a pod that is about to start.
+    pub fn new(
+        id: PodId,
+        config: PodConfig,
+        log: CoordinatorLog,
+        journal: Journal,
+        transport: Arc<dyn NodeTransport>,
+        seams: Seams,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            config,
+            calls: NodeCalls::new(transport, log.clone()),
+            log,
+            journal,
+            health: HealthView::default(),
+            seams,
+            followers: arc_swap::ArcSwap::default(),
+            root: OnceLock::new(),
+        })
+    }
+
+    /// The follower of a node's tasks, once it has started.
+    pub fn follower(&self, node: &NodeId) -> Option<ActorRef<NodeTasksMessage>> {
+        self.followers.load().get(node).cloned()
+    }
+}
+
+/// What the root is told.
+#[derive(Debug)]
+pub enum PodMessage {
+    /// The log applied an entry.
+    Applied(Box<AppliedEvent>),
+    /// A node went down or came back.
+    NodeHealthChanged {
+        /// The node.
+        node: NodeId,
+        /// Down now.
+        down: bool,
+    },
+    /// Time to start a child again.
+    Restart(Child),
+}
+
+/// The children by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Child {
+    /// Follows a node's tasks.
+    Follower(NodeId),
+    /// Health checks.
+    Health,
+    /// Tasks that no index owns.
+    Registrar,
+    /// An index's writer.
+    Writer(IndexUid),
+}
+
+/// The root actor.
+#[derive(Debug)]
+pub struct Pod;
+
+/// The root's state.
+#[derive(Debug)]
+pub struct PodState {
+    context: Arc<PodContext>,
+    names: BTreeMap<ActorId, Child>,
+    registrar: Option<ActorRef<RegistrarMessage>>,
+    writers: BTreeMap<IndexUid, ActorRef<WriterMessage>>,
+}
+
+/// Starts a pod's actors. The log must be open and the nodes written to it.
+///
+/// # Errors
+/// When a child can't start.
+pub async fn start_pod(context: Arc<PodContext>) -> Result<ActorRef<PodMessage>, ractor::SpawnErr> {
+    let (root, _) = Actor::spawn(None, Pod, context.clone()).await?;
+    let _started_once = context.root.set(root.clone());
+    Ok(root)
+}
+
+#[ractor::async_trait]
+impl Actor for Pod {
+    type Msg = PodMessage;
+    type State = PodState;
+    type Arguments = Arc<PodContext>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PodMessage>,
+        context: Arc<PodContext>,
+    ) -> Result<PodState, ActorProcessingErr> {
+        // Subscribed before anything is loaded, so that no entry falls in between.
+        let mut events = context.log.subscribe();
+        let mut state = PodState {
+            context: context.clone(),
+            names: BTreeMap::new(),
+            registrar: None,
+            writers: BTreeMap::new(),
+        };
+        release_orphans(&context)?;
+        let routing = context.log.routing();
+        let children = routing
+            .nodes
+            .keys()
+            .cloned()
+            .map(Child::Follower)
+            .chain([Child::Health, Child::Registrar])
+            .chain(routing.by_uid.keys().cloned().map(Child::Writer));
+        for child in children {
+            start_child(&myself, &mut state, child).await?;
+        }
+        let feed = myself.clone();
+        context.seams.tasks.spawn("log feed", async move {
+            while let Some(event) = events.recv().await {
+                if feed.cast(PodMessage::Applied(Box::new(event))).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PodMessage>,
+        message: PodMessage,
+        state: &mut PodState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PodMessage::Applied(event) => on_applied(&myself, state, &event).await,
+            PodMessage::NodeHealthChanged { node, down } => {
+                for writer in state.writers.values() {
+                    let change = WriterMessage::NodeHealthChanged { node: node.clone(), down };
+                    let _restarting = writer.cast(change);
+                }
+                Ok(())
+            }
+            PodMessage::Restart(child) => {
+                if let Err(error) = start_child(&myself, state, child.clone()).await {
+                    tracing::error!(?child, %error, "actor could not be started");
+                    restart_later(&myself, state, child);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<PodMessage>,
+        event: SupervisionEvent,
+        state: &mut PodState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (cell, failure): (ActorCell, Option<String>) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell, Some(error.to_string())),
+            SupervisionEvent::ActorTerminated(cell, ..) => (cell, None),
+            _ => return Ok(()),
+        };
+        let Some(child) = state.names.remove(&cell.get_id()) else { return Ok(()) };
+        match (&child, failure) {
+            // A writer stops by itself when its index is gone.
+            (Child::Writer(index), None) => {
+                state.writers.remove(index);
+            }
+            (_, failure) => {
+                tracing::error!(?child, error = failure, "actor failed, starting it again");
+                restart_later(&myself, state, child);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn restart_later(myself: &ActorRef<PodMessage>, state: &PodState, child: Child) {
+    let (myself, clock) = (myself.clone(), state.context.seams.clock.clone());
+    state.context.seams.tasks.spawn("actor restart", async move {
+        clock.sleep(RESTART_WAIT).await;
+        let _stopped = myself.cast(PodMessage::Restart(child));
+    });
+}
+
+async fn start_child(
+    myself: &ActorRef<PodMessage>,
+    state: &mut PodState,
+    child: Child,
+) -> Result<(), ActorProcessingErr> {
+    let context = state.context.clone();
+    let supervisor = myself.get_cell();
+    let id = match &child {
+        Child::Follower(node) => {
+            let arguments = NodeTasksArguments {
+                node: node.clone(),
+                calls: context.calls.clone(),
+                seams: context.seams.clone(),
+            };
+            let (actor, _) = Actor::spawn_linked(None, NodeTasks, arguments, supervisor).await?;
+            let id = actor.get_id();
+            context.followers.rcu(|followers| {
+                let mut followers = BTreeMap::clone(followers);
+                followers.insert(node.clone(), actor.clone());
+                followers
+            });
+            id
+        }
+        Child::Health => {
+            let arguments = HealthCheckerArguments {
+                config: context.config.health,
+                view: context.health.clone(),
+                calls: context.calls.clone(),
+                log: context.log.clone(),
+                seams: context.seams.clone(),
+                pod: myself.clone(),
+            };
+            let (actor, _) =
+                Actor::spawn_linked(None, HealthChecker, arguments, supervisor).await?;
+            actor.get_id()
+        }
+        Child::Registrar => {
+            let (actor, _) = Actor::spawn_linked(None, Registrar, context, supervisor).await?;
+            state.registrar = Some(actor.clone());
+            actor.get_id()
+        }
+        Child::Writer(index) => {
+            if !context.log.routing().by_uid.contains_key(index) {
+                state.writers.remove(index);
+                return Ok(());
+            }
+            let arguments = WriterArguments { pod: context, index: index.clone() };
+            let (actor, _) = Actor::spawn_linked(None, Writer, arguments, supervisor).await?;
+            state.writers.insert(index.clone(), actor.clone());
+            actor.get_id()
+        }
+    };
+    state.names.insert(id, child);
+    Ok(())
+}
+
+async fn on_applied(
+    myself: &ActorRef<PodMessage>,
+    state: &mut PodState,
+    event: &AppliedEvent,
+) -> Result<(), ActorProcessingErr> {
+    match (&event.command, &event.outcome) {
+        (Command::EnqueueTask(_), Outcome::Enqueued { uid, index }) => {
+            let Some(task) = tasks::read(state.context.log.engine(), *uid)? else { return Ok(()) };
+            let Some(index) = index else {
+                if let Some(registrar) = &state.registrar {
+                    let _restarting = registrar.cast(RegistrarMessage::Accepted(Box::new(task)));
+                }
+                return Ok(());
+            };
+            match state.writers.get(index) {
+                Some(writer) => {
+                    let _restarting = writer.cast(WriterMessage::Accepted(Box::new(task)));
+                }
+                // A new index; its writer loads the task by itself.
+                None => {
+                    let child = Child::Writer(index.clone());
+                    if let Err(error) = start_child(myself, state, child.clone()).await {
+                        tracing::error!(%index, %error, "writer could not be started");
+                        restart_later(myself, state, child);
+                    }
+                }
+            }
+        }
+        (Command::FinishTasks(endings), Outcome::Done) => {
+            tell_ended(state, endings.iter().map(|ending| ending.uid).collect());
+        }
+        (Command::CancelTasks { .. }, Outcome::Matched(uids)) => tell_ended(state, uids.clone()),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn tell_ended(state: &PodState, uids: Vec<miroir_storage::ids::TaskUid>) {
+    for writer in state.writers.values() {
+        let _restarting = writer.cast(WriterMessage::TasksEnded(uids.clone()));
+    }
+    if let Some(registrar) = &state.registrar {
+        let _restarting = registrar.cast(RegistrarMessage::TasksEnded);
+    }
+}
+
+/// Gives back journalled payloads that no open task needs: writes that were refused after they
+/// were journalled, and those whose tasks ended before the pod stopped.
+fn release_orphans(context: &PodContext) -> Result<(), ActorProcessingErr> {
+    let open = tasks::read_open(context.log.engine())?;
+    let needed: std::collections::BTreeSet<_> = open
+        .iter()
+        .filter_map(|task| task.work.payload())
+        .flat_map(|payload| &payload.holders)
+        .filter(|(pod, _)| *pod == context.id)
+        .map(|(_, sequence)| *sequence)
+        .collect();
+    for sequence in context.journal.sequences() {
+        if !needed.contains(&sequence) {
+            context.journal.release(sequence);
+        }
+    }
+    Ok(())
+}

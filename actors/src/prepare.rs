@@ -1,0 +1,190 @@
+//! Preparing a batch: primary key, ids, shards. All or nothing: one bad document fails the
+//! task before anything is sent.
+//!
+//! Pure, and run off the actors: a batch may hold 100 MB.
+
+use bytes::Bytes;
+use miroir_membership::placement::shard_of;
+use miroir_storage::ids::ShardId;
+use miroir_wire::content::DocumentBatch;
+use miroir_wire::document::{
+    document_id, infer_primary_key, no_primary_key_candidate, primary_key_cannot_change, value_at,
+};
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::settings::Settings;
+use serde_json::Value;
+
+/// A batch whose every document has a shard.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The attribute that holds the ids.
+    pub primary_key: String,
+    /// Where the documents lie.
+    pub bytes: Bytes,
+    /// Each document: its shard and its range in `bytes`.
+    pub documents: Vec<(ShardId, u32, u32)>,
+}
+
+/// What preparation needs to know of the index, as of the batch's place in the order.
+#[derive(Clone, Debug)]
+pub struct PrepareContext {
+    /// Agreed primary key.
+    pub index_primary_key: Option<String>,
+    /// The request's `primaryKey`.
+    pub request_primary_key: Option<String>,
+    /// Number of shards.
+    pub shards: u32,
+    /// Whether `_geo` is looked at (filterable or sortable).
+    pub checks_geo: bool,
+}
+
+impl PrepareContext {
+    /// Whether these settings make Meilisearch look at `_geo`.
+    pub fn looks_at_geo(settings: &Settings) -> bool {
+        let effective = settings.effective();
+        let holds_geo = |list: &str| {
+            effective.get(list).and_then(Value::as_array).is_some_and(|items| {
+                items.iter().any(|item| match item {
+                    Value::String(name) => name == "_geo",
+                    rule => rule
+                        .get("attributePatterns")
+                        .and_then(Value::as_array)
+                        .is_some_and(|patterns| patterns.iter().any(|p| p == "_geo")),
+                })
+            })
+        };
+        holds_geo("filterableAttributes") || holds_geo("sortableAttributes")
+    }
+}
+
+/// Gives every document its shard.
+///
+/// # Errors
+/// Meilisearch's own task errors: no or several primary key candidates, a primary key that
+/// can't change, a missing or invalid id, an invalid `_geo`.
+pub fn prepare(batch: DocumentBatch, context: &PrepareContext) -> Result<Prepared, ApiError> {
+    let primary_key = choose_primary_key(&batch, context)?;
+    let mut documents = Vec::with_capacity(batch.len());
+    for (range, document) in batch.ranges.iter().zip(batch.iter()) {
+        let id = document_id(document, &primary_key)
+            .map_err(|error| ApiError::new(error.code(), error.to_string()))?;
+        if context.checks_geo {
+            check_geo(&id, document)?;
+        }
+        documents.push((shard_of(&id, context.shards), range.0, range.1));
+    }
+    Ok(Prepared { primary_key, bytes: batch.bytes, documents })
+}
+
+fn choose_primary_key(batch: &DocumentBatch, context: &PrepareContext) -> Result<String, ApiError> {
+    match (&context.index_primary_key, &context.request_primary_key) {
+        (Some(present), Some(wanted)) if present != wanted => {
+            Err(primary_key_cannot_change(present))
+        }
+        (Some(present), _) => Ok(present.clone()),
+        (None, Some(wanted)) => Ok(wanted.clone()),
+        (None, None) => match batch.iter().next() {
+            Some(first) => infer_primary_key(first),
+            None => Err(no_primary_key_candidate()),
+        },
+    }
+}
+
+/// Meilisearch takes `_geo` as null or as an object of exactly `lat` and `lng`, each a number
+/// or a string that is one.
+fn check_geo(id: &str, document: &[u8]) -> Result<(), ApiError> {
+    let Some(raw) = value_at(document, "_geo") else { return Ok(()) };
+    let refuse = |what: String| {
+        Err(ApiError::new(
+            Code::InvalidDocumentGeoField,
+            format!("The `_geo` field in the document with the id: `\"{id}\"` {what}"),
+        ))
+    };
+    let value: Value = serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+    match &value {
+        Value::Null => Ok(()),
+        Value::Object(point) => {
+            let good = |axis: &str| match point.get(axis) {
+                Some(Value::Number(_)) => true,
+                Some(Value::String(text)) => text.parse::<f64>().is_ok_and(f64::is_finite),
+                _ => false,
+            };
+            if let Some(axis) = ["lat", "lng"].into_iter().find(|axis| point.get(*axis).is_none()) {
+                let name = if axis == "lat" { "latitude" } else { "longitude" };
+                return refuse(format!(
+                    "is missing {name}. Was expecting a `_geo.{axis}` field."
+                ))
+                .map_err(|error| ApiError {
+                    message: format!(
+                        "Could not find {name} in the document with the id: `\"{id}\"`. Was expecting a `_geo.{axis}` field."
+                    ),
+                    ..error
+                });
+            }
+            if let Some(axis) = ["lat", "lng"].into_iter().find(|axis| !good(axis)) {
+                let name = if axis == "lat" { "latitude" } else { "longitude" };
+                let found = point.get(axis).map(Value::to_string).unwrap_or_default();
+                return Err(ApiError::new(
+                    Code::InvalidDocumentGeoField,
+                    format!(
+                        "Could not parse {name} in the document with the id: `\"{id}\"`. Was expecting a finite number but instead got `{found}`."
+                    ),
+                ));
+            }
+            Ok(())
+        }
+        other => refuse(format!(
+            "is not an object. Was expecting an object with the `_geo.lat` and `_geo.lng` fields but instead got `{other}`."
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use miroir_wire::content::{PayloadKind, read_documents};
+
+    fn context() -> PrepareContext {
+        PrepareContext {
+            index_primary_key: None,
+            request_primary_key: None,
+            shards: 64,
+            checks_geo: true,
+        }
+    }
+
+    fn batch(json: &'static str) -> DocumentBatch {
+        match read_documents(PayloadKind::Json, &Bytes::from_static(json.as_bytes())) {
+            Ok(batch) => batch,
+            Err(error) => panic!("{}", error.message),
+        }
+    }
+
+    #[test]
+    fn one_bad_document_fails_the_batch() {
+        let bad = prepare(batch(r#"[{"id":1},{"id":"a b"}]"#), &context());
+        assert_eq!(bad.map(|_| ()).map_err(|error| error.code), Err(Code::InvalidDocumentId));
+        let missing = prepare(batch(r#"[{"id":1},{"title":"x"}]"#), &context());
+        assert_eq!(missing.map(|_| ()).map_err(|error| error.code), Err(Code::MissingDocumentId));
+        let geo = prepare(batch(r#"[{"id":1,"_geo":{"lat":"x","lng":1}}]"#), &context());
+        assert_eq!(geo.map(|_| ()).map_err(|error| error.code), Err(Code::InvalidDocumentGeoField));
+    }
+
+    #[test]
+    fn numbers_and_their_text_are_one_document() {
+        let prepared = prepare(batch(r#"[{"id":1},{"id":"1"}]"#), &context());
+        assert!(prepared.is_ok_and(|p| p.documents[0].0 == p.documents[1].0));
+    }
+
+    #[test]
+    fn the_agreed_key_wins_and_another_is_refused() {
+        let agreed = PrepareContext { index_primary_key: Some("isbn".into()), ..context() };
+        assert!(prepare(batch(r#"[{"id":1,"isbn":2}]"#), &agreed).is_ok_and(|p| p.primary_key == "isbn"));
+        let other = PrepareContext { request_primary_key: Some("id".into()), ..agreed };
+        let refused = prepare(batch(r#"[{"id":1,"isbn":2}]"#), &other);
+        assert_eq!(
+            refused.map(|_| ()).map_err(|error| error.code),
+            Err(Code::IndexPrimaryKeyAlreadyExists)
+        );
+    }
+}

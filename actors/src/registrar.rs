@@ -1,0 +1,210 @@
+//! Ends the tasks that no index's writer owns: swaps, cancellations, deletions of tasks, and
+//! tasks for an index that does not exist.
+//!
+//! Owns: nothing that is not in the log. Sent to by the log feed. A task waits until the tasks
+//! it names as predecessors have ended, so that everything of one name ends in order. A restart
+//! loads the open tasks again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use miroir_storage::commands::{Command, Effect, Ending, FinishTask, Outcome, Work};
+use miroir_storage::ids::TaskUid;
+use miroir_storage::log::ProposeError;
+use miroir_storage::routing::to_nanoseconds;
+use miroir_storage::tables::tasks::{self, TaskRecord};
+use miroir_wire::error::{ApiError, Code, ResponseError};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::pod::PodContext;
+use crate::task_details::ended_details;
+
+/// Between tries while the log takes nothing.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// What the registrar is told.
+#[derive(Debug)]
+pub enum RegistrarMessage {
+    /// The log accepted a task that no index owns.
+    Accepted(Box<TaskRecord>),
+    /// Some tasks ended: ours may be due.
+    TasksEnded,
+    /// The log answered.
+    Answered {
+        /// The task.
+        uid: TaskUid,
+        /// Its answer.
+        answer: Result<Outcome, ProposeError>,
+    },
+}
+
+/// The registrar actor.
+#[derive(Debug)]
+pub struct Registrar;
+
+/// The registrar's state.
+#[derive(Debug)]
+pub struct RegistrarState {
+    pod: Arc<PodContext>,
+    open: BTreeMap<TaskUid, TaskRecord>,
+    /// The task whose end is being logged: one at a time keeps them in order.
+    busy: Option<TaskUid>,
+}
+
+#[ractor::async_trait]
+impl Actor for Registrar {
+    type Msg = RegistrarMessage;
+    type State = RegistrarState;
+    type Arguments = Arc<PodContext>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RegistrarMessage>,
+        pod: Arc<PodContext>,
+    ) -> Result<RegistrarState, ActorProcessingErr> {
+        let open = tasks::read_open(pod.log.engine())?
+            .into_iter()
+            .filter(|task| task.index.is_none())
+            .map(|task| (task.uid, task))
+            .collect();
+        myself.cast(RegistrarMessage::TasksEnded)?;
+        Ok(RegistrarState { pod, open, busy: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<RegistrarMessage>,
+        message: RegistrarMessage,
+        state: &mut RegistrarState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RegistrarMessage::Accepted(task) => {
+                state.open.entry(task.uid).or_insert(*task);
+            }
+            RegistrarMessage::TasksEnded => {}
+            RegistrarMessage::Answered { uid, answer } => on_answered(&myself, state, uid, answer),
+        }
+        end_next(&myself, state)
+    }
+}
+
+fn on_answered(
+    myself: &ActorRef<RegistrarMessage>,
+    state: &mut RegistrarState,
+    uid: TaskUid,
+    answer: Result<Outcome, ProposeError>,
+) {
+    state.busy = None;
+    match answer {
+        Ok(_) => {
+            state.open.remove(&uid);
+        }
+        Err(error) => {
+            tracing::warn!(task = %uid, %error, "end of task could not be logged, trying again");
+            let (myself, clock) = (myself.clone(), state.pod.seams.clock.clone());
+            state.pod.seams.tasks.spawn("registrar retry", async move {
+                clock.sleep(RETRY_WAIT).await;
+                let _stopped = myself.cast(RegistrarMessage::TasksEnded);
+            });
+        }
+    }
+}
+
+/// Ends the first open task whose predecessors have ended.
+fn end_next(
+    myself: &ActorRef<RegistrarMessage>,
+    state: &mut RegistrarState,
+) -> Result<(), ActorProcessingErr> {
+    if state.busy.is_some() {
+        return Ok(());
+    }
+    let engine = state.pod.log.engine();
+    let mut due = None;
+    for task in state.open.values() {
+        let mut waits = false;
+        for before in &task.after {
+            waits |= tasks::read(engine, *before)?.is_some_and(|before| !before.ended());
+        }
+        if !waits {
+            due = Some(task.clone());
+            break;
+        }
+    }
+    let Some(task) = due else { return Ok(()) };
+    let uid = task.uid;
+    state.busy = Some(uid);
+    let (pod, myself) = (state.pod.clone(), myself.clone());
+    state.pod.seams.tasks.spawn("registrar proposal", async move {
+        let answer = end_task(&pod, &task).await;
+        let _stopped = myself.cast(RegistrarMessage::Answered { uid, answer });
+    });
+    Ok(())
+}
+
+async fn end_task(pod: &PodContext, task: &TaskRecord) -> Result<Outcome, ProposeError> {
+    let at = to_nanoseconds(pod.seams.clock.now());
+    let finish = |ending, affected, error: Option<ApiError>, effects| {
+        let error = error.map(ResponseError::from);
+        Command::FinishTasks(vec![FinishTask {
+            fence: None,
+            uid: task.uid,
+            ending,
+            details: Some(ended_details(&task.work, ending, affected).to_string()),
+            error: error.and_then(|error| serde_json::to_string(&error).ok()),
+            effects,
+            shows_index: false,
+            at,
+        }])
+    };
+    let fail = |error| finish(Ending::Failed, None, Some(error), Vec::new());
+    let command = match &task.work {
+        Work::SwapIndexes { pairs } => match missing(pod, pairs).as_slice() {
+            [] => {
+                let effects = vec![Effect::SwapNames { pairs: pairs.clone() }];
+                finish(Ending::Succeeded, None, None, effects)
+            }
+            [name] => fail(ApiError::index_not_found(name)),
+            names => {
+                let listed: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                fail(ApiError::new(
+                    Code::IndexNotFound,
+                    format!("Indexes {} not found.", listed.join(", ")),
+                ))
+            }
+        },
+        Work::CancelTasks { uids, .. } => {
+            let cancel = Command::CancelTasks { by: task.uid, uids: uids.clone(), at };
+            let canceled = matched(pod.log.propose(cancel).await?);
+            finish(Ending::Succeeded, Some(canceled), None, Vec::new())
+        }
+        Work::DeleteTasks { uids, .. } => {
+            let delete = Command::DeleteTasks { by: Some(task.uid), uids: uids.clone(), at };
+            let deleted = matched(pod.log.propose(delete).await?);
+            finish(Ending::Succeeded, Some(deleted), None, Vec::new())
+        }
+        _ => fail(ApiError::index_not_found(task.name.as_deref().unwrap_or_default())),
+    };
+    pod.log.propose(command).await
+}
+
+fn matched(outcome: Outcome) -> u64 {
+    match outcome {
+        Outcome::Matched(uids) => uids.len() as u64,
+        _ => 0,
+    }
+}
+
+/// The names of a swap that readers can't see; when one is missing nothing was flipped for
+/// writers either.
+fn missing(pod: &PodContext, pairs: &[(String, String)]) -> Vec<String> {
+    let routing = pod.log.routing();
+    let mut missing: Vec<String> = pairs
+        .iter()
+        .flat_map(|(a, b)| [a, b])
+        .filter(|name| !routing.indexes.contains_key(*name))
+        .cloned()
+        .collect();
+    missing.sort();
+    missing
+}

@@ -1,0 +1,60 @@
+//! `details` of a task, as Meilisearch names them, before and after its end.
+
+use miroir_storage::commands::{Ending, Work};
+use serde_json::{Value, json};
+
+/// What a task shows while it is open.
+pub fn open_details(work: &Work) -> Value {
+    match work {
+        Work::Documents { payload, .. } => {
+            json!({ "receivedDocuments": payload.count, "indexedDocuments": null })
+        }
+        Work::DeleteIds { payload, .. } => json!({
+            "providedIds": payload.count, "deletedDocuments": null, "originalFilter": null,
+        }),
+        Work::DeleteByFilter { filter } => json!({
+            "providedIds": 0, "deletedDocuments": null, "originalFilter": filter,
+        }),
+        Work::Clear => json!({ "deletedDocuments": null }),
+        Work::Settings { patch, .. } => serde_json::from_str(patch).unwrap_or(Value::Null),
+        Work::CreateIndex { primary_key } | Work::UpdateIndex { primary_key } => {
+            json!({ "primaryKey": primary_key })
+        }
+        Work::DeleteIndex => json!({ "deletedDocuments": null }),
+        Work::SwapIndexes { pairs } => json!({
+            "swaps": pairs.iter().map(|(a, b)| json!({ "indexes": [a, b] })).collect::<Vec<_>>(),
+        }),
+        Work::CancelTasks { original_filter, uids } => json!({
+            "matchedTasks": uids.len(), "canceledTasks": null, "originalFilter": original_filter,
+        }),
+        Work::DeleteTasks { original_filter, uids } => json!({
+            "matchedTasks": uids.len(), "deletedTasks": null, "originalFilter": original_filter,
+        }),
+    }
+}
+
+/// What an ended task shows; `affected` counts documents or tasks, each once.
+pub fn ended_details(work: &Work, ending: Ending, affected: Option<u64>) -> Value {
+    let mut details = open_details(work);
+    let counted = match ending {
+        Ending::Succeeded => affected,
+        // Meilisearch shows zero for what failed or was cancelled.
+        Ending::Failed | Ending::Canceled => Some(0),
+    };
+    let counter = match work {
+        Work::Documents { payload, .. } => {
+            let indexed = if ending == Ending::Succeeded { payload.count } else { 0 };
+            Some(("indexedDocuments", Some(indexed)))
+        }
+        Work::DeleteIds { .. } | Work::DeleteByFilter { .. } | Work::Clear | Work::DeleteIndex => {
+            Some(("deletedDocuments", counted))
+        }
+        Work::CancelTasks { .. } => Some(("canceledTasks", counted)),
+        Work::DeleteTasks { .. } => Some(("deletedTasks", counted)),
+        _ => None,
+    };
+    if let (Some((name, value)), Value::Object(details)) = (counter, &mut details) {
+        details.insert(name.to_owned(), json!(value));
+    }
+    details
+}

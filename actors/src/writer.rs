@@ -1,0 +1,419 @@
+//! The writer of one index: it alone orders and sends the index's writes.
+//!
+//! Owns: the queue of the index's open tasks, where each lane stands, and the hold while a
+//! replica is copied. Does not own: what is agreed (the log is asked and told), the payloads
+//! (journal), the sending (lanes). Sent to by the log feed (accepted and ended tasks), its
+//! lanes, its operations and copies, and the health checker. Upholds safety rules 1, 2, 5, 6, 9.
+//!
+//! A restart loses nothing: open tasks come from the log, lanes from their marks. A replica that
+//! was out of sync before the restart is copied anew, since what it missed may be gone.
+//!
+//! Each message ends in [`advance`], which does all that has become possible:
+//! ```text
+//! task: Waiting -> Starting -> Started -> Preparing -> Ready -> Decided -> Finishing -> Ended
+//!           (log)                 (off-actor)      (lanes or operation)   (log)
+//! ```
+
+pub mod entries;
+pub mod lanes;
+mod replicas;
+mod steps;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use miroir_storage::commands::{Command, Fence, Outcome};
+use miroir_storage::ids::{IndexUid, NodeId, TaskUid};
+use miroir_storage::log::ProposeError;
+use miroir_storage::tables::lane_marks::{self, LaneMark};
+use miroir_storage::tables::tasks::{self, TaskRecord};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::time::Instant;
+
+use self::entries::{Decision, Entry, Sendable};
+use self::lanes::{LaneView, Standing, held_shards, in_sync_nodes};
+use crate::lane::deliver::{Delivery, RunEnd};
+use crate::lane::job::{Job, JobTarget};
+use crate::lane::{Lane, LaneArguments};
+use crate::operation::OperationEnd;
+use crate::pod::PodContext;
+
+/// How often lag, retries and standstill are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// After a failed copy, before the next try.
+const COPY_RETRY_WAIT: Duration = Duration::from_secs(10);
+
+/// What a writer is told.
+#[derive(Debug)]
+pub enum WriterMessage {
+    /// The log accepted a task of this index.
+    Accepted(Box<TaskRecord>),
+    /// Some tasks ended, here or elsewhere; one of ours may wait for them or be cancelled.
+    TasksEnded(Vec<TaskUid>),
+    /// The log answered `StartTasks`.
+    Started {
+        /// The tasks.
+        uids: Vec<TaskUid>,
+        /// Its answer.
+        answer: Result<Outcome, ProposeError>,
+    },
+    /// A payload was read and checked.
+    Prepared {
+        /// Its task.
+        uid: TaskUid,
+        /// What lanes send, or how the task ends at once; `None` when the store failed.
+        result: Option<Result<Sendable, Box<Decision>>>,
+    },
+    /// A lane's run ended.
+    LaneEnded {
+        /// The lane's node.
+        node: NodeId,
+        /// The run.
+        job: Job,
+        /// How.
+        end: RunEnd,
+    },
+    /// An operation ended.
+    OperationEnded {
+        /// Its task.
+        uid: TaskUid,
+        /// How.
+        end: Box<OperationEnd>,
+    },
+    /// A copy ended; `newest_task` of the target when it succeeded.
+    CopyEnded {
+        /// The node that was filled.
+        target: NodeId,
+        /// Its newest task.
+        newest_task: Option<u64>,
+    },
+    /// The log answered `FinishTasks`.
+    Finished {
+        /// The tasks.
+        uids: Vec<TaskUid>,
+        /// Its answer.
+        answer: Result<Outcome, ProposeError>,
+    },
+    /// The log answered a change of in-sync sets.
+    InSyncChanged {
+        /// The node.
+        node: NodeId,
+        /// It joined, else left.
+        joined: bool,
+        /// Its answer.
+        answer: Result<Outcome, ProposeError>,
+    },
+    /// A node went down or came back.
+    NodeHealthChanged {
+        /// The node.
+        node: NodeId,
+        /// Down now.
+        down: bool,
+    },
+    /// Time to look for lag and retries.
+    Tick,
+}
+
+/// The writer actor.
+#[derive(Debug)]
+pub struct Writer;
+
+/// How a writer starts.
+#[derive(Clone, Debug)]
+pub struct WriterArguments {
+    /// The pod.
+    pub pod: Arc<PodContext>,
+    /// The index.
+    pub index: IndexUid,
+}
+
+/// A writer's state.
+#[derive(Debug)]
+pub struct WriterState {
+    pod: Arc<PodContext>,
+    fence: Fence,
+    /// In task order; ended ones stay while a lane that catches up needs them.
+    entries: VecDeque<Entry>,
+    /// One per node that holds a shard of the index.
+    lanes: BTreeMap<NodeId, LaneView>,
+    /// The barrier whose operation is under way.
+    operation: Option<TaskUid>,
+    /// A replica is to be copied, or is being copied.
+    hold: Option<Hold>,
+    /// Not before this is a failed copy tried again.
+    copy_after: Instant,
+    /// A `FinishTasks` is in flight: the next waits, so that tasks end in order.
+    finishing: bool,
+    /// The index was deleted; the writer stops.
+    done: bool,
+}
+
+/// Every lane stops at one place while a node is filled.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// The node to fill.
+    pub target: NodeId,
+    /// The last task that lanes may pass; `None` when nothing was sent yet.
+    pub limit: Option<TaskUid>,
+    /// The copy runs.
+    pub copying: bool,
+}
+
+#[ractor::async_trait]
+impl Actor for Writer {
+    type Msg = WriterMessage;
+    type State = WriterState;
+    type Arguments = WriterArguments;
+
+    /// Takes a new epoch, loads what is open, starts the lanes where their marks stand.
+    async fn pre_start(
+        &self,
+        myself: ActorRef<WriterMessage>,
+        arguments: WriterArguments,
+    ) -> Result<WriterState, ActorProcessingErr> {
+        let WriterArguments { pod, index } = arguments;
+        let role = miroir_storage::tables::roles::writer_role(&index);
+        let take = Command::TakeEpoch { role, pod: pod.id.clone() };
+        let Outcome::Epoch(epoch) = pod.log.propose(take).await? else {
+            return Err("the log did not grant an epoch".into());
+        };
+        let routing = pod.log.routing();
+        let placed = routing.by_uid.get(&index).cloned().ok_or("the index is gone")?;
+        let open = tasks::read_open(pod.log.engine())?;
+        let mut entries: VecDeque<Entry> = open
+            .into_iter()
+            .filter(|task| task.index.as_ref() == Some(&index))
+            .map(Entry::new)
+            .collect();
+        let in_sync = in_sync_nodes(&placed.groups);
+        let mut lanes = BTreeMap::new();
+        for (node, held) in held_shards(&placed.groups) {
+            let mark = lane_marks::load(pod.log.engine(), &index, &node)?;
+            for (uid, outcome) in &mark.notable {
+                let entry = entries.iter_mut().find(|entry| entry.task.uid == *uid);
+                if let (Some(entry), Ok(outcome)) = (entry, serde_json::from_str(outcome)) {
+                    entry.results.insert(node.clone(), outcome);
+                }
+            }
+            let target =
+                JobTarget { index: index.clone(), shards: placed.shards, held: held.clone() };
+            let delivery = Delivery {
+                node: node.clone(),
+                target,
+                calls: pod.calls.clone(),
+                follower: pod.follower(&node).ok_or("a node has no follower")?,
+                log: pod.log.clone(),
+                seams: pod.seams.clone(),
+            };
+            let lane_arguments = LaneArguments { writer: myself.clone(), delivery };
+            let (actor, _) =
+                Actor::spawn_linked(None, Lane, lane_arguments, myself.get_cell()).await?;
+            let view = LaneView {
+                actor,
+                held,
+                passed: mark.through,
+                busy: false,
+                provisioned: mark.provisioned,
+                standing: if in_sync.contains(&node) {
+                    Standing::Current
+                } else {
+                    Standing::NeedsCopy
+                },
+                moved_at: pod.seams.clock.instant(),
+            };
+            lanes.insert(node, view);
+        }
+        schedule_tick(&myself, &pod);
+        let copy_after = pod.seams.clock.instant();
+        myself.cast(WriterMessage::TasksEnded(Vec::new()))?;
+        Ok(WriterState {
+            pod,
+            fence: Fence { index, epoch },
+            entries,
+            lanes,
+            operation: None,
+            hold: None,
+            copy_after,
+            finishing: false,
+            done: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<WriterMessage>,
+        message: WriterMessage,
+        state: &mut WriterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            WriterMessage::Accepted(task) => on_accepted(state, *task),
+            WriterMessage::TasksEnded(uids) => on_tasks_ended(state, &uids)?,
+            WriterMessage::Started { uids, answer } => steps::on_started(state, &uids, answer)?,
+            WriterMessage::Prepared { uid, result } => steps::on_prepared(state, uid, result),
+            WriterMessage::LaneEnded { node, job, end } => {
+                steps::on_lane_ended(&myself, state, &node, &job, end);
+            }
+            WriterMessage::OperationEnded { uid, end } => {
+                on_operation_ended(state, uid, *end)?;
+            }
+            WriterMessage::CopyEnded { target, newest_task } => {
+                on_copy_ended(state, &target, newest_task)?;
+            }
+            WriterMessage::Finished { uids, answer } => steps::on_finished(state, &uids, answer)?,
+            WriterMessage::InSyncChanged { node, joined, answer } => {
+                replicas::on_in_sync_changed(state, &node, joined, answer)?;
+            }
+            WriterMessage::NodeHealthChanged { node, down } => {
+                if down {
+                    replicas::leave(&myself, state, &node, "node is down");
+                }
+            }
+            WriterMessage::Tick => on_tick(&myself, state),
+        }
+        steps::advance(&myself, state).await?;
+        if state.done {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+
+    /// A lane, operation or copy that fails stops the writer with an error; the pod starts the
+    /// writer again, from the log and the marks. Orderly ends of operations and copies are expected.
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<WriterMessage>,
+        event: SupervisionEvent,
+        state: &mut WriterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(_, error) => {
+                tracing::error!(index = %state.fence.index, %error, "part of a writer failed");
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn schedule_tick(myself: &ActorRef<WriterMessage>, pod: &PodContext) {
+    let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
+    pod.seams.tasks.spawn("writer tick", async move {
+        clock.sleep(TICK).await;
+        let _stopped = myself.cast(WriterMessage::Tick);
+    });
+}
+
+fn on_accepted(state: &mut WriterState, task: TaskRecord) {
+    // Loaded at start, or told twice.
+    let known = state.entries.back().is_some_and(|last| last.task.uid >= task.uid);
+    if !known && !task.ended() {
+        let now = state.pod.seams.clock.instant();
+        for lane in state.lanes.values_mut().filter(|lane| !lane.busy) {
+            lane.moved_at = now;
+        }
+        state.entries.push_back(Entry::new(task));
+    }
+}
+
+fn on_tasks_ended(state: &mut WriterState, uids: &[TaskUid]) -> Result<(), ActorProcessingErr> {
+    // Ours end through `Finished`, except for those that a cancellation ended.
+    for uid in uids {
+        let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == *uid) else {
+            continue;
+        };
+        if matches!(entry.stage, entries::Stage::Waiting | entries::Stage::Starting) {
+            entry.stage = entries::Stage::Ended;
+            entry.sendable = Some(Sendable::Nothing);
+        }
+    }
+    Ok(())
+}
+
+fn on_operation_ended(
+    state: &mut WriterState,
+    uid: TaskUid,
+    end: OperationEnd,
+) -> Result<(), ActorProcessingErr> {
+    state.operation = None;
+    for (node, newest) in &end.participants {
+        let mark = LaneMark {
+            through: Some(uid),
+            open: None,
+            node_task: *newest,
+            provisioned: true,
+            notable: Vec::new(),
+        };
+        pass_lane(state, node, mark)?;
+    }
+    if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
+        entry.sendable = Some(if end.for_latecomers.is_empty() {
+            Sendable::Nothing
+        } else {
+            Sendable::Settings(end.for_latecomers)
+        });
+        entry.stage = entries::Stage::Decided(Box::new(end.decision));
+    }
+    Ok(())
+}
+
+fn on_copy_ended(
+    state: &mut WriterState,
+    target: &NodeId,
+    newest_task: Option<u64>,
+) -> Result<(), ActorProcessingErr> {
+    let Some(hold) = state.hold.take() else { return Ok(()) };
+    match newest_task {
+        None => state.copy_after = state.pod.seams.clock.instant() + COPY_RETRY_WAIT,
+        Some(newest) => {
+            let mark = LaneMark {
+                through: hold.limit,
+                open: None,
+                node_task: Some(newest),
+                provisioned: true,
+                notable: Vec::new(),
+            };
+            pass_lane(state, target, mark)?;
+            if let Some(lane) = state.lanes.get_mut(target) {
+                lane.standing = Standing::CatchingUp;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves a lane to where an operation or a copy has brought its node. Only forward.
+fn pass_lane(
+    state: &mut WriterState,
+    node: &NodeId,
+    mark: LaneMark,
+) -> Result<(), ActorProcessingErr> {
+    let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
+    lane_marks::save(
+        state.pod.log.engine(),
+        &state.fence.index,
+        node,
+        &mark,
+        miroir_storage::engine::Durability::Synced,
+    )?;
+    lane.passed = mark.through;
+    lane.provisioned = mark.provisioned;
+    lane.moved_at = state.pod.seams.clock.instant();
+    lane.actor.cast(crate::lane::LaneMessage::Reset(mark))?;
+    Ok(())
+}
+
+fn on_tick(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+    schedule_tick(myself, &state.pod);
+    let now = state.pod.seams.clock.instant();
+    let required = steps::required(state);
+    for node in lanes::lagging(&state.lanes, &required, now) {
+        replicas::leave(myself, state, &node, "lane lags behind");
+    }
+    // A node that was down when its change could not be logged is tried again.
+    for node in state.pod.health.down().iter() {
+        if state.lanes.get(node).is_some_and(|lane| lane.standing == Standing::Current) {
+            replicas::leave(myself, state, node, "node is down");
+        }
+    }
+}

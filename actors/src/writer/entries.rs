@@ -1,0 +1,398 @@
+//! The writer's queue: one entry a task, and the rules over it. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use miroir_storage::commands::{Effect, Ending, Work};
+use miroir_storage::ids::{NodeId, ShardId, TaskUid};
+use miroir_storage::tables::tasks::{TaskRecord, TaskState};
+use miroir_wire::error::ResponseError;
+use serde_json::Value;
+
+use crate::lane::job::{Job, JobWork, PartOutcome};
+use crate::prepare::Prepared;
+
+/// Tasks joined into one request at most; a node reports one outcome for all of them.
+pub const JOINED_TASKS_MAX: usize = 1000;
+/// Bytes of documents joined into one request at most (one task alone may have more).
+pub const JOINED_BYTES_MAX: usize = 48 << 20;
+/// Tasks marked as processing ahead of the slowest lane.
+pub const STARTED_AHEAD_MAX: usize = 2000;
+/// Prepared bytes kept in memory per index.
+pub const PREPARED_BYTES_MAX: usize = 96 << 20;
+
+/// How far an entry is.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Accepted; not yet marked as processing.
+    Waiting,
+    /// Being marked as processing in the log.
+    Starting,
+    /// Processing; its payload is to be read and checked.
+    Started,
+    /// Being read and checked.
+    Preparing,
+    /// Lanes may send it.
+    Ready(Sendable),
+    /// Its end is known, not yet in the log.
+    Decided(Box<Decision>),
+    /// Being written to the log.
+    Finishing(Box<Decision>),
+    /// Over. Kept while a lane that catches up needs it.
+    Ended,
+}
+
+/// What lanes send of an entry.
+#[derive(Clone, Debug)]
+pub enum Sendable {
+    /// Documents.
+    Documents(Arc<Prepared>),
+    /// Ids to delete, with their shards.
+    Ids(Arc<Vec<(ShardId, String)>>),
+    /// A filter deletion.
+    Filter(Value),
+    /// Delete everything.
+    Clear,
+    /// Settings that were agreed: what a node that catches up is sent.
+    Settings(Vec<Value>),
+    /// Done by an operation over all nodes at once, which waits for every earlier task.
+    Barrier,
+    /// Nothing: it failed before anything was sent.
+    Nothing,
+}
+
+/// How a task ends, and what follows.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The ending.
+    pub ending: Ending,
+    /// `details`.
+    pub details: Option<Value>,
+    /// `error`.
+    pub error: Option<ResponseError>,
+    /// What else changes.
+    pub effects: Vec<Effect>,
+}
+
+/// One task of the index.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The task as accepted.
+    pub task: TaskRecord,
+    /// How far it is.
+    pub stage: Stage,
+    /// What lanes send; kept after the end for those that catch up.
+    pub sendable: Option<Sendable>,
+    /// What each node's lane reported.
+    pub results: BTreeMap<NodeId, PartOutcome>,
+}
+
+impl Entry {
+    /// The entry of an accepted task.
+    pub fn new(task: TaskRecord) -> Self {
+        let stage = match task.state {
+            TaskState::Enqueued => Stage::Waiting,
+            TaskState::Processing => Stage::Started,
+            TaskState::Ended(_) => Stage::Ended,
+        };
+        Self { task, stage, sendable: None, results: BTreeMap::new() }
+    }
+
+    /// Whether it needs every earlier task to have ended and runs over all nodes at once.
+    pub fn is_barrier(&self) -> bool {
+        matches!(
+            self.task.work,
+            Work::Settings { .. } | Work::CreateIndex { .. } | Work::UpdateIndex { .. } | Work::DeleteIndex
+        )
+    }
+
+    /// Whether the log has its end.
+    pub fn ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended)
+    }
+
+    /// Bytes it keeps in memory.
+    pub fn bytes(&self) -> usize {
+        match &self.sendable {
+            Some(Sendable::Documents(prepared)) => {
+                prepared.bytes.len() + prepared.documents.len() * size_of::<(ShardId, u32, u32)>()
+            }
+            Some(Sendable::Ids(ids)) => ids.iter().map(|(_, id)| id.len() + 32).sum(),
+            _ => 0,
+        }
+    }
+}
+
+/// The tasks to mark as processing now: in order, none past an unfinished barrier, none whose
+/// predecessors in other queues are open.
+pub fn startable(entries: &VecDeque<Entry>, is_open: impl Fn(TaskUid) -> bool) -> Vec<TaskUid> {
+    let mut found = Vec::new();
+    for entry in entries.iter().filter(|entry| !entry.ended()).take(STARTED_AHEAD_MAX) {
+        if matches!(entry.stage, Stage::Waiting) {
+            if entry.task.after.iter().any(|uid| is_open(*uid)) {
+                break;
+            }
+            found.push(entry.task.uid);
+        }
+        if entry.is_barrier() {
+            break;
+        }
+    }
+    found
+}
+
+/// The entry to prepare next: the first that is started, if none is being prepared, memory
+/// allows, and no barrier before it is unfinished (its outcome may change what is checked).
+pub fn preparable(entries: &VecDeque<Entry>) -> Option<usize> {
+    let kept: usize = entries.iter().map(Entry::bytes).sum();
+    for (n, entry) in entries.iter().enumerate() {
+        match entry.stage {
+            Stage::Preparing | Stage::Waiting | Stage::Starting => return None,
+            Stage::Started => {
+                let first = entries.iter().take(n).all(Entry::ended);
+                return (first || kept < PREPARED_BYTES_MAX).then_some(n);
+            }
+            _ if entry.is_barrier() && !entry.ended() => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The next run for a lane that has applied everything up to `passed`; `None` when it must
+/// wait. `limit` stops it at a hold.
+pub fn next_run(
+    entries: &VecDeque<Entry>,
+    passed: Option<TaskUid>,
+    limit: Option<TaskUid>,
+) -> Option<Job> {
+    let mut pending = entries
+        .iter()
+        .filter(|entry| passed.is_none_or(|passed| entry.task.uid > passed))
+        .take_while(|entry| limit.is_none_or(|limit| entry.task.uid <= limit))
+        .peekable();
+    let first = pending.next()?;
+    let mut job = Job {
+        first: first.task.uid,
+        last: first.task.uid,
+        work: work_of(first)?,
+    };
+    let mut bytes = first.bytes();
+    for next in pending.take(JOINED_TASKS_MAX - 1) {
+        let Some(work) = work_of(next) else { break };
+        bytes += next.bytes();
+        if bytes > JOINED_BYTES_MAX || !join(&mut job.work, work) {
+            break;
+        }
+        job.last = next.task.uid;
+    }
+    Some(job)
+}
+
+fn work_of(entry: &Entry) -> Option<JobWork> {
+    let uid = entry.task.uid;
+    Some(match entry.sendable.as_ref()? {
+        Sendable::Documents(prepared) => JobWork::Documents {
+            partial: matches!(entry.task.work, Work::Documents { partial: true, .. }),
+            parts: vec![(uid, prepared.clone())],
+        },
+        Sendable::Ids(ids) => JobWork::DeleteIds { parts: vec![(uid, ids.clone())] },
+        Sendable::Filter(filter) => JobWork::DeleteByFilter { filter: filter.clone() },
+        Sendable::Clear => JobWork::Clear,
+        Sendable::Settings(requests) => JobWork::Settings { requests: requests.clone() },
+        Sendable::Nothing => JobWork::Pass,
+        Sendable::Barrier => return None,
+    })
+}
+
+/// Adds `next` to `work` when both are of one kind. Barriers and filter deletions stay alone,
+/// and so do deletions by id, whose tasks each say how many documents they deleted.
+fn join(work: &mut JobWork, next: JobWork) -> bool {
+    match (work, next) {
+        (JobWork::Pass, JobWork::Pass) => true,
+        (
+            JobWork::Documents { partial, parts },
+            JobWork::Documents { partial: of_next, parts: mut more },
+        ) => {
+            let same_key = match (parts.first(), more.first()) {
+                (Some((_, a)), Some((_, b))) => a.primary_key == b.primary_key,
+                _ => false,
+            };
+            let fits = *partial == of_next && same_key;
+            if fits {
+                parts.append(&mut more);
+            }
+            fits
+        }
+        _ => false,
+    }
+}
+
+/// What the reports of the replicas that count make of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Somebody has not reported yet.
+    Open,
+    /// Applied; these replicas refused it alone and must leave the in-sync set.
+    Applied {
+        /// They no longer equal the others.
+        failed_alone: Vec<NodeId>,
+    },
+    /// Every replica refused it.
+    Refused(ResponseError),
+}
+
+/// Spec 01, Writes 6: the same refusal by every in-sync replica fails the task; success on any
+/// makes it succeed, and those that failed alone leave the set.
+pub fn judge(results: &BTreeMap<NodeId, PartOutcome>, required: &[NodeId]) -> Verdict {
+    let mut failed_alone = Vec::new();
+    let mut refusal = None;
+    let mut applied = false;
+    for node in required {
+        match results.get(node) {
+            None => return Verdict::Open,
+            Some(PartOutcome::Applied { .. }) => applied = true,
+            Some(PartOutcome::Refused(error)) => {
+                failed_alone.push(node.clone());
+                refusal.get_or_insert_with(|| error.clone());
+            }
+        }
+    }
+    match (applied, refusal) {
+        (false, Some(error)) => Verdict::Refused(error),
+        (false, None) => Verdict::Open,
+        (true, _) => Verdict::Applied { failed_alone },
+    }
+}
+
+/// Drops entries from the front that no lane needs; returns the journalled payloads they had.
+pub fn trim(entries: &mut VecDeque<Entry>, needed_after: Option<TaskUid>) -> Vec<Entry> {
+    let mut dropped = Vec::new();
+    while let Some(front) = entries.front() {
+        let needed = needed_after.is_none_or(|passed| front.task.uid > passed);
+        if !front.ended() || needed {
+            break;
+        }
+        dropped.extend(entries.pop_front());
+    }
+    dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use miroir_storage::commands::PayloadRef;
+
+    fn task(uid: u32, work: Work) -> TaskRecord {
+        TaskRecord {
+            uid: TaskUid(uid),
+            name: None,
+            index: None,
+            work,
+            creates_index: false,
+            after: Vec::new(),
+            state: TaskState::Processing,
+            details: None,
+            error: None,
+            canceled_by: None,
+            custom_metadata: None,
+            enqueued_at: 0,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    fn documents(uid: u32, partial: bool) -> Entry {
+        let payload = PayloadRef { holders: Vec::new(), bytes: 0, count: 1 };
+        let work = Work::Documents { partial, primary_key: None, payload };
+        let prepared = Prepared {
+            primary_key: "id".into(),
+            bytes: Bytes::from_static(b"{}"),
+            documents: vec![(ShardId(0), 0, 2)],
+        };
+        let sendable = Sendable::Documents(Arc::new(prepared));
+        Entry { sendable: Some(sendable), ..Entry::new(task(uid, work)) }
+    }
+
+    fn single(uid: u32, work: Work, sendable: Sendable) -> Entry {
+        Entry { sendable: Some(sendable), ..Entry::new(task(uid, work)) }
+    }
+
+    fn filter(uid: u32) -> Entry {
+        let work = Work::DeleteByFilter { filter: "\"a = 1\"".into() };
+        single(uid, work, Sendable::Filter(Value::from("a = 1")))
+    }
+
+    fn run_of(entries: &VecDeque<Entry>, passed: Option<u32>) -> Option<(u32, u32)> {
+        next_run(entries, passed.map(TaskUid), None).map(|job| (job.first.0, job.last.0))
+    }
+
+    #[test]
+    fn runs_never_join_across_a_filter_deletion_or_another_method() {
+        let entries = VecDeque::from([
+            documents(1, false),
+            documents(2, false),
+            documents(3, true),
+            filter(4),
+            documents(5, false),
+        ]);
+        assert_eq!(run_of(&entries, None), Some((1, 2)));
+        assert_eq!(run_of(&entries, Some(2)), Some((3, 3)));
+        assert_eq!(run_of(&entries, Some(3)), Some((4, 4)));
+        assert_eq!(run_of(&entries, Some(4)), Some((5, 5)));
+        assert_eq!(run_of(&entries, Some(5)), None);
+    }
+
+    #[test]
+    fn a_lane_waits_at_a_barrier() {
+        let settings = Work::Settings { patch: "{}".into(), is_deletion: false };
+        let mut entries = VecDeque::from([
+            single(1, settings, Sendable::Barrier),
+            documents(2, false),
+        ]);
+        assert_eq!(run_of(&entries, None), None);
+        entries[0].sendable = Some(Sendable::Settings(vec![Value::Null]));
+        assert_eq!(run_of(&entries, None), Some((1, 1)));
+    }
+
+    #[test]
+    fn nothing_starts_or_is_prepared_past_an_unfinished_barrier() {
+        let settings = Work::Settings { patch: "{}".into(), is_deletion: false };
+        let mut entries = VecDeque::from([
+            single(1, settings, Sendable::Barrier),
+            documents(2, false),
+        ]);
+        entries[0].stage = Stage::Ready(Sendable::Barrier);
+        entries[1].stage = Stage::Waiting;
+        assert!(startable(&entries, |_| false).is_empty());
+        entries[1].stage = Stage::Started;
+        assert_eq!(preparable(&entries), None);
+        entries[0].stage = Stage::Ended;
+        assert_eq!(preparable(&entries), Some(1));
+        entries[1].stage = Stage::Waiting;
+        entries[1].task.after = vec![TaskUid(0)];
+        assert!(startable(&entries, |uid| uid == TaskUid(0)).is_empty());
+        assert_eq!(startable(&entries, |_| false), vec![TaskUid(2)]);
+    }
+
+    #[test]
+    fn success_anywhere_wins_and_those_who_failed_alone_leave() {
+        let refusal = ResponseError {
+            message: "no".into(),
+            code: "invalid_document_id".into(),
+            kind: "invalid_request".into(),
+            link: String::new(),
+        };
+        let (a, b) = (NodeId::from("a"), NodeId::from("b"));
+        let both = [a.clone(), b.clone()];
+        let applied = PartOutcome::Applied { deleted: None };
+        let refused = PartOutcome::Refused(refusal.clone());
+        let mut results = BTreeMap::from([(a.clone(), applied)]);
+        assert_eq!(judge(&results, &both), Verdict::Open);
+        results.insert(b.clone(), refused.clone());
+        assert_eq!(judge(&results, &both), Verdict::Applied { failed_alone: vec![b] });
+        results.insert(a, refused);
+        assert_eq!(judge(&results, &both), Verdict::Refused(refusal));
+    }
+}

@@ -1,0 +1,160 @@
+//! What the writer knows of each lane, and the rules over lanes. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use miroir_storage::commands::InSyncChange;
+use miroir_storage::ids::{NodeId, ShardId, TaskUid};
+use miroir_storage::tables::indexes::GroupPlacement;
+use ractor::ActorRef;
+use tokio::time::Instant;
+
+use crate::lane::LaneMessage;
+use crate::lane::job::PartOutcome;
+
+/// A lane this far behind the most advanced one leaves the in-sync set, so that tasks can end
+/// (spec 01, Writes 6).
+pub const LAG_MAX: Duration = Duration::from_secs(30);
+
+/// A lane's standing.
+///
+/// ```text
+/// Current --node down, lag, failed alone--> CatchingUp --caught up--> Joining --log--> Current
+///    `--node lost its disk, payloads dropped--> NeedsCopy --copied--> CatchingUp
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In the in-sync sets of its shards.
+    Current,
+    /// Out of them; has everything it misses ahead of it in the queue.
+    CatchingUp,
+    /// Caught up; the log is being told. Counts as required already.
+    Joining,
+    /// What it misses is no longer in the queue.
+    NeedsCopy,
+}
+
+/// The writer's view of one lane.
+#[derive(Debug)]
+pub struct LaneView {
+    /// The lane.
+    pub actor: ActorRef<LaneMessage>,
+    /// The shards the node holds.
+    pub held: BTreeSet<ShardId>,
+    /// Everything up to here is applied.
+    pub passed: Option<TaskUid>,
+    /// A run is under way.
+    pub busy: bool,
+    /// The index exists on the node with its settings.
+    pub provisioned: bool,
+    /// See [`Standing`].
+    pub standing: Standing,
+    /// When it last moved, or first had something to do.
+    pub moved_at: Instant,
+}
+
+/// The nodes of an index, with the shards that each holds.
+pub fn held_shards(groups: &[GroupPlacement]) -> BTreeMap<NodeId, BTreeSet<ShardId>> {
+    let mut held: BTreeMap<NodeId, BTreeSet<ShardId>> = BTreeMap::new();
+    for group in groups {
+        for (shard, placement) in group.shards.iter().enumerate() {
+            for node in &placement.replicas {
+                held.entry(node.clone()).or_default().insert(ShardId(shard as u32));
+            }
+        }
+    }
+    held
+}
+
+/// The nodes that are in the in-sync set of any shard.
+pub fn in_sync_nodes(groups: &[GroupPlacement]) -> BTreeSet<NodeId> {
+    groups
+        .iter()
+        .flat_map(|group| &group.shards)
+        .flat_map(|shard| shard.in_sync.iter().cloned())
+        .collect()
+}
+
+/// Changes that take a node out of, or put it into, every in-sync set it can be in.
+pub fn changes_for(node: &NodeId, held: &BTreeSet<ShardId>, joins: bool) -> Vec<InSyncChange> {
+    held.iter().map(|shard| InSyncChange { shard: *shard, node: node.clone(), joins }).collect()
+}
+
+/// The lanes that lag: at an earlier place than the most advanced required lane, without a
+/// move for [`LAG_MAX`].
+pub fn lagging(
+    lanes: &BTreeMap<NodeId, LaneView>,
+    required: &BTreeSet<NodeId>,
+    now: Instant,
+) -> Vec<NodeId> {
+    let most = lanes
+        .iter()
+        .filter(|(node, _)| required.contains(*node))
+        .map(|(_, lane)| lane.passed)
+        .max()
+        .flatten();
+    lanes
+        .iter()
+        .filter(|(node, lane)| {
+            required.contains(*node)
+                && lane.standing == Standing::Current
+                && lane.passed < most
+                && now.saturating_duration_since(lane.moved_at) > LAG_MAX
+        })
+        .map(|(node, _)| node.clone())
+        .collect()
+}
+
+/// How many documents a deletion removed, each counted once: the sum over one group whose every
+/// node reported, divided by its copies. The group with the most reports is taken.
+pub fn count_deleted(
+    groups: &[GroupPlacement],
+    results: &BTreeMap<NodeId, PartOutcome>,
+) -> Option<u64> {
+    let mut best: Option<(usize, u64)> = None;
+    for group in groups {
+        let nodes: BTreeSet<&NodeId> =
+            group.shards.iter().flat_map(|shard| &shard.replicas).collect();
+        let copies = group.shards.first().map_or(1, |shard| shard.replicas.len().max(1)) as u64;
+        let mut sum = 0;
+        let mut reports = 0;
+        for node in &nodes {
+            if let Some(PartOutcome::Applied { deleted }) = results.get(*node) {
+                reports += 1;
+                sum += deleted.unwrap_or(0);
+            }
+        }
+        if reports == 0 {
+            continue;
+        }
+        // With some reports missing, scale by how many of the group's nodes spoke.
+        let counted = sum * nodes.len() as u64 / (reports as u64 * copies);
+        if best.is_none_or(|(most, _)| reports > most) {
+            best = Some((reports, counted));
+        }
+    }
+    best.map(|(_, counted)| counted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use miroir_storage::ids::GroupId;
+    use miroir_storage::tables::indexes::ShardPlacement;
+
+    #[test]
+    fn deleted_documents_are_counted_once_whatever_the_copies() {
+        let both: Vec<NodeId> = vec![NodeId::from("a"), NodeId::from("b")];
+        let shard = ShardPlacement { replicas: both.clone(), in_sync: both };
+        let groups = vec![GroupPlacement { group: GroupId(0), shards: vec![shard; 4] }];
+        let applied = |count| PartOutcome::Applied { deleted: Some(count) };
+        let results = BTreeMap::from([
+            (NodeId::from("a"), applied(10)),
+            (NodeId::from("b"), applied(10)),
+        ]);
+        assert_eq!(count_deleted(&groups, &results), Some(10));
+        let one = BTreeMap::from([(NodeId::from("a"), applied(10))]);
+        assert_eq!(count_deleted(&groups, &one), Some(10));
+        assert_eq!(count_deleted(&groups, &BTreeMap::new()), None);
+    }
+}

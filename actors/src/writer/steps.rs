@@ -1,0 +1,542 @@
+//! What a writer does: each step asks a rule and performs its answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use miroir_storage::commands::{Command, Ending, FinishTask, Outcome, Work};
+use miroir_storage::ids::{NodeId, ShardId, TaskUid};
+use miroir_storage::log::ProposeError;
+use miroir_storage::routing::{IndexRouting, to_nanoseconds};
+use miroir_storage::tables::tasks;
+use miroir_wire::error::ResponseError;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::entries::{
+    Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, Verdict, judge, next_run, preparable,
+    startable, trim,
+};
+use super::lanes::{Standing, count_deleted, in_sync_nodes};
+use super::{WriterMessage, WriterState, replicas};
+use crate::lane::LaneMessage;
+use crate::lane::deliver::RunEnd;
+use crate::lane::job::{Job, JobWork, PartOutcome};
+use crate::operation::{Operation, OperationArguments, OperationWork};
+use crate::payload::decode_documents;
+use crate::pod::PodContext;
+use crate::prepare::{PrepareContext, prepare};
+use crate::task_details::ended_details;
+
+/// Does everything that has become possible.
+pub(super) async fn advance(
+    myself: &ActorRef<WriterMessage>,
+    state: &mut WriterState,
+) -> Result<(), ActorProcessingErr> {
+    start_tasks(myself, state);
+    prepare_next(myself, state);
+    start_operation(myself, state).await?;
+    replicas::start_copy(myself, state).await?;
+    dispatch(state)?;
+    decide(myself, state);
+    finish(myself, state);
+    replicas::join_caught_up(myself, state);
+    release(state);
+    Ok(())
+}
+
+/// The nodes whose report a task needs: those in an in-sync set, and those about to be.
+pub(super) fn required(state: &WriterState) -> BTreeSet<NodeId> {
+    let mut required = match routing(state) {
+        Some(index) => in_sync_nodes(&index.groups),
+        None => BTreeSet::new(),
+    };
+    let joining = state.lanes.iter().filter(|(_, lane)| lane.standing == Standing::Joining);
+    required.extend(joining.map(|(node, _)| node.clone()));
+    required
+}
+
+pub(super) fn routing(state: &WriterState) -> Option<Arc<IndexRouting>> {
+    state.pod.log.routing().by_uid.get(&state.fence.index).cloned()
+}
+
+pub(super) fn propose<F>(myself: &ActorRef<WriterMessage>, state: &WriterState, command: Command, report: F)
+where
+    F: FnOnce(Result<Outcome, ProposeError>) -> WriterMessage + Send + 'static,
+{
+    let (log, myself) = (state.pod.log.clone(), myself.clone());
+    state.pod.seams.tasks.spawn("writer proposal", async move {
+        let answer = log.propose(command).await;
+        let _stopped = myself.cast(report(answer));
+    });
+}
+
+fn now(state: &WriterState) -> i64 {
+    to_nanoseconds(state.pod.seams.clock.now())
+}
+
+fn start_tasks(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+    if state.entries.iter().any(|entry| matches!(entry.stage, Stage::Starting)) {
+        return;
+    }
+    let engine = state.pod.log.engine();
+    let uids = startable(&state.entries, |uid| {
+        matches!(tasks::read(engine, uid), Ok(Some(task)) if !task.ended())
+    });
+    if uids.is_empty() {
+        return;
+    }
+    for entry in state.entries.iter_mut().filter(|entry| uids.contains(&entry.task.uid)) {
+        entry.stage = Stage::Starting;
+    }
+    let command = Command::StartTasks {
+        fence: Some(state.fence.clone()),
+        uids: uids.clone(),
+        at: now(state),
+    };
+    propose(myself, state, command, |answer| WriterMessage::Started { uids, answer });
+}
+
+pub(super) fn on_started(
+    state: &mut WriterState,
+    uids: &[TaskUid],
+    answer: Result<Outcome, ProposeError>,
+) -> Result<(), ActorProcessingErr> {
+    let started = match answer {
+        Ok(Outcome::Fenced { current }) => return Err(fenced(state, current.0)),
+        Ok(Outcome::Matched(started)) => Some(started),
+        Ok(_) => Some(Vec::new()),
+        Err(error) => {
+            tracing::warn!(%error, "start of tasks could not be logged, trying again");
+            None
+        }
+    };
+    for entry in state.entries.iter_mut() {
+        if !uids.contains(&entry.task.uid) || !matches!(entry.stage, Stage::Starting) {
+            continue;
+        }
+        match &started {
+            None => entry.stage = Stage::Waiting,
+            Some(started) if started.contains(&entry.task.uid) => entry.stage = Stage::Started,
+            // Cancelled before it began.
+            Some(_) => {
+                entry.stage = Stage::Ended;
+                entry.sendable = Some(Sendable::Nothing);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn fenced(state: &WriterState, current: u64) -> ActorProcessingErr {
+    format!("writer of {} was replaced: epoch {current} is in force", state.fence.index).into()
+}
+
+/// Reads and checks the next payload, off the actor.
+fn prepare_next(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+    while let Some(n) = preparable(&state.entries) {
+        let Some(index) = routing(state) else { return };
+        let Some(entry) = state.entries.get_mut(n) else { return };
+        let uid = entry.task.uid;
+        let immediately = match &entry.task.work {
+            Work::Documents { .. } | Work::DeleteIds { .. } => None,
+            Work::DeleteByFilter { filter } => {
+                Some(Sendable::Filter(serde_json::from_str(filter).unwrap_or_default()))
+            }
+            Work::Clear => Some(Sendable::Clear),
+            _ => Some(Sendable::Barrier),
+        };
+        if let Some(sendable) = immediately {
+            entry.stage = Stage::Ready(sendable.clone());
+            entry.sendable = Some(sendable);
+            continue;
+        }
+        entry.stage = Stage::Preparing;
+        let work = entry.task.work.clone();
+        let (pod, fence, myself) = (state.pod.clone(), state.fence.clone(), myself.clone());
+        state.pod.seams.tasks.clone().spawn("prepare", async move {
+            let result = prepare_payload(&pod, &fence, &index, work).await;
+            let _stopped = myself.cast(WriterMessage::Prepared { uid, result });
+        });
+        return;
+    }
+}
+
+/// `None`: the journal or the log failed; it is tried again.
+async fn prepare_payload(
+    pod: &Arc<PodContext>,
+    fence: &miroir_storage::commands::Fence,
+    index: &IndexRouting,
+    work: Work,
+) -> Option<Result<Sendable, Box<Decision>>> {
+    let fail = |error: ResponseError, work: &Work| {
+        Some(Err(Box::new(Decision {
+            ending: Ending::Failed,
+            details: Some(ended_details(work, Ending::Failed, None)),
+            error: Some(error),
+            effects: Vec::new(),
+        })))
+    };
+    let (_, sequence) = work.payload()?.holders.iter().find(|(pod_id, _)| *pod_id == pod.id)?;
+    let bytes = match pod.journal.read(*sequence).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::error!(%error, "journalled payload can't be read");
+            return None;
+        }
+    };
+    let shards = index.shards;
+    match &work {
+        Work::Documents { primary_key, .. } => {
+            let context = PrepareContext {
+                index_primary_key: index.primary_key.clone(),
+                request_primary_key: primary_key.clone(),
+                shards,
+                checks_geo: PrepareContext::looks_at_geo(&index.settings),
+            };
+            let checked = pod
+                .seams
+                .tasks
+                .spawn_blocking(move || {
+                    decode_documents(bytes).map(|batch| prepare(batch, &context))
+                })
+                .await
+                .ok()?;
+            match checked {
+                Err(damaged) => {
+                    tracing::error!(error = %damaged, "journalled payload can't be read");
+                    None
+                }
+                Ok(Err(refusal)) => fail(refusal.into(), &work),
+                Ok(Ok(prepared)) => {
+                    if index.primary_key.is_none() {
+                        let agree = Command::AgreePrimaryKey {
+                            fence: fence.clone(),
+                            primary_key: prepared.primary_key.clone(),
+                        };
+                        pod.log.propose(agree).await.ok()?;
+                    }
+                    Some(Ok(Sendable::Documents(Arc::new(prepared))))
+                }
+            }
+        }
+        Work::DeleteIds { .. } => {
+            let ids: Vec<String> = serde_json::from_slice(&bytes).ok()?;
+            let placed = ids
+                .into_iter()
+                .map(|id| (miroir_membership::placement::shard_of(&id, shards), id))
+                .collect::<Vec<(ShardId, String)>>();
+            Some(Ok(Sendable::Ids(Arc::new(placed))))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn on_prepared(
+    state: &mut WriterState,
+    uid: TaskUid,
+    result: Option<Result<Sendable, Box<Decision>>>,
+) {
+    let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) else { return };
+    match result {
+        // Looked at again with the next message, at the latest the next tick.
+        None => entry.stage = Stage::Started,
+        Some(Ok(sendable)) => {
+            entry.sendable = Some(sendable.clone());
+            entry.stage = Stage::Ready(sendable);
+        }
+        Some(Err(decision)) => {
+            entry.sendable = Some(Sendable::Nothing);
+            entry.stage = Stage::Decided(decision);
+        }
+    }
+}
+
+/// Starts the operation of a barrier when every earlier task has ended and the lanes it covers
+/// are idle right before it.
+async fn start_operation(
+    myself: &ActorRef<WriterMessage>,
+    state: &mut WriterState,
+) -> Result<(), ActorProcessingErr> {
+    if state.operation.is_some() || state.hold.is_some() {
+        return Ok(());
+    }
+    let Some(n) = state.entries.iter().position(|entry| !entry.ended()) else { return Ok(()) };
+    let Some(entry) = state.entries.get(n) else { return Ok(()) };
+    if !matches!(entry.stage, Stage::Ready(Sendable::Barrier)) {
+        return Ok(());
+    }
+    let before = n.checked_sub(1).and_then(|n| state.entries.get(n)).map(|entry| entry.task.uid);
+    let required = required(state);
+    let mut nodes = Vec::new();
+    for (node, lane) in &state.lanes {
+        if required.contains(node) {
+            let at_barrier = lane.passed >= before || before.is_none();
+            let created_here = matches!(entry.task.work, Work::CreateIndex { .. });
+            if lane.busy || !at_barrier || !(lane.provisioned || created_here) {
+                return Ok(());
+            }
+            nodes.push(node.clone());
+        }
+    }
+    let work = match &entry.task.work {
+        Work::Settings { patch, .. } => OperationWork::Settings { patch: patch.clone() },
+        Work::CreateIndex { primary_key } => OperationWork::Create {
+            creates: entry.task.creates_index,
+            primary_key: primary_key.clone(),
+        },
+        Work::UpdateIndex { primary_key } => {
+            OperationWork::Update { primary_key: primary_key.clone() }
+        }
+        _ => OperationWork::Delete,
+    };
+    let arguments = OperationArguments {
+        pod: state.pod.clone(),
+        writer: myself.clone(),
+        fence: state.fence.clone(),
+        task: entry.task.uid,
+        name: entry.task.name.clone().unwrap_or_default(),
+        work,
+        nodes,
+    };
+    state.operation = Some(entry.task.uid);
+    Actor::spawn_linked(None, Operation, arguments, myself.get_cell()).await?;
+    Ok(())
+}
+
+/// Gives every idle lane its next run.
+fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
+    if state.operation.is_some() {
+        return Ok(());
+    }
+    let hold = state.hold.clone();
+    let index = routing(state);
+    for (node, lane) in &mut state.lanes {
+        let held_back = hold.as_ref().is_some_and(|hold| hold.copying || hold.target == *node);
+        if lane.busy || held_back || lane.standing == Standing::NeedsCopy {
+            continue;
+        }
+        if hold.as_ref().is_some_and(|hold| lane.passed >= hold.limit) {
+            continue;
+        }
+        let limit = hold.as_ref().and_then(|hold| hold.limit);
+        let Some(job) = next_run(&state.entries, lane.passed, limit) else { continue };
+        let job = match (&index, lane.provisioned) {
+            (_, true) => job,
+            (Some(index), false) => Job {
+                work: JobWork::Provision {
+                    primary_key: index.primary_key.clone(),
+                    settings: crate::node_settings::node_side(&index.settings),
+                },
+                ..job
+            },
+            (None, false) => continue,
+        };
+        lane.busy = true;
+        lane.actor.cast(LaneMessage::Run(Box::new(job)))?;
+    }
+    Ok(())
+}
+
+pub(super) fn on_lane_ended(
+    myself: &ActorRef<WriterMessage>,
+    state: &mut WriterState,
+    node: &NodeId,
+    job: &Job,
+    end: RunEnd,
+) {
+    let Some(lane) = state.lanes.get_mut(node) else { return };
+    lane.busy = false;
+    lane.moved_at = state.pod.seams.clock.instant();
+    match end {
+        RunEnd::Done(outcomes) => {
+            if matches!(job.work, JobWork::Provision { .. }) {
+                let refused = outcomes.iter().find_map(|(_, outcome)| match outcome {
+                    PartOutcome::Refused(error) => Some(error.clone()),
+                    PartOutcome::Applied { .. } => None,
+                });
+                match refused {
+                    None => lane.provisioned = true,
+                    Some(error) => {
+                        tracing::error!(%node, code = error.code, message = error.message, "node refuses the index");
+                        replicas::leave(myself, state, node, "node refuses the index");
+                    }
+                }
+                return;
+            }
+            lane.passed = Some(job.last);
+            for (uid, outcome) in outcomes {
+                if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
+                    entry.results.insert(node.clone(), outcome);
+                }
+            }
+        }
+        RunEnd::NodeReplaced => {
+            tracing::error!(%node, index = %state.fence.index, "node has lost its disk");
+            lane.passed = None;
+            lane.provisioned = false;
+            lane.standing = Standing::NeedsCopy;
+            replicas::leave(myself, state, node, "node has lost its disk");
+        }
+        RunEnd::StoreFailed => {}
+    }
+}
+
+/// Judges the tasks that every required replica has reported on.
+fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+    let required: Vec<NodeId> = required(state).into_iter().collect();
+    let Some(index) = routing(state) else { return };
+    let mut alone = BTreeSet::new();
+    for entry in &mut state.entries {
+        if !matches!(entry.stage, Stage::Ready(_)) || entry.is_barrier() {
+            continue;
+        }
+        // A lane may have passed a task without a report: by a copy, or before a restart (what
+        // is worth knowing of that is in its mark).
+        let mut results = entry.results.clone();
+        for node in &required {
+            if state.lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid)) {
+                results.entry(node.clone()).or_insert(PartOutcome::Applied { deleted: None });
+            }
+        }
+        let decision = match judge(&results, &required) {
+            // Tasks end in order: what is behind an open one waits.
+            Verdict::Open => break,
+            Verdict::Applied { failed_alone } => {
+                alone.extend(failed_alone);
+                let affected = count_deleted(&index.groups, &results);
+                Decision {
+                    ending: Ending::Succeeded,
+                    details: Some(ended_details(&entry.task.work, Ending::Succeeded, affected)),
+                    error: None,
+                    effects: Vec::new(),
+                }
+            }
+            Verdict::Refused(error) => Decision {
+                ending: Ending::Failed,
+                details: Some(ended_details(&entry.task.work, Ending::Failed, None)),
+                error: Some(error),
+                effects: Vec::new(),
+            },
+        };
+        entry.stage = Stage::Decided(Box::new(decision));
+    }
+    for node in alone {
+        if let Some(lane) = state.lanes.get_mut(&node) {
+            lane.standing = Standing::NeedsCopy;
+        }
+        replicas::leave(myself, state, &node, "replica refused what others applied");
+    }
+}
+
+/// Writes the ends that are due to the log, in task order.
+fn finish(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+    if state.finishing {
+        return;
+    }
+    let at = now(state);
+    let mut endings = Vec::new();
+    for entry in &mut state.entries {
+        match std::mem::replace(&mut entry.stage, Stage::Ended) {
+            Stage::Ended => {}
+            Stage::Decided(decision) => {
+                endings.push(ending_of(entry, &decision, &state.fence, at));
+                entry.stage = Stage::Finishing(decision);
+            }
+            other => {
+                entry.stage = other;
+                break;
+            }
+        }
+    }
+    if endings.is_empty() {
+        return;
+    }
+    state.finishing = true;
+    let uids = endings.iter().map(|ending| ending.uid).collect();
+    propose(myself, state, Command::FinishTasks(endings), |answer| WriterMessage::Finished {
+        uids,
+        answer,
+    });
+}
+
+fn ending_of(
+    entry: &Entry,
+    decision: &Decision,
+    fence: &miroir_storage::commands::Fence,
+    at: i64,
+) -> FinishTask {
+    let error = decision.error.as_ref().map(|error| {
+        let name = entry.task.name.as_deref().unwrap_or_default();
+        let message = error.message.replace(fence.index.as_str(), name);
+        ResponseError { message, ..error.clone() }
+    });
+    FinishTask {
+        fence: Some(fence.clone()),
+        uid: entry.task.uid,
+        ending: decision.ending,
+        details: decision.details.as_ref().map(ToString::to_string),
+        error: error.and_then(|error| serde_json::to_string(&error).ok()),
+        effects: decision.effects.clone(),
+        shows_index: entry.task.creates_index,
+        at,
+    }
+}
+
+pub(super) fn on_finished(
+    state: &mut WriterState,
+    uids: &[TaskUid],
+    answer: Result<Outcome, ProposeError>,
+) -> Result<(), ActorProcessingErr> {
+    state.finishing = false;
+    if let Ok(Outcome::Fenced { current }) = &answer {
+        return Err(fenced(state, current.0));
+    }
+    let logged = match &answer {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(%error, "end of tasks could not be logged, trying again");
+            false
+        }
+    };
+    for entry in state.entries.iter_mut().filter(|entry| uids.contains(&entry.task.uid)) {
+        match std::mem::replace(&mut entry.stage, Stage::Ended) {
+            Stage::Finishing(decision) if !logged => entry.stage = Stage::Decided(decision),
+            _ if matches!(entry.task.work, Work::DeleteIndex) && logged => state.done = true,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Forgets what no lane needs, and gives its payloads back. Lanes that catch up keep entries
+/// alive as long as memory allows; then they are copied instead.
+fn release(state: &mut WriterState) {
+    let kept: usize =
+        state.entries.iter().filter(|entry| entry.ended()).map(Entry::bytes).sum();
+    if kept > PREPARED_BYTES_MAX {
+        for lane in state.lanes.values_mut() {
+            if lane.standing == Standing::CatchingUp && !lane.busy {
+                lane.standing = Standing::NeedsCopy;
+            }
+        }
+    }
+    let needed_after = state
+        .lanes
+        .values()
+        .filter(|lane| lane.standing != Standing::NeedsCopy)
+        .map(|lane| lane.passed)
+        .min()
+        .flatten();
+    let all_gone = state.lanes.values().all(|lane| lane.standing == Standing::NeedsCopy);
+    if all_gone {
+        return;
+    }
+    for entry in trim(&mut state.entries, needed_after) {
+        if let Some(payload) = entry.task.work.payload() {
+            for (pod, sequence) in &payload.holders {
+                if *pod == state.pod.id {
+                    state.pod.journal.release(*sequence);
+                }
+            }
+        }
+    }
+}
