@@ -1,1 +1,28 @@
-//! miroir-wire
+//! Meilisearch's HTTP API, version 1.15, as types: once, for the embedded node, the gateway and the tests.
+//!
+//! Everything here is pure: bytes in, values or an [`error::ApiError`] out. Error texts are part of the protocol
+//! (SDKs and people match on them), so they are the very texts Meilisearch answers with.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`error`] | codes, their status and type, the error object |
+//! | [`content`] | content types, and cutting a payload into documents |
+//! | [`document`] | reading one document: a value at a path, its id, which field is its primary key |
+//! | [`reserved`] | the fields Miroir owns, and the shard tokens |
+//! | [`settings`] | index settings: three-state fields, merge, defaults, sub-routes |
+//! | [`search`] | search and multi-search queries |
+//! | [`documents_query`] | listing, deleting and adding documents: their parameters |
+//! | [`tasks`] | task views and filters |
+//! | [`index`] | index uids, index views, statistics, version, health |
+
+pub mod content;
+pub mod document;
+pub mod documents_query;
+pub mod error;
+pub mod index;
+mod json_scan;
+mod parse;
+pub mod reserved;
+pub mod search;
+pub mod settings;
+pub mod tasks;

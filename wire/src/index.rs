@@ -1,0 +1,429 @@
+//! Indexes: uids, views and requests; statistics, version, health.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use deserr::{
+    DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, Value, ValuePointerRef,
+    take_cf_content,
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::error::{ApiError, Code, mark};
+use crate::parse::{
+    FromParam, JsonFault, Param, QueryFault, Unfit, from_json, from_query, missing,
+};
+
+/// Longest index uid, in bytes. (The message says 512; so does Meilisearch's.)
+pub const INDEX_UID_BYTES_MAX: usize = 400;
+
+fn index_uid_refusal(uid: &str) -> Option<String> {
+    let plain =
+        uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if plain && !uid.is_empty() && uid.len() <= INDEX_UID_BYTES_MAX {
+        return None;
+    }
+    Some(format!(
+        "`{uid}` is not a valid index uid. Index uid can be an integer or a string containing only alphanumeric \
+         characters, hyphens (-) and underscores (_), and can not be more than 512 bytes."
+    ))
+}
+
+/// Checks an index uid from a path.
+///
+/// # Errors
+/// `invalid_index_uid`.
+pub fn check_index_uid(uid: &str) -> Result<(), ApiError> {
+    match index_uid_refusal(uid) {
+        None => Ok(()),
+        Some(message) => Err(ApiError::new(Code::InvalidIndexUid, message)),
+    }
+}
+
+/// An index uid inside a body or a parameter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CheckedUid(pub(crate) String);
+
+impl FromParam for CheckedUid {
+    fn from_param(text: &str) -> Result<Self, Unfit> {
+        match index_uid_refusal(text) {
+            None => Ok(CheckedUid(text.to_owned())),
+            Some(message) => Err(Unfit(message)),
+        }
+    }
+}
+
+impl std::str::FromStr for CheckedUid {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        CheckedUid::from_param(text)
+    }
+}
+
+impl<E: DeserializeError + MergeWithError<Unfit>> Deserr<E> for CheckedUid {
+    fn deserialize_from_value<V: IntoValue>(
+        value: Value<V>,
+        location: ValuePointerRef,
+    ) -> Result<Self, E> {
+        let text = String::deserialize_from_value(value, location)?;
+        CheckedUid::from_param(&text)
+            .map_err(|unfit| take_cf_content(E::merge(None, unfit, location)))
+    }
+}
+
+/// An index, as `GET /indexes/{uid}` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexView {
+    /// The index's name.
+    pub uid: String,
+    /// When it was created.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When documents or settings last changed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+    /// Its primary key, once known.
+    pub primary_key: Option<String>,
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageView<T> {
+    /// The members of the page.
+    pub results: Vec<T>,
+    /// How many members were left out first.
+    pub offset: usize,
+    /// How many members were asked for.
+    pub limit: usize,
+    /// How many members there are in all.
+    pub total: usize,
+}
+
+/// The window of a listing (`GET /indexes`, `GET /keys`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// How many members to leave out first.
+    pub offset: usize,
+    /// How many members to show.
+    pub limit: usize,
+}
+
+#[derive(Debug, Deserr)]
+#[deserr(error = QueryFault, rename_all = camelCase, deny_unknown_fields)]
+struct IndexPageParams {
+    #[deserr(default, error = QueryFault<mark::InvalidIndexOffset>)]
+    offset: Param<usize>,
+    #[deserr(default = Param(20), error = QueryFault<mark::InvalidIndexLimit>)]
+    limit: Param<usize>,
+}
+
+impl Page {
+    /// The query string of `GET /indexes`; 20 members by default.
+    ///
+    /// # Errors
+    /// `invalid_index_offset`, `invalid_index_limit`.
+    pub fn from_query_string(query: &str) -> Result<Page, ApiError> {
+        let params: IndexPageParams = from_query(query)?;
+        Ok(Page { offset: params.offset.0, limit: params.limit.0 })
+    }
+
+    /// The page of a listing whose members come one by one; `total` is counted.
+    pub fn of<T>(self, members: impl ExactSizeIterator<Item = T>) -> PageView<T> {
+        let total = members.len();
+        let results = members.skip(self.offset).take(self.limit).collect();
+        PageView { results, offset: self.offset, limit: self.limit, total }
+    }
+}
+
+/// The body of `POST /indexes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateIndex {
+    /// The name, checked.
+    pub uid: String,
+    /// The primary key, if named.
+    pub primary_key: Option<String>,
+}
+
+#[derive(Debug, Deserr)]
+#[deserr(error = JsonFault, rename_all = camelCase, deny_unknown_fields)]
+struct CreateIndexBody {
+    #[deserr(error = JsonFault<mark::InvalidIndexUid>, missing_field_error = missing::<mark::InvalidIndexUid, mark::MissingIndexUid>)]
+    uid: CheckedUid,
+    #[deserr(default, error = JsonFault<mark::InvalidIndexPrimaryKey>)]
+    primary_key: Option<String>,
+}
+
+impl CreateIndex {
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// `missing_index_uid`, `invalid_index_uid`, `invalid_index_primary_key`, and those of any JSON body.
+    pub fn from_json(body: &[u8]) -> Result<CreateIndex, ApiError> {
+        let body: CreateIndexBody = from_json::<_, mark::BadRequest>(body)?;
+        Ok(CreateIndex { uid: body.uid.0, primary_key: body.primary_key })
+    }
+}
+
+/// The body of `PATCH /indexes/{uid}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserr)]
+#[deserr(error = JsonFault, rename_all = camelCase, deny_unknown_fields = refuse_immutable)]
+pub struct UpdateIndex {
+    /// The new primary key.
+    #[deserr(default, error = JsonFault<mark::InvalidIndexPrimaryKey>)]
+    pub primary_key: Option<String>,
+}
+
+fn refuse_immutable(field: &str, accepted: &[&str], location: ValuePointerRef) -> JsonFault {
+    let code = match field {
+        "uid" => Code::ImmutableIndexUid,
+        "createdAt" => Code::ImmutableIndexCreatedAt,
+        "updatedAt" => Code::ImmutableIndexUpdatedAt,
+        key => {
+            return take_cf_content(JsonFault::error::<Infallible>(
+                None,
+                ErrorKind::UnknownKey { key, accepted },
+                location,
+            ));
+        }
+    };
+    let accepted: Vec<String> = accepted.iter().map(|name| format!("`{name}`")).collect();
+    JsonFault::new(
+        code,
+        format!("Immutable field `{field}`: expected one of {}", accepted.join(", ")),
+    )
+}
+
+impl UpdateIndex {
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// `immutable_index_*`, `invalid_index_primary_key`, and those of any JSON body.
+    pub fn from_json(body: &[u8]) -> Result<UpdateIndex, ApiError> {
+        from_json::<_, mark::BadRequest>(body)
+    }
+}
+
+#[derive(Debug, Deserr)]
+#[deserr(error = JsonFault, rename_all = camelCase, deny_unknown_fields)]
+struct SwapBody {
+    #[deserr(error = JsonFault<mark::InvalidSwapIndexes>, missing_field_error = missing::<mark::InvalidSwapIndexes, mark::MissingSwapIndexes>)]
+    indexes: Vec<CheckedUid>,
+}
+
+/// The pairs in the body of `POST /swap-indexes`.
+///
+/// # Errors
+/// `missing_swap_indexes`, `invalid_swap_indexes`, and those of any JSON body.
+pub fn swaps_from_json(body: &[u8]) -> Result<Vec<(String, String)>, ApiError> {
+    let swaps: Vec<SwapBody> = from_json::<_, mark::BadRequest>(body)?;
+    swaps.into_iter().map(|swap| pair(swap.indexes)).collect()
+}
+
+fn pair(indexes: Vec<CheckedUid>) -> Result<(String, String), ApiError> {
+    match <[CheckedUid; 2]>::try_from(indexes) {
+        Ok([one, other]) => Ok((one.0, other.0)),
+        Err(indexes) => {
+            let names: Vec<String> = indexes.iter().map(|uid| format!("\"{}\"", uid.0)).collect();
+            Err(ApiError::new(
+                Code::InvalidSwapIndexes,
+                format!(
+                    "Two indexes must be given for each swap. The list `[{}]` contains {} indexes.",
+                    names.join(", "),
+                    names.len()
+                ),
+            ))
+        }
+    }
+}
+
+/// Statistics of one index, as `GET /indexes/{uid}/stats` shows them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexStats {
+    /// Documents, each counted once.
+    pub number_of_documents: u64,
+    /// Bytes of the documents as stored.
+    #[serde(default)]
+    pub raw_document_db_size: u64,
+    /// Mean bytes of a document as stored.
+    #[serde(default)]
+    pub avg_document_size: u64,
+    /// Whether a task of the index is being processed.
+    pub is_indexing: bool,
+    /// Vectors stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number_of_embeddings: Option<u64>,
+    /// Documents with at least one vector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number_of_embedded_documents: Option<u64>,
+    /// In how many documents each field is.
+    pub field_distribution: BTreeMap<String, u64>,
+}
+
+/// Statistics of everything, as `GET /stats` shows them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Bytes on disk.
+    pub database_size: u64,
+    /// Bytes of them in use.
+    #[serde(default)]
+    pub used_database_size: u64,
+    /// When anything last changed.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub last_update: Option<OffsetDateTime>,
+    /// By index.
+    pub indexes: BTreeMap<String, IndexStats>,
+}
+
+/// The version of Meilisearch whose API this is.
+pub const API_VERSION: &str = "1.15.1";
+
+/// The answer of `GET /version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Version {
+    /// The commit of the build.
+    pub commit_sha: String,
+    /// The date of that commit.
+    pub commit_date: String,
+    /// The version.
+    pub pkg_version: String,
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Version {
+            commit_sha: "unknown".to_owned(),
+            commit_date: "unknown".to_owned(),
+            pkg_version: API_VERSION.to_owned(),
+        }
+    }
+}
+
+/// The answer of `GET /health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Always `available`.
+    pub status: String,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health { status: "available".to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOT_A_UID: &str = "is not a valid index uid. Index uid can be an integer or a string containing only \
+         alphanumeric characters, hyphens (-) and underscores (_), and can not be more than 512 bytes.";
+
+    #[test]
+    fn index_uids_are_plain_and_at_most_400_bytes() {
+        for uid in ["movies", "0", "a-b_C", &"a".repeat(400)] {
+            assert!(check_index_uid(uid).is_ok(), "{uid}");
+        }
+        for uid in ["", "mo vies", "é", "a/b", "*", &"a".repeat(401)] {
+            let error = check_index_uid(uid).unwrap_err();
+            assert_eq!(
+                (error.code, error.message),
+                (Code::InvalidIndexUid, format!("`{uid}` {NOT_A_UID}"))
+            );
+        }
+    }
+
+    #[test]
+    fn index_requests_are_refused_in_meilisearchs_words() {
+        for (body, code, message) in [
+            ("{}", "missing_index_uid", "Missing field `uid`".to_owned()),
+            (r#"{"uid":"a b"}"#, "invalid_index_uid", format!("Invalid value at `.uid`: `a b` {NOT_A_UID}")),
+            (
+                r#"{"uid":1}"#,
+                "invalid_index_uid",
+                "Invalid value type at `.uid`: expected a string, but found a positive integer: `1`".to_owned(),
+            ),
+            (
+                r#"{"uid":"a","primaryKey":[]}"#,
+                "invalid_index_primary_key",
+                "Invalid value type at `.primaryKey`: expected a string, but found an array: `[]`".to_owned(),
+            ),
+            (
+                r#"{"uid":"a","primaryKei":"id"}"#,
+                "bad_request",
+                "Unknown field `primaryKei`: did you mean `primaryKey`? expected one of `uid`, `primaryKey`".to_owned(),
+            ),
+        ] {
+            let error = CreateIndex::from_json(body.as_bytes()).unwrap_err();
+            assert_eq!((error.code.name(), error.message), (code, message));
+        }
+        for (body, code, message) in [
+            (
+                r#"{"uid":"x"}"#,
+                "immutable_index_uid",
+                "Immutable field `uid`: expected one of `primaryKey`",
+            ),
+            (
+                r#"{"createdAt":"x"}"#,
+                "immutable_index_created_at",
+                "Immutable field `createdAt`: expected one of `primaryKey`",
+            ),
+            (
+                r#"{"doggo":"x"}"#,
+                "bad_request",
+                "Unknown field `doggo`: expected one of `primaryKey`",
+            ),
+        ] {
+            let error = UpdateIndex::from_json(body.as_bytes()).unwrap_err();
+            assert_eq!((error.code.name(), error.message.as_str()), (code, message));
+        }
+        let error = Page::from_query_string("limit=-1").unwrap_err();
+        assert_eq!(error.code, Code::InvalidIndexLimit);
+        assert_eq!(
+            error.message,
+            "Invalid value in parameter `limit`: could not parse `-1` as a positive integer"
+        );
+    }
+
+    #[test]
+    fn swaps_are_pairs() {
+        let swaps = swaps_from_json(br#"[{"indexes":["a","b"]}]"#).unwrap();
+        assert_eq!(swaps, [("a".to_owned(), "b".to_owned())]);
+        for (body, code, message) in [
+            (r#"[{}]"#, "missing_swap_indexes", "Missing field `indexes` inside `[0]`"),
+            (
+                r#"[{"indexes":["a","b","c"]}]"#,
+                "invalid_swap_indexes",
+                "Two indexes must be given for each swap. The list `[\"a\", \"b\", \"c\"]` contains 3 indexes.",
+            ),
+            (
+                r#""doggo""#,
+                "bad_request",
+                "Invalid value type: expected an array, but found a string: `\"doggo\"`",
+            ),
+        ] {
+            let error = swaps_from_json(body.as_bytes()).unwrap_err();
+            assert_eq!((error.code.name(), error.message.as_str()), (code, message));
+        }
+    }
+
+    #[test]
+    fn index_view_is_printed_as_meilisearch_prints_it() {
+        let view = IndexView {
+            uid: "movies".to_owned(),
+            created_at: OffsetDateTime::UNIX_EPOCH,
+            updated_at: OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(1500),
+            primary_key: None,
+        };
+        assert_eq!(
+            serde_json::to_string(&view).unwrap(),
+            r#"{"uid":"movies","createdAt":"1970-01-01T00:00:00Z","updatedAt":"1970-01-01T00:00:01.5Z","primaryKey":null}"#
+        );
+        assert_eq!(serde_json::to_string(&Health::default()).unwrap(), r#"{"status":"available"}"#);
+    }
+}
