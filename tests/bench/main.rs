@@ -194,6 +194,11 @@ async fn measure_ingest(arguments: &IngestArguments) -> Result<String, BenchFaul
     Ok(table::ingest_table(&rounds, documents.len()))
 }
 
+/// `count` documents spread evenly over the file, which may be sorted by kind.
 fn read(servers: &Servers, count: usize) -> Result<Vec<Object>, BenchFault> {
-    Ok(read_documents(&servers.data, count)?)
+    let all = read_documents(&servers.data, usize::MAX)?;
+    let total = all.len().max(1);
+    let count = count.min(total);
+    let chosen = |n: &usize| n * count / total != (n + 1) * count / total;
+    Ok(all.into_iter().enumerate().filter(|(n, _)| chosen(n)).map(|(_, doc)| doc).collect())
 }

@@ -123,7 +123,7 @@ pub fn enrich(document: &mut Object) {
 
 /// The derived vector of document `id`; one in ten documents has none.
 pub fn vector_of(id: &str) -> Option<Vec<f64>> {
-    (hash(id, "vector-there") % 10 > 0).then(|| {
+    (!hash(id, "vector-there").is_multiple_of(10)).then(|| {
         (0..VECTOR_DIMENSIONS)
             .map(|n| (hash(id, &format!("vector-{n}")) % 2001) as f64 / 1000.0 - 1.0)
             .collect()

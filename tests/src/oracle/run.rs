@@ -209,7 +209,8 @@ async fn load_variant(
         load_index(&servers.reference, variant, variant.index, &variant.settings, &documents),
         load_index(&servers.subject, variant, variant.index, &variant.settings, &documents),
     );
-    (reference?, subject?);
+    reference?;
+    subject?;
     if let Some(settings) = &variant.twin_settings {
         let twin = variant.twin_index();
         load_index(&servers.reference, variant, &twin, settings, &documents).await?;

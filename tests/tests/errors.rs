@@ -1,0 +1,180 @@
+//! Bad requests get the same refusal from a node and from Miroir: status, code, type,
+//! message and link; and bad writes that are accepted end as tasks with the same error.
+
+mod error_table;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use error_table::{Key, Refused, failing_tasks, refused};
+use http::Method;
+use miroir_tests::client::Api;
+use miroir_tests::processes::{Cluster, NodeProcess};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node and a cluster, both with the index `films`.
+struct Pair {
+    _directory: tempfile::TempDir,
+    node: NodeProcess,
+    cluster: Cluster,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let node = NodeProcess::start(&directory.path().join("node")).await.expect("a node");
+        let arguments = ["--nodes", "2", "--groups", "1", "--rf", "1"];
+        let cluster = Cluster::start(&directory.path().join("cluster"), &arguments).await;
+        let cluster = cluster.expect("a cluster");
+        for api in [node.api(), cluster.api()] {
+            prepare(&api).await;
+        }
+        Self { _directory: directory, node, cluster }
+    }
+
+    fn apis(&self) -> [Api; 2] {
+        [self.node.api(), self.cluster.api()]
+    }
+}
+
+async fn prepare(api: &Api) {
+    let create = json!({ "uid": "films", "primaryKey": "id" });
+    api.apply(Method::POST, "/indexes", Some(&create), PATIENCE).await.expect("an index");
+    let settings = json!({
+        "filterableAttributes": ["genre", "year", "_geo"],
+        "sortableAttributes": ["year", "_geo"],
+        "embedders": { "given": { "source": "userProvided", "dimensions": 3 } },
+    });
+    let path = "/indexes/films/settings";
+    api.apply(Method::PATCH, path, Some(&settings), PATIENCE).await.expect("settings");
+    let documents = json!([
+        { "id": 1, "title": "Metropolis", "genre": "drama", "year": 1927,
+          "_vectors": { "given": [0.1, 0.2, 0.3] } },
+        { "id": 2, "title": "M", "genre": "crime", "year": 1931, "_geo": { "lat": 52.5, "lng": 13.4 },
+          "_vectors": { "given": null } },
+        { "id": 3, "title": "Sunrise", "genre": "drama", "year": 1927, "_vectors": { "given": null } },
+    ]);
+    let path = "/indexes/films/documents";
+    api.apply(Method::POST, path, Some(&documents), PATIENCE).await.expect("documents");
+}
+
+async fn refusal(api: &Api, request: &Refused) -> (u16, Value) {
+    let api = match request.key {
+        Key::Right => api.clone(),
+        Key::Missing => api.with_key(None),
+        Key::Wrong => api.with_key(Some("not-the-key-of-anything")),
+    };
+    let body = Bytes::from(request.body.clone());
+    match api.send(request.method.clone(), &request.path, request.content_type, body).await {
+        Ok(answer) => (answer.status, answer.json()),
+        Err(fault) => (0, json!(fault.to_string().replace(api.base(), ""))),
+    }
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_alike() {
+    let pair = Pair::start().await;
+    let [node, miroir] = pair.apis();
+    let mut differing = Vec::new();
+    let table = refused();
+    for request in &table {
+        let (expected, found) = (refusal(&node, request).await, refusal(&miroir, request).await);
+        // Successes differ in what is not refused at all; here both must refuse.
+        if expected.0 < 400 {
+            differing.push(format!("{}: the node accepts it: {}", request.name, expected.1));
+        } else if expected != found {
+            differing.push(format!(
+                "{}:\n    node   {} {}\n    miroir {} {}",
+                request.name, expected.0, expected.1, found.0, found.1
+            ));
+        }
+    }
+    assert!(
+        differing.is_empty(),
+        "{} of {} differ\n{}",
+        differing.len(),
+        table.len(),
+        differing.join("\n")
+    );
+}
+
+#[tokio::test]
+async fn bad_writes_end_as_tasks_with_the_same_error() {
+    let pair = Pair::start().await;
+    let [node, miroir] = pair.apis();
+    let mut differing = Vec::new();
+    let table = failing_tasks();
+    for write in &table {
+        let mut outcomes = Vec::new();
+        for api in [&node, &miroir] {
+            let body = write.body.as_ref();
+            let outcome = match api.enqueue(write.method.clone(), &write.path, body).await {
+                Ok(uid) => {
+                    api.wait_for_task(uid, PATIENCE).await.map_err(|fault| fault.to_string())
+                }
+                Err(fault) => Err(fault.to_string()),
+            };
+            outcomes.push(outcome.map(|task| {
+                json!({ "status": task["status"], "type": task["type"], "error": task["error"],
+                        "indexUid": task["indexUid"], "details": task["details"] })
+            }));
+        }
+        if outcomes[0] != outcomes[1] || outcomes[0].is_err() {
+            differing.push(format!(
+                "{}:\n    node   {:?}\n    miroir {:?}",
+                write.name, outcomes[0], outcomes[1]
+            ));
+        }
+    }
+    assert!(
+        differing.is_empty(),
+        "{} of {} differ\n{}",
+        differing.len(),
+        table.len(),
+        differing.join("\n")
+    );
+}
+
+/// Miroir's own refusals, which no node has.
+#[tokio::test]
+async fn reserved_fields_are_refused_and_unknown_to_queries() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let arguments = ["--nodes", "1", "--groups", "1", "--rf", "1"];
+    let cluster = Cluster::start(directory.path(), &arguments).await.expect("a cluster");
+    let api = cluster.api();
+    prepare(&api).await;
+    let send = async |method, path: &str, body: Value| {
+        let body = Bytes::from(body.to_string());
+        let answer = api.send(method, path, Some("application/json"), body).await;
+        let answer = answer.expect("an answer");
+        (answer.status, answer.json())
+    };
+    let document = json!([{ "id": 9, "_miroir_shard": "x" }]);
+    let (status, body) = send(Method::POST, "/indexes/films/documents", document).await;
+    assert_eq!((status, &body["code"]), (400, &json!("miroir_reserved_field")), "{body}");
+    for (query, code) in [
+        (json!({ "filter": "_miroir_shard = x" }), "invalid_search_filter"),
+        (json!({ "sort": ["_miroir_shard:asc"] }), "invalid_search_sort"),
+        (json!({ "facets": ["_miroir_shard"] }), "invalid_search_facets"),
+        (json!({ "distinct": "_miroir_shard" }), "invalid_search_distinct"),
+    ] {
+        let (status, body) = send(Method::POST, "/indexes/films/search", query.clone()).await;
+        assert_eq!((status, &body["code"]), (400, &json!(code)), "{query}: {body}");
+        let message = body["message"].as_str().unwrap_or_default();
+        assert!(!message.contains("attributes are: `_miroir"), "{message}");
+        assert!(!message.contains(", _miroir"), "{message}");
+    }
+    let query = json!({
+        "facets": ["*"], "attributesToHighlight": ["*"], "showRankingScoreDetails": true,
+        "attributesToRetrieve": ["*", "_miroir_shard"],
+    });
+    let (status, body) = send(Method::POST, "/indexes/films/search", query).await;
+    assert_eq!(status, 200, "{body}");
+    assert!(!body.to_string().contains("_miroir"), "{body}");
+    for path in ["/indexes/films/settings", "/indexes/films/stats", "/stats", "/indexes"] {
+        let body = api.get(path).await.expect("an answer");
+        assert!(!body.to_string().contains("_miroir"), "{path}: {body}");
+    }
+}
