@@ -1,6 +1,7 @@
 //! `details` of a task, as Meilisearch names them, before and after its end.
 
 use miroir_storage::commands::{Ending, Work};
+use miroir_wire::settings::Settings;
 use serde_json::{Value, json};
 
 /// What a task shows while it is open.
@@ -16,7 +17,10 @@ pub fn open_details(work: &Work) -> Value {
             "providedIds": 0, "deletedDocuments": null, "originalFilter": filter,
         }),
         Work::Clear => json!({ "deletedDocuments": null }),
-        Work::Settings { patch, .. } => serde_json::from_str(patch).unwrap_or(Value::Null),
+        Work::Settings { patch, .. } => match Settings::from_json(patch.as_bytes()) {
+            Ok(patch) => Value::Object(patch.to_details()),
+            Err(_) => Value::Null,
+        },
         Work::CreateIndex { primary_key } | Work::UpdateIndex { primary_key } => {
             json!({ "primaryKey": primary_key })
         }

@@ -28,9 +28,9 @@ pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> Operatio
         Some(index) => (*index.settings).clone(),
         None => Settings::default(),
     };
-    let details = serde_json::from_str::<Value>(patch).ok();
     // The patch was checked when it was accepted.
     let change = Settings::from_json(patch.as_bytes()).unwrap_or_default();
+    let details = Some(Value::Object(change.to_details()));
     let mut merged = previous.clone();
     merged.merge(&change);
     let wanted = node_side(&merged);

@@ -1,0 +1,120 @@
+//! The write path of the gateway: check everything, then journal and log, then 202.
+//!
+//! Handlers are free functions over a request's parts, so that the router stays without logic:
+//! parse, resolve, accept, render. Nodes are never spoken to here.
+
+pub mod documents;
+pub mod indexes;
+pub mod settings;
+pub mod tasks;
+
+use std::sync::Arc;
+
+use miroir_actors::accept::{AcceptError, WriteRequest, accept};
+use miroir_actors::pod::PodContext;
+use miroir_storage::ids::ShardId;
+use miroir_storage::routing::{Routing, from_nanoseconds};
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::tasks::{Kind, Status, SummarizedTask};
+
+/// An answer of the write path.
+#[derive(Debug)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON body; empty for none.
+    pub body: Vec<u8>,
+    /// Miroir's own headers.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Reply {
+    /// A JSON answer.
+    pub fn json(status: u16, value: &impl serde::Serialize) -> Self {
+        // Views are plain structs: serialising them cannot fail.
+        let body = serde_json::to_vec(value).unwrap_or_default();
+        Self { status, body, headers: Vec::new() }
+    }
+}
+
+/// Accepts a write and answers as Meilisearch does: 202 with the summarised task.
+pub(crate) async fn accepted(
+    pod: &Arc<PodContext>,
+    kind: Kind,
+    request: WriteRequest,
+) -> Result<Reply, ApiError> {
+    let index = request.index.clone();
+    let task = accept(pod, request).await.map_err(refusal)?;
+    let summary = SummarizedTask {
+        task_uid: task.uid.0,
+        index_uid: index.clone(),
+        status: Status::Enqueued,
+        kind,
+        enqueued_at: from_nanoseconds(task.at),
+    };
+    let mut reply = Reply::json(202, &summary);
+    if let Some(degraded) = index.and_then(|name| degraded(&pod.log.routing(), &name)) {
+        reply.headers.push(("x-miroir-degraded", degraded));
+    }
+    Ok(reply)
+}
+
+/// The only place where a refusal of the write path becomes a status and a code.
+fn refusal(error: AcceptError) -> ApiError {
+    match error {
+        AcceptError::Overloaded => ApiError::new(
+            Code::MiroirOverloaded,
+            "The write journal is full: nodes apply writes more slowly than they arrive. Nothing was accepted, try again later.",
+        ),
+        AcceptError::Journal(error) => {
+            tracing::error!(%error, "write journal failed");
+            ApiError::new(
+                Code::MiroirNoQuorum,
+                "The write could not be made durable on this pod. Nothing was accepted.",
+            )
+        }
+        AcceptError::NoQuorum => ApiError::new(
+            Code::MiroirNoQuorum,
+            "The coordinator log has no quorum. Nothing was accepted, try again later.",
+        ),
+        AcceptError::OutcomeUnknown => ApiError::new(
+            Code::MiroirNoQuorum,
+            "The coordinator log did not confirm the write in time: outcome unknown. The write may have been accepted.",
+        ),
+        AcceptError::Placement(error) => ApiError::new(
+            Code::MiroirShardUnavailable,
+            format!("The index can't be placed: {error}."),
+        ),
+    }
+}
+
+/// `groups=…; shards=…` when a group has no in-sync replica for some shard of the index.
+fn degraded(routing: &Routing, name: &str) -> Option<String> {
+    let index = routing.by_uid.get(routing.write_names.get(name)?)?;
+    let mut groups = Vec::new();
+    let mut shards = std::collections::BTreeSet::new();
+    for group in &index.groups {
+        let missing: Vec<ShardId> = group
+            .shards
+            .iter()
+            .enumerate()
+            .filter(|(_, shard)| shard.in_sync.is_empty())
+            .map(|(n, _)| ShardId(n as u32))
+            .collect();
+        if !missing.is_empty() {
+            groups.push(group.group.to_string());
+            shards.extend(missing);
+        }
+    }
+    let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
+    (!groups.is_empty())
+        .then(|| format!("groups={}; shards={}", groups.join(","), shards.join(",")))
+}
+
+/// The refusal of a document or setting that uses a name of Miroir's own.
+pub(crate) fn reserved_field(name: &str) -> ApiError {
+    ApiError::new(
+        Code::MiroirReservedField,
+        format!("The field `{name}` is reserved: names that start with `_miroir_` can't be used."),
+    )
+}

@@ -1,0 +1,129 @@
+//! `/indexes` and `/swap-indexes`: everything that creates, changes or lists indexes.
+//!
+//! | method, path | answers |
+//! |---|---|
+//! | `GET /indexes`, `GET /indexes/{uid}` | 200 from agreed state; 404 `index_not_found` |
+//! | `POST /indexes`, `PATCH`, `DELETE /indexes/{uid}`, `POST /swap-indexes` | 202; 400; 503 |
+
+use std::sync::Arc;
+
+use miroir_actors::accept::{RequestedWork, WriteRequest};
+use miroir_actors::pod::PodContext;
+use miroir_storage::commands::Work;
+use miroir_storage::routing::{IndexRouting, updated_at};
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::index::{CreateIndex, IndexView, Page, UpdateIndex, check_index_uid, swaps_from_json};
+use miroir_wire::tasks::Kind;
+
+use super::{Reply, accepted};
+
+/// Creates an index.
+///
+/// # Errors
+/// Meilisearch's own for the body; 503s.
+pub async fn create(pod: &Arc<PodContext>, body: &[u8]) -> Result<Reply, ApiError> {
+    let CreateIndex { uid, primary_key } = CreateIndex::from_json(body)?;
+    let work = Work::CreateIndex { primary_key };
+    write(pod, Kind::IndexCreation, Some(uid), work, true).await
+}
+
+/// Changes an index's primary key.
+///
+/// # Errors
+/// Meilisearch's own for the body; 503s.
+pub async fn update(pod: &Arc<PodContext>, index: &str, body: &[u8]) -> Result<Reply, ApiError> {
+    check_index_uid(index)?;
+    let UpdateIndex { primary_key } = UpdateIndex::from_json(body)?;
+    let work = Work::UpdateIndex { primary_key };
+    write(pod, Kind::IndexUpdate, Some(index.to_owned()), work, false).await
+}
+
+/// Deletes an index.
+///
+/// # Errors
+/// `invalid_index_uid`; 503s.
+pub async fn delete(pod: &Arc<PodContext>, index: &str) -> Result<Reply, ApiError> {
+    check_index_uid(index)?;
+    write(pod, Kind::IndexDeletion, Some(index.to_owned()), Work::DeleteIndex, false).await
+}
+
+/// Swaps names pairwise.
+///
+/// # Errors
+/// Meilisearch's own for the body, duplicates included; 503s.
+pub async fn swap(pod: &Arc<PodContext>, body: &[u8]) -> Result<Reply, ApiError> {
+    let pairs = swaps_from_json(body)?;
+    let mut seen = std::collections::BTreeSet::new();
+    let mut twice = Vec::new();
+    for name in pairs.iter().flat_map(|(a, b)| [a, b]) {
+        if !seen.insert(name.clone()) && !twice.contains(name) {
+            twice.push(name.clone());
+        }
+    }
+    match twice.as_slice() {
+        [] => {}
+        [name] => {
+            let message = format!(
+                "Indexes must be declared only once during a swap. `{name}` was specified several times."
+            );
+            return Err(ApiError::new(Code::InvalidSwapDuplicateIndexFound, message));
+        }
+        names => {
+            let listed: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+            let message = format!(
+                "Indexes must be declared only once during a swap. {} were specified several times.",
+                listed.join(", ")
+            );
+            return Err(ApiError::new(Code::InvalidSwapDuplicateIndexFound, message));
+        }
+    }
+    write(pod, Kind::IndexSwap, None, Work::SwapIndexes { pairs }, false).await
+}
+
+async fn write(
+    pod: &Arc<PodContext>,
+    kind: Kind,
+    index: Option<String>,
+    work: Work,
+    creates_index: bool,
+) -> Result<Reply, ApiError> {
+    let work = RequestedWork::Plain(work);
+    let request = WriteRequest { index, work, creates_index, custom_metadata: None };
+    accepted(pod, kind, request).await
+}
+
+/// Lists indexes, by name.
+///
+/// # Errors
+/// `invalid_index_offset`, `invalid_index_limit`.
+pub fn list(pod: &PodContext, query: &str) -> Result<Reply, ApiError> {
+    let page = Page::from_query_string(query)?;
+    let routing = pod.log.routing();
+    let views = page.of(routing.indexes.iter().map(|(name, index)| view(pod, name, index)));
+    Ok(Reply::json(200, &views))
+}
+
+/// One index.
+///
+/// # Errors
+/// `index_not_found`.
+pub fn get(pod: &PodContext, name: &str) -> Result<Reply, ApiError> {
+    check_index_uid(name)?;
+    match pod.log.routing().indexes.get(name) {
+        Some(index) => Ok(Reply::json(200, &view(pod, name, index))),
+        None => Err(ApiError::index_not_found(name)),
+    }
+}
+
+fn view(pod: &PodContext, name: &str, index: &IndexRouting) -> IndexView {
+    let updated = updated_at(pod.log.engine(), &index.uid).unwrap_or_else(|error| {
+        tracing::error!(%error, "time of update can't be read");
+        None
+    });
+    IndexView {
+        uid: name.to_owned(),
+        created_at: index.created_at,
+        updated_at: updated.unwrap_or(index.created_at),
+        primary_key: index.primary_key.clone(),
+    }
+}

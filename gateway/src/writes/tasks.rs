@@ -1,0 +1,211 @@
+//! `/tasks`: answered by every pod from agreed state.
+//!
+//! | method, path | answers |
+//! |---|---|
+//! | `GET /tasks`, `GET /tasks/{uid}` | 200; 400; 404 `task_not_found` |
+//! | `POST /tasks/cancel`, `DELETE /tasks` | 200 with the summarised task; 400 without a filter |
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use miroir_actors::accept::{RequestedWork, WriteRequest};
+use miroir_actors::pod::PodContext;
+use miroir_actors::task_details::open_details;
+use miroir_storage::commands::{Ending, Work};
+use miroir_storage::engine::{Direction, KeyRange};
+use miroir_storage::ids::TaskUid;
+use miroir_storage::routing::from_nanoseconds;
+use miroir_storage::tables::records::decode;
+use miroir_storage::tables::tasks::{TaskRecord, TaskState, read};
+use miroir_storage::tables::{ApplyError, TASKS};
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::tasks::{Kind, Status, TaskFilter, TaskList, TaskSelection, TaskView};
+use serde_json::Value;
+
+use super::{Reply, accepted};
+
+/// Tasks read from the store at a time while a listing looks for matches.
+const SCAN_PAGE: usize = 1000;
+
+/// `GET /tasks/{uid}`.
+///
+/// # Errors
+/// `invalid_task_uids`, `task_not_found`.
+pub fn get(pod: &PodContext, uid: &str) -> Result<Reply, ApiError> {
+    let parsed: u32 = uid.parse().map_err(|_| {
+        ApiError::new(
+            Code::InvalidTaskUids,
+            format!("Invalid value in parameter `uids`: could not parse `{uid}` as a positive integer"),
+        )
+    })?;
+    match read(pod.log.engine(), TaskUid(parsed)).map_err(store_failed)? {
+        Some(task) => Ok(Reply::json(200, &view(&task))),
+        None => Err(ApiError::task_not_found(parsed)),
+    }
+}
+
+/// `GET /tasks`.
+///
+/// # Errors
+/// Meilisearch's own for each parameter.
+pub fn list(pod: &PodContext, query: &str) -> Result<Reply, ApiError> {
+    let filter = TaskFilter::from_query_string(query)?;
+    let limit = filter.limit as usize;
+    let mut total = 0;
+    let mut page = Vec::new();
+    let mut next = None;
+    scan(pod, filter.reverse, |task| {
+        let shown = view(task);
+        if !filter.selection.keeps(&shown) {
+            return;
+        }
+        total += 1;
+        let in_window = filter.from.is_none_or(|from| match filter.reverse {
+            true => shown.uid >= from,
+            false => shown.uid <= from,
+        });
+        if in_window && page.len() < limit {
+            page.push(shown);
+        } else if in_window && next.is_none() {
+            next = Some(shown.uid);
+        }
+    })
+    .map_err(store_failed)?;
+    let from = page.first().map(|task: &TaskView| task.uid);
+    Ok(Reply::json(200, &TaskList { results: page, total, limit: filter.limit, from, next }))
+}
+
+/// `POST /tasks/cancel`.
+///
+/// # Errors
+/// `missing_task_filters` and Meilisearch's own for each parameter; 503s.
+pub async fn cancel(pod: &Arc<PodContext>, query: &str) -> Result<Reply, ApiError> {
+    let uids = matching(pod, query, "cancel", |status| {
+        matches!(status, Status::Enqueued | Status::Processing)
+    })?;
+    let work = Work::CancelTasks { original_filter: format!("?{query}"), uids };
+    plain(pod, Kind::TaskCancelation, work).await
+}
+
+/// `DELETE /tasks`.
+///
+/// # Errors
+/// `missing_task_filters` and Meilisearch's own for each parameter; 503s.
+pub async fn delete(pod: &Arc<PodContext>, query: &str) -> Result<Reply, ApiError> {
+    let uids = matching(pod, query, "delete", |status| {
+        matches!(status, Status::Succeeded | Status::Failed | Status::Canceled)
+    })?;
+    let work = Work::DeleteTasks { original_filter: format!("?{query}"), uids };
+    plain(pod, Kind::TaskDeletion, work).await
+}
+
+async fn plain(pod: &Arc<PodContext>, kind: Kind, work: Work) -> Result<Reply, ApiError> {
+    let request = WriteRequest {
+        index: None,
+        work: RequestedWork::Plain(work),
+        creates_index: false,
+        custom_metadata: None,
+    };
+    // Meilisearch answers these two with 200.
+    let mut reply = accepted(pod, kind, request).await?;
+    reply.status = 200;
+    Ok(reply)
+}
+
+fn matching(
+    pod: &PodContext,
+    query: &str,
+    verb: &str,
+    counts: impl Fn(Status) -> bool,
+) -> Result<Vec<TaskUid>, ApiError> {
+    let selection = TaskSelection::from_query_string(query, verb)?;
+    let mut uids = Vec::new();
+    scan(pod, true, |task| {
+        let shown = view(task);
+        if counts(shown.status) && selection.keeps(&shown) {
+            uids.push(task.uid);
+        }
+    })
+    .map_err(store_failed)?;
+    Ok(uids)
+}
+
+fn scan(
+    pod: &PodContext,
+    oldest_first: bool,
+    mut visit: impl FnMut(&TaskRecord),
+) -> Result<(), ApplyError> {
+    let mut range: KeyRange = (Bound::Unbounded, Bound::Unbounded);
+    let direction = if oldest_first { Direction::Forward } else { Direction::Backward };
+    loop {
+        let page = pod.log.engine().scan(TASKS, range.clone(), direction, SCAN_PAGE)?;
+        for (_, bytes) in &page {
+            visit(&decode(bytes)?);
+        }
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        if page.len() < SCAN_PAGE {
+            return Ok(());
+        }
+        match oldest_first {
+            true => range.0 = Bound::Excluded(last.clone()),
+            false => range.1 = Bound::Excluded(last.clone()),
+        }
+    }
+}
+
+fn store_failed(error: ApplyError) -> ApiError {
+    tracing::error!(%error, "tasks can't be read");
+    ApiError::new(Code::Internal, "The task store can't be read.")
+}
+
+/// A task as clients see it.
+pub fn view(task: &TaskRecord) -> TaskView {
+    let status = match task.state {
+        TaskState::Enqueued => Status::Enqueued,
+        TaskState::Processing => Status::Processing,
+        TaskState::Ended(Ending::Succeeded) => Status::Succeeded,
+        TaskState::Ended(Ending::Failed) => Status::Failed,
+        TaskState::Ended(Ending::Canceled) => Status::Canceled,
+    };
+    let details = match &task.details {
+        Some(details) => serde_json::from_str(details).unwrap_or(Value::Null),
+        None => open_details(&task.work),
+    };
+    let started_at = task.started_at.map(from_nanoseconds);
+    let finished_at = task.finished_at.map(from_nanoseconds);
+    let duration = match (started_at, finished_at) {
+        (Some(started), Some(finished)) => Some(finished - started),
+        _ => None,
+    };
+    TaskView {
+        uid: task.uid.0,
+        batch_uid: None,
+        index_uid: task.name.clone(),
+        status,
+        kind: kind(&task.work),
+        canceled_by: task.canceled_by.map(|uid| uid.0),
+        details: serde_json::from_value(details).ok(),
+        error: task.error.as_deref().and_then(|error| serde_json::from_str(error).ok()),
+        duration,
+        enqueued_at: from_nanoseconds(task.enqueued_at),
+        started_at,
+        finished_at,
+        custom_metadata: task.custom_metadata.clone(),
+    }
+}
+
+fn kind(work: &Work) -> Kind {
+    match work {
+        Work::Documents { .. } => Kind::DocumentAdditionOrUpdate,
+        Work::DeleteIds { .. } | Work::DeleteByFilter { .. } | Work::Clear => {
+            Kind::DocumentDeletion
+        }
+        Work::Settings { .. } => Kind::SettingsUpdate,
+        Work::CreateIndex { .. } => Kind::IndexCreation,
+        Work::UpdateIndex { .. } => Kind::IndexUpdate,
+        Work::DeleteIndex => Kind::IndexDeletion,
+        Work::SwapIndexes { .. } => Kind::IndexSwap,
+        Work::CancelTasks { .. } => Kind::TaskCancelation,
+        Work::DeleteTasks { .. } => Kind::TaskDeletion,
+    }
+}
