@@ -9,6 +9,7 @@ use crate::error::{ApiError, Code, mark};
 use crate::parse::{
     Commas, JsonFault, Param, QueryFault, StarOrList, from_json, from_query, json_error, missing,
 };
+use crate::search::check_filter_shape;
 
 /// How many documents a listing holds when `limit` is not given.
 pub const LIMIT_DEFAULT: usize = 20;
@@ -231,22 +232,12 @@ impl DeleteByFilter {
     /// `missing_document_filter`, `invalid_document_filter`, and those of any JSON body.
     pub fn from_json(body: &[u8]) -> Result<DeleteByFilter, ApiError> {
         let query: DeleteByFilter = from_json::<_, mark::BadRequest>(body)?;
-        match &query.filter {
-            Value::String(text) if text.trim().is_empty() => Err(empty_filter()),
-            Value::Array(items) if items.is_empty() => Err(empty_filter()),
-            Value::String(_) | Value::Array(_) => Ok(query),
-            other => Err(ApiError::new(
-                Code::InvalidDocumentFilter,
-                format!(
-                    "Invalid syntax for the filter parameter: `expected String, Array, found: {other}`."
-                ),
-            )),
+        if check_filter_shape(&query.filter, Code::InvalidDocumentFilter)? {
+            Ok(query)
+        } else {
+            Err(ApiError::new(Code::InvalidDocumentFilter, "Sending an empty filter is forbidden."))
         }
     }
-}
-
-fn empty_filter() -> ApiError {
-    ApiError::new(Code::InvalidDocumentFilter, "Sending an empty filter is forbidden.")
 }
 
 /// The ids in the body of `POST documents/delete-batch`, in text form. Ids that no document can have are kept:

@@ -157,7 +157,7 @@ fn unreadable_payloads_are_refused_in_meilisearchs_words() {
             PayloadKind::Json,
             r#"[{"\ud800":1}]"#,
             "malformed_payload",
-            "The `json` payload provided is malformed. `Couldn't serialize document value: unexpected end of hex escape at line 1 column 8`.",
+            "The `json` payload provided is malformed. `Couldn't serialize document value: unexpected end of hex escape at line 1 column 9`.",
         ),
     ] {
         assert_eq!(refusal(kind, body), (code, message.to_owned()), "{body}");

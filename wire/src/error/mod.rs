@@ -87,6 +87,11 @@ impl ApiError {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// The error of a task about an index, whose name Meilisearch puts before what its engine says.
+    pub fn in_index(self, index: &str) -> ApiError {
+        ApiError { code: self.code, message: format!("Index `{index}`: {}", self.message) }
+    }
+
     /// `Index `name` not found.`
     pub fn index_not_found(index: &str) -> ApiError {
         ApiError::new(Code::IndexNotFound, format!("Index `{index}` not found."))

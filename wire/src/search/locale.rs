@@ -9,7 +9,8 @@ use deserr::{
 };
 use serde::{Serialize, Serializer};
 
-/// Codes of two letters (ISO 639-1), then of three (ISO 639-3), each in the order in which messages list them.
+/// Codes of two letters (ISO 639-1), then of three (ISO 639-3), in the same order, which is the order in which messages list them;
+/// last, one that has no short form.
 const CODES: &[&str] = &[
     "af", "ak", "am", "ar", "az", "be", "bn", "bg", "ca", "cs", "da", "de", "el", "en", "eo", "et",
     "fi", "fr", "gu", "he", "hi", "hr", "hu", "hy", "id", "it", "jv", "ja", "kn", "ka", "km", "ko",
@@ -31,6 +32,17 @@ impl Locale {
     /// The code: `en`, `eng`.
     pub const fn code(self) -> &'static str {
         self.0
+    }
+
+    /// The three-letter code of the same language, which is what the engine keeps.
+    pub fn in_long_form(self) -> Locale {
+        let short = CODES.iter().take_while(|code| code.len() == 2).count();
+        match CODES.iter().position(|code| *code == self.0) {
+            Some(place) if place < short => {
+                Locale(CODES.get(place + short).copied().unwrap_or(self.0))
+            }
+            _ => self,
+        }
     }
 
     fn known(text: &str) -> Option<Locale> {
@@ -90,5 +102,26 @@ impl<E: DeserializeError> Deserr<E> for Locale {
                 location,
             ))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_short_code_has_its_long_one() {
+        for (short, long) in [
+            ("af", "afr"),
+            ("fa", "pes"),
+            ("zh", "zho"),
+            ("zu", "zul"),
+            ("jpn", "jpn"),
+            ("cmn", "cmn"),
+        ] {
+            assert_eq!(short.parse::<Locale>().unwrap().in_long_form().code(), long);
+        }
+        let short = CODES.iter().filter(|code| code.len() == 2).count();
+        assert_eq!(CODES.len(), 2 * short + 1);
     }
 }

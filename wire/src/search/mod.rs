@@ -234,6 +234,42 @@ impl SearchQuery {
     }
 }
 
+/// Checks the shape of a filter: a text, or an array of texts and arrays of texts. Whether it says anything at all is
+/// answered; what it says is for the engine to judge.
+///
+/// # Errors
+/// `code`, which depends on the route.
+pub fn check_filter_shape(filter: &Value, code: Code) -> Result<bool, ApiError> {
+    let refused = |expected: &str, found: &Value| {
+        let text = format!(
+            "Invalid syntax for the filter parameter: `expected {expected}, found: {found}`."
+        );
+        Err(ApiError::new(code, text))
+    };
+    let says_something = |text: &str| !text.trim().is_empty();
+    let terms = match filter {
+        Value::String(text) => return Ok(says_something(text)),
+        Value::Array(terms) => terms,
+        other => return refused("String, Array", other),
+    };
+    let mut any = false;
+    for term in terms {
+        match term {
+            Value::String(text) => any |= says_something(text),
+            Value::Array(alternatives) => {
+                for alternative in alternatives {
+                    match alternative {
+                        Value::String(text) => any |= says_something(text),
+                        other => return refused("String", other),
+                    }
+                }
+            }
+            other => return refused("String, [String]", other),
+        }
+    }
+    Ok(any)
+}
+
 /// How vectors take part in a search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserr)]
 #[serde(rename_all = "camelCase")]
@@ -258,8 +294,7 @@ impl SemanticRatio {
     }
 
     fn checked(ratio: f32) -> Result<SemanticRatio, Unfit> {
-        // Written so that NaN passes, as it does in Meilisearch; JSON cannot hold it.
-        if ratio > 1.0 || ratio < 0.0 {
+        if !(0.0..=1.0).contains(&ratio) {
             return Err(SemanticRatio::unfit());
         }
         Ok(SemanticRatio(ratio))
@@ -290,7 +325,7 @@ impl RankingScoreThreshold {
     }
 
     fn checked(score: f64) -> Result<RankingScoreThreshold, Unfit> {
-        if score > 1.0 || score < 0.0 {
+        if !(0.0..=1.0).contains(&score) {
             return Err(RankingScoreThreshold::unfit());
         }
         Ok(RankingScoreThreshold(score))

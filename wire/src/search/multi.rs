@@ -239,7 +239,7 @@ impl MultiSearchQuery {
         let mut body: MultiSearchBody = from_json::<_, mark::BadRequest>(body)?;
         let federation = body
             .federation
-            .map(|federation| serde_json::to_value(federation))
+            .map(serde_json::to_value)
             .transpose()
             .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
         Ok(MultiSearchQuery {

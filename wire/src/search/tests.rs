@@ -82,7 +82,7 @@ fn wrong_bodies_are_refused_in_meilisearchs_words() {
         (json!({"vector": "doggo"}), "invalid_search_vector", type_error("vector", "an array", "a string: `\"doggo\"`")),
         (
             json!({"hybrid": {"semanticRatio": 0.5}}),
-            "invalid_search_embedder",
+            "invalid_search_hybrid_query",
             "Missing field `embedder` inside `.hybrid`".to_owned(),
         ),
         (
@@ -173,6 +173,40 @@ fn wrong_query_strings_are_refused_in_meilisearchs_words() {
         "{}",
         error.message
     );
+}
+
+#[test]
+fn filters_are_texts_or_lists_of_texts_or_lists_of_lists() {
+    for (filter, says_something) in [
+        (json!("a = 1"), true),
+        (json!(" \n"), false),
+        (json!([]), false),
+        (json!([[], "", ["  "]]), false),
+        (json!(["a = 1", ["b = 2", "c = 3"]]), true),
+    ] {
+        assert_eq!(
+            check_filter_shape(&filter, Code::InvalidSearchFilter),
+            Ok(says_something),
+            "{filter}"
+        );
+    }
+    for (filter, message) in [
+        (
+            json!(true),
+            "Invalid syntax for the filter parameter: `expected String, Array, found: true`.",
+        ),
+        (
+            json!(["a", 1]),
+            "Invalid syntax for the filter parameter: `expected String, [String], found: 1`.",
+        ),
+        (
+            json!([["a", ["b"]]]),
+            "Invalid syntax for the filter parameter: `expected String, found: [\"b\"]`.",
+        ),
+    ] {
+        let error = check_filter_shape(&filter, Code::InvalidDocumentFilter).unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (Code::InvalidDocumentFilter, message));
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::embedder::{OPEN_AI_MODEL_DEFAULT, effective_source};
-use super::{DEFAULT_RANKING_RULES, Embedder, EmbedderSource, FacetOrder, Setting, Settings};
+use super::{
+    DEFAULT_RANKING_RULES, Embedder, EmbedderSource, FacetOrder, LocalizedRule, Setting, Settings,
+};
 
 /// Facet values shown when `faceting.maxValuesPerFacet` is not set.
 pub const MAX_VALUES_PER_FACET_DEFAULT: usize = 100;
@@ -56,10 +58,20 @@ impl Settings {
             "pagination": { "maxTotalHits": self.max_total_hits() },
             "embedders": self.effective_embedders(),
             "searchCutoffMs": or(&self.search_cutoff_ms, || Value::Null),
-            "localizedAttributes": or(&self.localized_attributes, || Value::Null),
+            "localizedAttributes": or(&self.localized_in_long_form(), || Value::Null),
             "facetSearch": or(&self.facet_search, || json!(true)),
             "prefixSearch": or(&self.prefix_search, || json!("indexingTime")),
         })
+    }
+
+    fn localized_in_long_form(&self) -> Setting<Vec<LocalizedRule>> {
+        let mut localized = self.localized_attributes.clone();
+        if let Setting::Set(rules) = &mut localized {
+            for locale in rules.iter_mut().flat_map(|rule| &mut rule.locales) {
+                *locale = locale.in_long_form();
+            }
+        }
+        localized
     }
 
     /// `pagination.maxTotalHits`, default filled in.

@@ -8,7 +8,7 @@ use deserr::{
     DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, Value, ValueKind,
     ValuePointerRef, take_cf_content,
 };
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::Setting;
 use crate::error::mark;
@@ -245,11 +245,5 @@ pub struct LocalizedRule {
     /// Names, in which `*` may stand at either end.
     pub attribute_patterns: Vec<String>,
     /// The languages; none is any.
-    #[serde(serialize_with = "in_long_form")]
     pub locales: Vec<Locale>,
-}
-
-/// The engine keeps languages, not codes: `GET settings` prints the three-letter form.
-fn in_long_form<S: Serializer>(locales: &[Locale], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(locales.iter().map(|locale| locale.code()))
 }
