@@ -197,7 +197,7 @@ pub mod iso8601_duration {
         Some(text)
     }
 
-    /// The duration a text of [`format`] tells.
+    /// The duration a text of [`format()`] tells.
     pub fn parse(text: &str) -> Option<Duration> {
         let rest = text.strip_prefix('P')?;
         let (date, clock) = rest.split_once('T').unwrap_or((rest, ""));
