@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use miroir_wire::reserved::is_reserved;
+
 use super::normal::{normalize_string, printed_number};
 use crate::json_scan::{Malformed, integer, member, members, number, unescape};
 
@@ -35,7 +37,7 @@ pub struct FacetRules {
     pub by_count: BTreeMap<String, bool>,
     /// The order of all other fields.
     pub by_count_default: bool,
-    /// Fields to leave out: reserved ones, and those added for the merge alone.
+    /// Fields to leave out beside the reserved ones: those added for the merge alone.
     pub hidden: BTreeSet<String>,
     /// The client asked for no facets at all; those there are were added for the merge.
     pub only_added: bool,
@@ -53,6 +55,10 @@ pub struct MergedFacets {
 }
 
 impl FacetRules {
+    fn hides(&self, field: &str) -> bool {
+        is_reserved(field) || self.hidden.contains(field)
+    }
+
     fn counts_first(&self, field: &str) -> bool {
         self.by_count.get(field).copied().unwrap_or(self.by_count_default)
     }
@@ -86,7 +92,7 @@ pub fn merge_facets(
         for field in members(node.distribution.unwrap_or(b"{}")) {
             let field = field?;
             let name = unescape(field.key);
-            if rules.hidden.contains(name.as_ref()) {
+            if rules.hides(&name) {
                 continue;
             }
             let range = number_range(node.stats, field.key);
@@ -307,7 +313,7 @@ fn merge_stats(nodes: &[NodeFacets<'_>], rules: &FacetRules) -> Result<Vec<u8>, 
         let (Some(min), Some(max)) = (bound("min"), bound("max")) else {
             return Err(Malformed { at: 0 });
         };
-        if rules.hidden.contains(name.as_ref()) {
+        if rules.hides(&name) {
             continue;
         }
         fields
@@ -364,7 +370,7 @@ mod tests {
         let (distribution, _) = merged(
             &[
                 (r#"{"g":{"Drama":2,"war":1},"x":{}}"#, "{}"),
-                (r#"{"_m":{"t":1},"g":{"comedy":1,"drama":3}}"#, "{}"),
+                (r#"{"_miroir_shard":{"t":1},"_m":{"t":1},"g":{"comedy":1,"drama":3}}"#, "{}"),
             ],
             &FacetRules { hidden: BTreeSet::from(["_m".to_owned()]), ..first(100) },
             6,

@@ -1,0 +1,119 @@
+//! What every request needs, shared by all of them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use miroir_seams::{NodeTransport, Seams};
+use miroir_storage::ids::{IndexUid, NodeId};
+use miroir_storage::routing::Routing;
+use time::OffsetDateTime;
+
+use crate::read_settings::SettingsCache;
+
+/// Where requests take their routing from; one view is taken per request.
+pub trait RoutingSource: Send + Sync + std::fmt::Debug {
+    /// The view as of now. Must be cheap: a pointer load.
+    fn routing(&self) -> Arc<Routing>;
+
+    /// Whether tasks of the index are enqueued or processing, for `isIndexing`.
+    fn is_indexing(&self, uid: &IndexUid) -> bool;
+
+    /// When the index last changed.
+    fn updated_at(&self, uid: &IndexUid) -> Option<OffsetDateTime>;
+}
+
+/// The nodes that this pod finds unavailable, and what it knows of them. Written by the health
+/// checks, read by every request without a lock.
+#[derive(Debug, Default)]
+pub struct NodeHealthView {
+    /// Nodes not to be asked.
+    pub unavailable: ArcSwap<BTreeSet<NodeId>>,
+    /// The `pkgVersion` of the oldest node; none until one has answered.
+    pub oldest_version: ArcSwap<Option<String>>,
+}
+
+/// What to do when a shard can't be had from any replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UnavailableShardPolicy {
+    /// Answer with what there is, and say what is missing.
+    #[default]
+    Partial,
+    /// Answer 503 `miroir_shard_unavailable`.
+    Error,
+}
+
+/// Settings of the gateway. Defaults are those of the specification.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// The master key of the public API; none leaves it open, as Meilisearch does.
+    pub master_key: Option<String>,
+    /// The key for `/_miroir/`; none keeps it closed.
+    pub admin_key: Option<String>,
+    /// Largest request body, bytes.
+    pub body_bytes_max: usize,
+    /// Requests served at the same time; more are refused.
+    pub concurrent_requests_max: usize,
+    /// How long one call to a node may take on the read path.
+    pub node_timeout: Duration,
+    /// How long a client may take to send its headers.
+    pub header_timeout: Duration,
+    /// See [`UnavailableShardPolicy`].
+    pub unavailable_shard_policy: UnavailableShardPolicy,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            master_key: None,
+            admin_key: None,
+            body_bytes_max: 100 << 20,
+            concurrent_requests_max: 500,
+            node_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(30),
+            unavailable_shard_policy: UnavailableShardPolicy::default(),
+        }
+    }
+}
+
+/// Everything a request is handled with.
+#[derive(Debug)]
+pub struct GatewayContext {
+    /// Names, placement, nodes.
+    pub routing: Arc<dyn RoutingSource>,
+    /// Calls to nodes.
+    pub transport: Arc<dyn NodeTransport>,
+    /// Which nodes are away.
+    pub health: Arc<NodeHealthView>,
+    /// Time, randomness, tasks.
+    pub seams: Seams,
+    /// Limits and keys.
+    pub config: GatewayConfig,
+    /// Read settings by index.
+    pub settings: SettingsCache,
+    /// Requests being served.
+    pub in_flight: AtomicUsize,
+}
+
+impl GatewayContext {
+    /// A context with nothing in flight.
+    pub fn new(
+        routing: Arc<dyn RoutingSource>,
+        transport: Arc<dyn NodeTransport>,
+        health: Arc<NodeHealthView>,
+        seams: Seams,
+        config: GatewayConfig,
+    ) -> Self {
+        Self {
+            routing,
+            transport,
+            health,
+            seams,
+            config,
+            settings: SettingsCache::default(),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+}

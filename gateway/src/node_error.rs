@@ -1,0 +1,166 @@
+//! What nodes say when they refuse, made fit for clients.
+//!
+//! Nodes know indexes under other names, know our reserved fields, and display everything, so
+//! their texts name what a client must not see. The rest of a text stays as it is.
+
+use std::collections::BTreeSet;
+
+use miroir_storage::routing::IndexRouting;
+use miroir_wire::error::ResponseError;
+use miroir_wire::reserved::is_reserved;
+
+use crate::disguise::undisguise;
+
+/// Whose error is cleaned.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorContext<'a> {
+    /// The index as the client named it, and as nodes name it.
+    pub index: &'a IndexRouting,
+    /// The client's displayed attributes; `None` for all.
+    pub displayed: Option<&'a BTreeSet<String>>,
+}
+
+/// The error object in a node's answer; `None` when the body is something else.
+pub fn read_error(body: &[u8]) -> Option<ResponseError> {
+    serde_json::from_slice(body).ok()
+}
+
+/// `error` without node-side names.
+pub fn clean_error(mut error: ResponseError, context: ErrorContext<'_>) -> ResponseError {
+    let node_side = format!("`{}`", context.index.uid);
+    let message = error.message.replace(&node_side, &format!("`{}`", context.index.name));
+    let message = undisguise(&message);
+    let message = clean_lists(&message, context.displayed);
+    error.message = renumber_rules(&message);
+    error
+}
+
+/// Takes reserved names, and where Meilisearch does so names that are not displayed, out of the
+/// lists in `Available … are: …`.
+fn clean_lists(message: &str, displayed: Option<&BTreeSet<String>>) -> String {
+    let mut out = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(start) = rest.find("Available ") {
+        let (before, from) = rest.split_at(start);
+        out.push_str(before);
+        let Some((head, list, tail)) = split_list(from) else {
+            out.push_str(from);
+            return out;
+        };
+        let hides = head.contains("sortable")
+            || head.contains("searchable")
+            || before.contains("cannot be used as distinct attribute");
+        out.push_str(&clean_list(head, list, displayed.filter(|_| hides)));
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Splits ``Available x are: `a, b`. Tail`` into what stands before the list, the list with its
+/// back-quotes, and what follows it (with the full stop).
+fn split_list(text: &str) -> Option<(&str, &str, &str)> {
+    let list_start = text.find(" are: `")? + " are: ".len();
+    let (head, from) = text.split_at(list_start);
+    let list_end = from.find("`.")? + 1;
+    let (list, tail) = from.split_at(list_end);
+    Some((head, list, tail))
+}
+
+fn clean_list(head: &str, list: &str, displayed: Option<&BTreeSet<String>>) -> String {
+    const HIDDEN: &str = "<..hidden-attributes>";
+    let each_quoted = list.contains("`, `");
+    let separator = if each_quoted { "`, `" } else { ", " };
+    let names = list.trim_matches('`').split(separator);
+    let mut hidden = false;
+    let mut kept: Vec<&str> = names
+        .filter(|name| *name != HIDDEN && !is_reserved(name))
+        .filter(|name| {
+            let shown = displayed.is_none_or(|displayed| displayed.contains(*name));
+            hidden |= !shown;
+            shown
+        })
+        .collect();
+    if kept.is_empty() {
+        // The full stop follows.
+        let kind = head.trim_start_matches("Available ").split(' ').next().unwrap_or_default();
+        return format!("This index does not have configured {kind} attributes");
+    }
+    if hidden {
+        kept.push(HIDDEN);
+    }
+    format!("{head}`{}`", kept.join(separator))
+}
+
+/// On nodes our own rule is the first of `filterableAttributes`; clients count from theirs.
+fn renumber_rules(message: &str) -> String {
+    const RULE: &str = "rule #";
+    if !message.contains("ilterableAttributes") {
+        return message.to_owned();
+    }
+    let mut parts = message.split(RULE);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(RULE);
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = part.split_at(digits);
+        match number.parse::<usize>() {
+            Ok(number) => out.push_str(&number.saturating_sub(1).to_string()),
+            Err(_) => out.push_str(number),
+        }
+        out.push_str(rest);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_names_are_taken_out_of_lists() {
+        for (said, cleaned) in [
+            (
+                "Attribute `x` is not filterable. Available filterable attribute patterns are: `_miroir_shard`, `genre`, `year`.\n1:2 x = 1",
+                "Attribute `x` is not filterable. Available filterable attribute patterns are: `genre`, `year`.\n1:2 x = 1",
+            ),
+            (
+                "Attribute `_mirOir_shard` is not filterable. Available filterable attribute patterns are: `_miroir_shard`.",
+                "Attribute `_miroir_shard` is not filterable. This index does not have configured filterable attributes.",
+            ),
+            (
+                "Invalid facet distribution: Attribute `x` is not filterable. Available filterable attributes patterns are: `_miroir_shard, genre`.",
+                "Invalid facet distribution: Attribute `x` is not filterable. Available filterable attributes patterns are: `genre`.",
+            ),
+            (
+                "Attribute `x` is not searchable. Available searchable attributes are: `_miroir_shard, id, title`.",
+                "Attribute `x` is not searchable. Available searchable attributes are: `id, title`.",
+            ),
+        ] {
+            assert_eq!(clean_lists(&undisguise(said), None), cleaned);
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_displayed_are_hidden_where_meilisearch_hides_them() {
+        let displayed = BTreeSet::from(["title".to_owned()]);
+        assert_eq!(
+            clean_lists(
+                "Attribute `x` is not sortable. Available sortable attributes are: `price, title`.",
+                Some(&displayed)
+            ),
+            "Attribute `x` is not sortable. Available sortable attributes are: `title, <..hidden-attributes>`."
+        );
+        let filterable = "Attribute `x` is not filterable. Available filterable attribute patterns are: `price`.";
+        assert_eq!(clean_lists(filterable, Some(&displayed)), filterable);
+    }
+
+    #[test]
+    fn rules_are_counted_without_ours() {
+        assert_eq!(
+            renumber_rules("field `a` matched rule #2 in `filterableAttributes`, in rule #2"),
+            "field `a` matched rule #1 in `filterableAttributes`, in rule #1"
+        );
+        assert_eq!(renumber_rules("rule #2"), "rule #2");
+    }
+}

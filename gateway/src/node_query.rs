@@ -1,0 +1,341 @@
+//! A client's search as the nodes are to see it, and how their answers are then merged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::reserved::is_reserved;
+use miroir_wire::search::{LIMIT_DEFAULT, SearchQuery};
+use serde_json::Value;
+
+use crate::disguise::{disguise, disguise_filter};
+use crate::merge::facets::FacetRules;
+use crate::merge::rank::HitOrder;
+use crate::merge::render::{AddedField, HitCuts};
+use crate::merge::{MergePlan, WindowEcho};
+use crate::read_settings::{ReadSettings, node_facet_values_max};
+
+/// How many lists there will be to merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// One node answers for everything: its order stands, its window is the client's.
+    One,
+    /// Several do.
+    Many,
+}
+
+/// A search, ready to be sent and merged.
+#[derive(Clone, Debug)]
+pub struct NodeQuery {
+    /// The body without its filter, as JSON.
+    body: Vec<u8>,
+    filter: Option<Value>,
+    /// How the answers are merged.
+    pub merge: MergePlan,
+}
+
+impl NodeQuery {
+    /// The body for a node whose shards are limited by `shard_filter`. The client's filter goes
+    /// beside it in an array, so that positions in error texts are those of the client's text.
+    pub fn body(&self, shard_filter: Option<&str>) -> Vec<u8> {
+        let Some(filter) = join_filters(self.filter.as_ref(), shard_filter) else {
+            return self.body.clone();
+        };
+        let rest = self.body.strip_prefix(b"{").unwrap_or_default();
+        let mut body = Vec::with_capacity(self.body.len() + 128);
+        body.extend_from_slice(b"{\"filter\":");
+        // Writing into memory can't fail.
+        let _ = serde_json::to_writer(&mut body, &filter);
+        if rest != b"}" {
+            body.push(b',');
+        }
+        body.extend_from_slice(rest);
+        body
+    }
+}
+
+/// Both filters as one, the shards' last.
+pub fn join_filters(client: Option<&Value>, shards: Option<&str>) -> Option<Value> {
+    match (client, shards) {
+        (client, None) => client.cloned(),
+        (None, Some(shards)) => Some(Value::from(vec![shards])),
+        (Some(Value::Array(items)), Some(shards)) => {
+            let mut items = items.clone();
+            items.push(Value::from(shards));
+            Some(Value::Array(items))
+        }
+        (Some(client), Some(shards)) => {
+            Some(Value::from(vec![client.clone(), Value::from(shards)]))
+        }
+    }
+}
+
+/// Prepares `query` for the nodes.
+///
+/// # Errors
+/// `invalid_search_filter` when the filter is of a type that could not stand beside another.
+pub fn prepare(
+    query: &SearchQuery,
+    settings: &ReadSettings,
+    lists: Lists,
+) -> Result<NodeQuery, ApiError> {
+    let mut sent = query.clone();
+    let filter = client_filter(sent.filter.take(), Code::InvalidSearchFilter)?;
+    let (window, echo) = set_window(&mut sent, settings.total_hits_max, lists);
+    let order = hit_order(query, settings, lists);
+    let (score, details) = match order {
+        HitOrder::Arrival => (false, false),
+        HitOrder::Score => (true, false),
+        HitOrder::Rules => (false, true),
+        HitOrder::Hybrid { .. } => (true, true),
+    };
+    sent.show_ranking_score |= score;
+    sent.show_ranking_score_details |= details;
+    let distinct = match lists {
+        Lists::One => None,
+        Lists::Many => query.distinct.clone().or_else(|| settings.distinct.clone()),
+    };
+    set_attributes(&mut sent, settings.displayed.as_ref());
+    let field = distinct.as_deref().and_then(|path| add_field(&mut sent, path));
+    let (facets, counts_distinct) = set_facets(&mut sent, settings, distinct.as_deref());
+    for name in sent.sort.iter_mut().flatten().chain(sent.distinct.as_mut()) {
+        *name = disguise(name).into_owned();
+    }
+    for name in sent.attributes_to_search_on.iter_mut().flatten() {
+        *name = disguise(name).into_owned();
+    }
+    let formats = |list: Option<bool>| list.unwrap_or(false);
+    let named = sent.attributes_to_retrieve.is_some()
+        && !formats(sent.attributes_to_highlight.as_ref().map(|list| !list.is_empty()))
+        && !formats(sent.attributes_to_crop.as_ref().map(|list| !list.is_empty()));
+    let cuts = HitCuts {
+        reserved: !named,
+        score: score && !query.show_ranking_score,
+        details: details && !query.show_ranking_score_details,
+        field,
+        displayed: (query.show_ranking_score_details || query.show_matches_position)
+            .then(|| settings.displayed.clone())
+            .flatten(),
+    };
+    let body = serde_json::to_vec(&sent).map_err(|error| {
+        ApiError::new(Code::Internal, format!("the query can't be written: {error}"))
+    })?;
+    Ok(NodeQuery {
+        body,
+        filter,
+        merge: MergePlan {
+            order,
+            distinct,
+            counts_distinct,
+            window,
+            cuts,
+            facets,
+            total_hits_max: settings.total_hits_max as u64,
+            echo,
+            query: query.q.clone().unwrap_or_default(),
+            index_uid: None,
+        },
+    })
+}
+
+/// A client's filter, disguised; blank ones are none.
+///
+/// # Errors
+/// `code` when it is neither text nor an array, in Meilisearch's words.
+pub fn client_filter(filter: Option<Value>, code: Code) -> Result<Option<Value>, ApiError> {
+    match filter {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(filter @ (Value::String(_) | Value::Array(_))) => Ok(Some(disguise_filter(filter))),
+        Some(other) => Err(ApiError::new(
+            code,
+            format!(
+                "Invalid syntax for the filter parameter: `expected String, Array, found: {other}`."
+            ),
+        )),
+    }
+}
+
+/// Sets the window that nodes are asked for and returns the part of the merged list that the
+/// client gets, clamped as Meilisearch does.
+fn set_window(
+    sent: &mut SearchQuery,
+    total_hits_max: usize,
+    lists: Lists,
+) -> (Range<usize>, WindowEcho) {
+    let finite = sent.is_finite_pagination();
+    let hits_per_page = sent.hits_per_page.unwrap_or(LIMIT_DEFAULT);
+    let page = sent.page.unwrap_or(1);
+    let (offset, limit) = if finite {
+        // Page 0 is a page without hits.
+        page.checked_sub(1)
+            .map_or((0, 0), |before| (hits_per_page.saturating_mul(before), hits_per_page))
+    } else {
+        (sent.offset, sent.limit)
+    };
+    let start = offset.min(total_hits_max);
+    let length = limit.min(total_hits_max - start);
+    let end = start.saturating_add(length);
+    let echo = if finite {
+        WindowEcho::Page { page: page as u64, hits_per_page: hits_per_page as u64 }
+    } else {
+        WindowEcho::Offset { offset: start as u64, limit: sent.limit as u64 }
+    };
+    let whole = 0..usize::MAX;
+    let window = match lists {
+        Lists::One if !finite => {
+            (sent.offset, sent.limit) = (start, length);
+            whole
+        }
+        // The page as it is, unless the limit on hits cuts it.
+        Lists::One if (start, length) == (offset, limit) => whole,
+        _ if finite => {
+            (sent.page, sent.hits_per_page) = (Some(1), Some(end));
+            start..end
+        }
+        _ => {
+            (sent.offset, sent.limit) = (0, end);
+            start..end
+        }
+    };
+    if finite {
+        // Ignored beside pages; their defaults are left out of the body.
+        (sent.offset, sent.limit) = (0, LIMIT_DEFAULT);
+    }
+    (window, echo)
+}
+
+/// By what the lists are merged.
+fn hit_order(query: &SearchQuery, settings: &ReadSettings, lists: Lists) -> HitOrder {
+    if lists == Lists::One {
+        return HitOrder::Arrival;
+    }
+    let words = query.q.as_deref().unwrap_or_default().trim();
+    let sorted =
+        settings.has_sort_rules || query.sort.as_ref().is_some_and(|sort| !sort.is_empty());
+    if let Some(hybrid) = &query.hybrid
+        && !(words.is_empty() && query.vector.is_none())
+    {
+        let ratio = f64::from(hybrid.semantic_ratio.get());
+        return if query.q.is_some() && ratio > 0.0 && ratio < 1.0 {
+            HitOrder::Hybrid { semantic_ratio: ratio }
+        } else {
+            HitOrder::Rules
+        };
+    }
+    if sorted {
+        HitOrder::Rules
+    } else if words.is_empty() {
+        HitOrder::Arrival
+    } else if settings.default_relevance && is_plain_word(words) {
+        HitOrder::Score
+    } else {
+        HitOrder::Rules
+    }
+}
+
+/// One word for sure, whatever the tokenizer: then the largest rank of every rule is the same on
+/// all shards, their product is small, and scores compare like the rules one by one.
+fn is_plain_word(words: &str) -> bool {
+    let tail = words.strip_prefix(|c: char| c.is_ascii_uppercase()).unwrap_or(words);
+    !words.is_empty() && tail.bytes().all(|byte| byte.is_ascii_lowercase())
+}
+
+/// Applies the client's displayed attributes, which nodes don't know, and drops reserved names.
+fn set_attributes(sent: &mut SearchQuery, displayed: Option<&BTreeSet<String>>) {
+    let visible = |name: &String| {
+        !is_reserved(name) && displayed.is_none_or(|displayed| displayed.contains(name))
+    };
+    let everything = |name: &String| name == "*";
+    sent.attributes_to_retrieve = match (sent.attributes_to_retrieve.take(), displayed) {
+        (Some(list), _) if !list.iter().any(everything) => {
+            Some(list.into_iter().filter(|name| visible(name)).collect())
+        }
+        (_, displayed) => displayed.cloned(),
+    };
+    if let Some(list) = sent.attributes_to_highlight.take() {
+        let list = match displayed {
+            Some(displayed) if list.iter().any(everything) => displayed.clone(),
+            _ => list.into_iter().filter(|name| everything(name) || visible(name)).collect(),
+        };
+        sent.attributes_to_highlight = Some(list);
+    }
+    if let Some(list) = sent.attributes_to_crop.take() {
+        let mut kept = Vec::with_capacity(list.len());
+        for entry in list {
+            let (name, length) = match entry.rsplit_once(':') {
+                Some((name, length)) => (name.to_owned(), Some(length)),
+                None => (entry.clone(), None),
+            };
+            match displayed {
+                Some(displayed) if everything(&name) => kept.extend(displayed.iter().map(|name| {
+                    length.map_or_else(|| name.clone(), |length| format!("{name}:{length}"))
+                })),
+                _ if everything(&name) || visible(&name) => kept.push(entry),
+                _ => {}
+            }
+        }
+        sent.attributes_to_crop = Some(kept);
+    }
+}
+
+/// Adds `path` to the attributes to retrieve unless it comes anyway.
+fn add_field(sent: &mut SearchQuery, path: &str) -> Option<AddedField> {
+    let list = sent.attributes_to_retrieve.as_mut()?;
+    let covers = |name: &String| {
+        path.strip_prefix(name.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    if is_reserved(path) || list.iter().any(covers) {
+        return None;
+    }
+    let root = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let shares_its_root = list.iter().any(|name| root(name) == root(path));
+    list.insert(path.to_owned());
+    Some(AddedField { path: path.to_owned(), shares_its_root })
+}
+
+/// Sets the facets to ask for; the second part says whether the distinct attribute is among them
+/// so that kept documents can be counted.
+fn set_facets(
+    sent: &mut SearchQuery,
+    settings: &ReadSettings,
+    distinct: Option<&str>,
+) -> (FacetRules, bool) {
+    let by_count = |field: &str| settings.facets_by_count.get(field).copied();
+    let by_count_default = by_count("*").unwrap_or(false);
+    let asked = sent.facets.clone().unwrap_or_default();
+    let all = asked.iter().any(|name| name == "*");
+    let mut rules = FacetRules {
+        values_max: settings.facet_values_max,
+        node_values_max: node_facet_values_max(settings.facet_values_max),
+        // One node forgets orders set by name when it is asked for all facets.
+        by_count: if all {
+            BTreeMap::new()
+        } else {
+            asked.iter().filter_map(|name| Some((name.clone(), by_count(name)?))).collect()
+        },
+        by_count_default,
+        hidden: BTreeSet::new(),
+        only_added: sent.facets.is_none(),
+    };
+    let mut counts_distinct = false;
+    if let Some(path) = distinct
+        && sent.is_finite_pagination()
+        && settings.is_filterable(path)
+        && !is_reserved(path)
+    {
+        counts_distinct = true;
+        if !all && !asked.iter().any(|name| name == path) {
+            rules.hidden.insert(path.to_owned());
+            sent.facets.get_or_insert_default().push(path.to_owned());
+        }
+    }
+    for name in sent.facets.iter_mut().flatten() {
+        *name = disguise(name).into_owned();
+    }
+    (rules, counts_distinct)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! The walk of a search: resolve, plan, scatter, merge. And of a multi-search: several of them.
+//!
+//! With part of the cluster away: other replicas are asked (see [`crate::scatter`]); what is still
+//! missing is named in `X-Miroir-Degraded`, or refuses the search by policy.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use miroir_storage::ids::{IndexUid, ShardId};
+use miroir_storage::routing::{IndexRouting, Routing};
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::search::{LIMIT_DEFAULT, MultiSearchQuery, SearchQuery};
+use tokio::time::Instant;
+
+use crate::context::GatewayContext;
+use crate::failure::Failure;
+use crate::merge::answer::NodeAnswer;
+use crate::merge::merge_answers;
+use crate::node_query::{Lists, prepare};
+use crate::plan::query_hash;
+use crate::scatter::{NodeRequest, ReadKey, ReadScope, ask_one, gather, plan_now};
+
+/// Sub-queries of one multi-search.
+const QUERIES_MAX: usize = 100;
+
+/// The answer to a read, and what is to be said about it in headers.
+#[derive(Clone, Debug, Default)]
+pub struct ReadAnswer {
+    /// JSON.
+    pub body: Vec<u8>,
+    /// Shards that are not in it.
+    pub missing: Vec<ShardId>,
+    /// The settings version it was made with; none when several indexes were read.
+    pub settings_version: Option<u64>,
+    /// A settings change was in flight.
+    pub settings_pending: bool,
+}
+
+/// The index that readers see under `name`.
+///
+/// # Errors
+/// `index_not_found`.
+pub fn resolve<'a>(routing: &'a Routing, name: &str) -> Result<&'a Arc<IndexRouting>, Failure> {
+    routing.indexes.get(name).ok_or_else(|| ApiError::index_not_found(name).into())
+}
+
+/// Searches one index. `echo_name` puts the index's name into the answer, as in a multi-search.
+///
+/// # Errors
+/// `index_not_found`, what nodes say of the query, `miroir_shard_unavailable`.
+pub async fn search_index(
+    context: &GatewayContext,
+    routing: &Routing,
+    name: &str,
+    query: &SearchQuery,
+    echo_name: bool,
+) -> Result<ReadAnswer, Failure> {
+    let started = context.seams.clock.instant();
+    let index = resolve(routing, name)?;
+    let settings = context.settings.get(index);
+    let scope = ReadScope { routing, index, settings: &settings };
+    let mut key = ReadKey::new(hash_of(&index.uid, query));
+    let mut plan = plan_now(context, scope, &key);
+    let index_uid = echo_name.then(|| name.to_owned());
+    if let ([call], true) = (plan.calls.as_slice(), plan.missing.is_empty()) {
+        let mut prepared = prepare(query, &settings, Lists::One)?;
+        prepared.merge.index_uid = index_uid.clone();
+        let request = NodeRequest::post("/search", prepared.body(call.filter.as_deref()));
+        let answer = ask_one(context, scope, &call.node, request, NodeAnswer::parse).await?;
+        if let Some(answer) = answer {
+            let body = finish(std::slice::from_ref(&answer), &prepared.merge, started, context)?;
+            return Ok(answer_of(index, body, Vec::new()));
+        }
+        key.failed.insert(call.node.clone());
+        plan = plan_now(context, scope, &key);
+    }
+    let mut prepared = prepare(query, &settings, Lists::Many)?;
+    prepared.merge.index_uid = index_uid;
+    let gathered = gather(
+        context,
+        scope,
+        key,
+        plan,
+        |call| NodeRequest::post("/search", prepared.body(call.filter.as_deref())),
+        NodeAnswer::parse,
+    )
+    .await?;
+    let answers: Vec<NodeAnswer> = gathered.parts.into_iter().map(|part| part.answer).collect();
+    let body = finish(&answers, &prepared.merge, started, context)?;
+    Ok(answer_of(index, body, gathered.missing))
+}
+
+fn answer_of(index: &IndexRouting, body: Vec<u8>, missing: Vec<ShardId>) -> ReadAnswer {
+    ReadAnswer {
+        body,
+        missing,
+        settings_version: Some(index.settings_version),
+        settings_pending: index.settings_pending,
+    }
+}
+
+fn finish(
+    answers: &[NodeAnswer],
+    plan: &crate::merge::MergePlan,
+    started: Instant,
+    context: &GatewayContext,
+) -> Result<Vec<u8>, Failure> {
+    let elapsed = context.seams.clock.instant().saturating_duration_since(started);
+    let merged = merge_answers(answers, plan, elapsed.as_millis()).map_err(|error| {
+        // The outer form was checked when the answer came; facets are read only here.
+        tracing::warn!(%error, "facets of a node can't be read");
+        ApiError::new(Code::Internal, "A node's answer could not be read.")
+    })?;
+    Ok(merged.body)
+}
+
+/// The hash of a query without its window: pages of one query are cut from one list.
+fn hash_of(uid: &IndexUid, query: &SearchQuery) -> u64 {
+    let mut windowless = query.clone();
+    windowless.offset = 0;
+    windowless.limit = LIMIT_DEFAULT;
+    windowless.page = None;
+    windowless.hits_per_page = None;
+    let mut words = uid.as_str().as_bytes().to_vec();
+    // Writing into memory can't fail.
+    let _ = serde_json::to_writer(&mut words, &windowless);
+    query_hash(&words)
+}
+
+/// Runs the queries of a multi-search side by side; results come in their order.
+///
+/// # Errors
+/// The first query's that failed, said to be inside of it; `miroir_not_supported` for federation.
+pub async fn multi_search(
+    context: &GatewayContext,
+    routing: &Routing,
+    body: &Bytes,
+) -> Result<ReadAnswer, Failure> {
+    let request = MultiSearchQuery::from_json(body)?;
+    if request.federation.is_some() {
+        return Err(ApiError::new(
+            Code::MiroirNotSupported,
+            "Federated search is not supported yet. Leave `federation` out and merge the results of the queries.",
+        )
+        .into());
+    }
+    request.check_federation()?;
+    if request.queries.len() > QUERIES_MAX {
+        return Err(ApiError::new(
+            Code::BadRequest,
+            format!("A multi-search may have at most {QUERIES_MAX} queries."),
+        )
+        .into());
+    }
+    let searches = request
+        .queries
+        .iter()
+        .map(|(index, query)| search_index(context, routing, index, query, true));
+    let mut merged = ReadAnswer { body: b"{\"results\":[".to_vec(), ..Default::default() };
+    for (place, result) in join_all(searches).await.into_iter().enumerate() {
+        let answer = result.map_err(|failure| {
+            failure.not_of_the_url().inside(&format!("Inside `.queries[{place}]`: "))
+        })?;
+        if place > 0 {
+            merged.body.push(b',');
+        }
+        merged.body.extend_from_slice(&answer.body);
+        merged.missing.extend(answer.missing);
+        merged.settings_pending |= answer.settings_pending;
+    }
+    merged.body.extend_from_slice(b"]}");
+    merged.missing.sort_unstable();
+    merged.missing.dedup();
+    Ok(merged)
+}
+
