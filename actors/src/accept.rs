@@ -104,7 +104,7 @@ pub async fn accept(pod: &Arc<PodContext>, request: WriteRequest) -> Result<Acce
         custom_metadata: request.custom_metadata,
         at,
     };
-    match pod.log.propose(Command::EnqueueTask(Box::new(task))).await {
+    match pod.log.propose(&Command::EnqueueTask(Box::new(task))).await {
         Ok(Outcome::Enqueued { uid, .. }) => Ok(Accepted { uid, at }),
         Ok(other) => {
             tracing::error!(?other, "log answered an accepted task otherwise");
@@ -138,8 +138,7 @@ async fn journal(
         JournalError::Full { .. } => AcceptError::Overloaded,
         other => AcceptError::Journal(other),
     })?;
-    let payload =
-        PayloadRef { holders: vec![(pod.id.clone(), sequence)], bytes, count };
+    let payload = PayloadRef { holders: vec![(pod.id.clone(), sequence)], bytes, count };
     let work = match work {
         RequestedWork::Documents { partial, primary_key, .. } => {
             Work::Documents { partial, primary_key, payload }

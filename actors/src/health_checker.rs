@@ -152,8 +152,8 @@ fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerSt
             async move {
                 let answer =
                     calls.call(&node, Method::GET, "/health".into(), None, config.timeout).await;
-                let _stopped = myself
-                    .cast(HealthCheckerMessage::Checked { node, answered: answer.is_ok() });
+                let _stopped =
+                    myself.cast(HealthCheckerMessage::Checked { node, answered: answer.is_ok() });
             }
         });
         futures::future::join_all(checks).await;

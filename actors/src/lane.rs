@@ -77,8 +77,11 @@ impl Actor for Lane {
         arguments: LaneArguments,
     ) -> Result<LaneState, ActorProcessingErr> {
         let LaneArguments { writer, delivery } = arguments;
-        let mark =
-            lane_marks::load(delivery.log.engine(), &delivery.target.index, &delivery.node)?;
+        let mark = lane_marks::load(
+            delivery.log.engine().as_ref(),
+            &delivery.target.index,
+            &delivery.node,
+        )?;
         Ok(LaneState { writer, delivery, mark, running: None })
     }
 

@@ -166,7 +166,10 @@ impl NodeCalls {
         let refusal = serde_json::from_slice::<ResponseError>(&body);
         match refusal {
             // Missing rights and "try again" are about the node, not about the client's data.
-            Ok(error) if status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 429) => {
+            Ok(error)
+                if status.is_client_error()
+                    && !matches!(status.as_u16(), 401 | 403 | 408 | 429) =>
+            {
                 Err(NodeCallError::Refused(error))
             }
             _ => Err(faulty(status.as_u16(), &body)),

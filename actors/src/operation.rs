@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use miroir_storage::ids::{IndexUid, NodeId, TaskUid};
 use miroir_storage::commands::Fence;
+use miroir_storage::ids::{IndexUid, NodeId, TaskUid};
 use miroir_wire::error::ResponseError;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::Value;
@@ -132,9 +132,10 @@ impl OperationArguments {
             return true;
         }
         let routing = self.pod.log.routing();
-        routing.by_uid.get(self.index()).is_some_and(|index| {
-            crate::writer::lanes::in_sync_nodes(&index.groups).contains(node)
-        })
+        routing
+            .by_uid
+            .get(self.index())
+            .is_some_and(|index| crate::writer::lanes::in_sync_nodes(&index.groups).contains(node))
     }
 
     async fn follow(&self, node: &NodeId, uid: u64) -> Option<NodeTask> {

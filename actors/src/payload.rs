@@ -35,7 +35,8 @@ pub fn decode_documents(bytes: Bytes) -> Result<DocumentBatch, DamagedPayload> {
         Ok(u32::from_le_bytes(four.try_into().map_err(|_| DamagedPayload)?))
     };
     let count = number(0)? as usize;
-    let mut start = count.checked_mul(4).and_then(|lengths| lengths.checked_add(4)).ok_or(DamagedPayload)?;
+    let mut start =
+        count.checked_mul(4).and_then(|lengths| lengths.checked_add(4)).ok_or(DamagedPayload)?;
     if start > bytes.len() {
         return Err(DamagedPayload);
     }
@@ -63,9 +64,8 @@ mod tests {
         let bytes = Bytes::from_static(b"[{\"id\":1},{\"id\":\"b\"}]");
         let batch = DocumentBatch { bytes, ranges: vec![(1, 9), (10, 20)] };
         let stored = encode_documents(&batch);
-        let again = decode_documents(stored.clone()).map(|batch| {
-            batch.iter().map(<[u8]>::to_vec).collect::<Vec<_>>()
-        });
+        let again = decode_documents(stored.clone())
+            .map(|batch| batch.iter().map(<[u8]>::to_vec).collect::<Vec<_>>());
         assert_eq!(again, Ok(vec![b"{\"id\":1}".to_vec(), b"{\"id\":\"b\"}".to_vec()]));
         for cut in 0..stored.len() {
             assert_eq!(decode_documents(stored.slice(..cut)), Err(DamagedPayload));

@@ -24,7 +24,8 @@ use miroir_seams::{NodeTransport, Seams};
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::{IndexUid, NodeId, PodId};
 use miroir_storage::journal::Journal;
-use miroir_storage::log::{AppliedEvent, CoordinatorLog};
+use miroir_storage::log::CoordinatorLog;
+use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::tasks;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
@@ -102,7 +103,9 @@ impl PodContext {
 #[derive(Debug)]
 pub enum PodMessage {
     /// The log applied an entry.
-    Applied(Box<AppliedEvent>),
+    Applied(Arc<AppliedEvent>),
+    /// The log stopped, or took another state: the pod must start again from its tables.
+    FeedClosed,
     /// A node went down or came back.
     NodeHealthChanged {
         /// The node.
@@ -183,11 +186,12 @@ impl Actor for Pod {
         }
         let feed = myself.clone();
         context.seams.tasks.spawn("log feed", async move {
-            while let Some(event) = events.recv().await {
-                if feed.cast(PodMessage::Applied(Box::new(event))).is_err() {
+            while let Some(event) = events.events.recv().await {
+                if feed.cast(PodMessage::Applied(event)).is_err() {
                     return;
                 }
             }
+            let _stopped = feed.cast(PodMessage::FeedClosed);
         });
         Ok(state)
     }
@@ -207,6 +211,7 @@ impl Actor for Pod {
                 }
                 Ok(())
             }
+            PodMessage::FeedClosed => Err("the feed of the coordinator log closed".into()),
             PodMessage::Restart(child) => {
                 if let Err(error) = start_child(&myself, state, child.clone()).await {
                     tracing::error!(?child, %error, "actor could not be started");
@@ -314,7 +319,9 @@ async fn on_applied(
 ) -> Result<(), ActorProcessingErr> {
     match (&event.command, &event.outcome) {
         (Command::EnqueueTask(_), Outcome::Enqueued { uid, index }) => {
-            let Some(task) = tasks::read(state.context.log.engine(), *uid)? else { return Ok(()) };
+            let Some(task) = tasks::read(state.context.log.engine().as_ref(), *uid)? else {
+                return Ok(());
+            };
             let Some(index) = index else {
                 if let Some(registrar) = &state.registrar {
                     let _restarting = registrar.cast(RegistrarMessage::Accepted(Box::new(task)));
@@ -356,7 +363,7 @@ fn tell_ended(state: &PodState, uids: Vec<miroir_storage::ids::TaskUid>) {
 /// Gives back journalled payloads that no open task needs: writes that were refused after they
 /// were journalled, and those whose tasks ended before the pod stopped.
 fn release_orphans(context: &PodContext) -> Result<(), ActorProcessingErr> {
-    let open = tasks::read_open(context.log.engine())?;
+    let open = tasks::read_open(context.log.engine().as_ref())?;
     let needed: std::collections::BTreeSet<_> = open
         .iter()
         .filter_map(|task| task.work.payload())

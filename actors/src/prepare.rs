@@ -179,7 +179,10 @@ mod tests {
     #[test]
     fn the_agreed_key_wins_and_another_is_refused() {
         let agreed = PrepareContext { index_primary_key: Some("isbn".into()), ..context() };
-        assert!(prepare(batch(r#"[{"id":1,"isbn":2}]"#), &agreed).is_ok_and(|p| p.primary_key == "isbn"));
+        assert!(
+            prepare(batch(r#"[{"id":1,"isbn":2}]"#), &agreed)
+                .is_ok_and(|p| p.primary_key == "isbn")
+        );
         let other = PrepareContext { request_primary_key: Some("id".into()), ..agreed };
         let refused = prepare(batch(r#"[{"id":1,"isbn":2}]"#), &other);
         assert_eq!(

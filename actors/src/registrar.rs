@@ -63,7 +63,7 @@ impl Actor for Registrar {
         myself: ActorRef<RegistrarMessage>,
         pod: Arc<PodContext>,
     ) -> Result<RegistrarState, ActorProcessingErr> {
-        let open = tasks::read_open(pod.log.engine())?
+        let open = tasks::read_open(pod.log.engine().as_ref())?
             .into_iter()
             .filter(|task| task.index.is_none())
             .map(|task| (task.uid, task))
@@ -119,7 +119,7 @@ fn end_next(
     if state.busy.is_some() {
         return Ok(());
     }
-    let engine = state.pod.log.engine();
+    let engine = state.pod.log.engine().as_ref();
     let mut due = None;
     for task in state.open.values() {
         let mut waits = false;
@@ -175,17 +175,17 @@ async fn end_task(pod: &PodContext, task: &TaskRecord) -> Result<Outcome, Propos
         },
         Work::CancelTasks { uids, .. } => {
             let cancel = Command::CancelTasks { by: task.uid, uids: uids.clone(), at };
-            let canceled = matched(pod.log.propose(cancel).await?);
+            let canceled = matched(pod.log.propose(&cancel).await?);
             finish(Ending::Succeeded, Some(canceled), None, Vec::new())
         }
         Work::DeleteTasks { uids, .. } => {
             let delete = Command::DeleteTasks { by: Some(task.uid), uids: uids.clone(), at };
-            let deleted = matched(pod.log.propose(delete).await?);
+            let deleted = matched(pod.log.propose(&delete).await?);
             finish(Ending::Succeeded, Some(deleted), None, Vec::new())
         }
         _ => fail(ApiError::index_not_found(task.name.as_deref().unwrap_or_default())),
     };
-    pod.log.propose(command).await
+    pod.log.propose(&command).await
 }
 
 fn matched(outcome: Outcome) -> u64 {

@@ -142,8 +142,10 @@ async fn copy(arguments: &ReplicaCopyArguments) -> Result<u64, CopyError> {
 
     let mut copied = 0;
     for (source, shards) in &arguments.sources {
-        let tokens: Vec<String> =
-            shards.iter().map(|shard| format!("\"{}\"", shard_token(shard.0, index.shards))).collect();
+        let tokens: Vec<String> = shards
+            .iter()
+            .map(|shard| format!("\"{}\"", shard_token(shard.0, index.shards)))
+            .collect();
         let filter = format!("{SHARD_FIELD} IN [{}]", tokens.join(", "));
         let mut offset = 0;
         loop {
@@ -189,12 +191,13 @@ async fn read_page(
     let routing = arguments.pod.log.routing();
     // Vectors travel with their documents; nodes without embedders refuse the flag on some
     // versions, and then have none to send.
-    let with_vectors = routing
-        .by_uid
-        .get(&arguments.index)
-        .is_some_and(|index| index.settings.effective().get("embedders").is_some_and(|e| {
-            e.as_object().is_some_and(|embedders| !embedders.is_empty())
-        }));
+    let with_vectors = routing.by_uid.get(&arguments.index).is_some_and(|index| {
+        index
+            .settings
+            .effective()
+            .get("embedders")
+            .is_some_and(|e| e.as_object().is_some_and(|embedders| !embedders.is_empty()))
+    });
     let mut query = json!({ "filter": [filter], "offset": offset, "limit": PAGE_DOCUMENTS });
     if with_vectors && let Value::Object(query) = &mut query {
         query.insert("retrieveVectors".into(), json!(true));
@@ -221,9 +224,7 @@ async fn task(
     };
     let follower = pod.follower(target).ok_or(CopyError::TaskLost)?;
     let (reply, ended) = oneshot::channel();
-    follower
-        .cast(NodeTasksMessage::Follow { uid, reply })
-        .map_err(|_| CopyError::TaskLost)?;
+    follower.cast(NodeTasksMessage::Follow { uid, reply }).map_err(|_| CopyError::TaskLost)?;
     let ended = ended.await.ok().flatten().ok_or(CopyError::TaskLost)?;
     match ended.error {
         Some(error) => Err(CopyError::TargetRefused(error.code)),
@@ -236,7 +237,8 @@ fn json_body(value: &Value) -> Bytes {
 }
 
 fn array_of(documents: &[Box<RawValue>]) -> Bytes {
-    let mut body = Vec::with_capacity(documents.iter().map(|d| d.get().len() + 1).sum::<usize>() + 2);
+    let mut body =
+        Vec::with_capacity(documents.iter().map(|d| d.get().len() + 1).sum::<usize>() + 2);
     for (n, document) in documents.iter().enumerate() {
         body.push(if n == 0 { b'[' } else { b',' });
         body.extend_from_slice(document.get().as_bytes());

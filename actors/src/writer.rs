@@ -175,12 +175,12 @@ impl Actor for Writer {
         let WriterArguments { pod, index } = arguments;
         let role = miroir_storage::tables::roles::writer_role(&index);
         let take = Command::TakeEpoch { role, pod: pod.id.clone() };
-        let Outcome::Epoch(epoch) = pod.log.propose(take).await? else {
+        let Outcome::Epoch(epoch) = pod.log.propose(&take).await? else {
             return Err("the log did not grant an epoch".into());
         };
         let routing = pod.log.routing();
         let placed = routing.by_uid.get(&index).cloned().ok_or("the index is gone")?;
-        let open = tasks::read_open(pod.log.engine())?;
+        let open = tasks::read_open(pod.log.engine().as_ref())?;
         let mut entries: VecDeque<Entry> = open
             .into_iter()
             .filter(|task| task.index.as_ref() == Some(&index))
@@ -189,7 +189,7 @@ impl Actor for Writer {
         let in_sync = in_sync_nodes(&placed.groups);
         let mut lanes = BTreeMap::new();
         for (node, held) in held_shards(&placed.groups) {
-            let mark = lane_marks::load(pod.log.engine(), &index, &node)?;
+            let mark = lane_marks::load(pod.log.engine().as_ref(), &index, &node)?;
             for (uid, outcome) in &mark.notable {
                 let entry = entries.iter_mut().find(|entry| entry.task.uid == *uid);
                 if let (Some(entry), Ok(outcome)) = (entry, serde_json::from_str(outcome)) {
@@ -390,7 +390,7 @@ fn pass_lane(
 ) -> Result<(), ActorProcessingErr> {
     let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
     lane_marks::save(
-        state.pod.log.engine(),
+        state.pod.log.engine().as_ref(),
         &state.fence.index,
         node,
         &mark,

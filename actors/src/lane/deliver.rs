@@ -91,7 +91,10 @@ impl Delivery {
                 let joined = job.work.tasks(job.last);
                 // Deletions of a joined run are counted together; the first task shows them.
                 for (n, uid) in joined.into_iter().enumerate() {
-                    outcomes.push((uid, if n == 0 { outcome.clone() } else { without_count(&outcome) }));
+                    outcomes.push((
+                        uid,
+                        if n == 0 { outcome.clone() } else { without_count(&outcome) },
+                    ));
                 }
             }
             (Err(end), _) => return end,
@@ -160,8 +163,7 @@ impl Delivery {
                     LookUp::Listed(task) => found = Some(task),
                     LookUp::Replaced => return RequestEnd::NodeReplaced,
                     LookUp::NotListed
-                        if request.repeatable
-                            || doubtful_since.elapsed() >= CERTAINTY_WAIT =>
+                        if request.repeatable || doubtful_since.elapsed() >= CERTAINTY_WAIT =>
                     {
                         doubtful = false;
                     }
@@ -297,10 +299,16 @@ impl Delivery {
     }
 
     fn save(&self, mark: &LaneMark, durability: Durability) -> Result<(), ()> {
-        lane_marks::save(self.log.engine(), &self.target.index, &self.node, mark, durability)
-            .map_err(|error| {
-                tracing::error!(node = %self.node, %error, "lane mark could not be stored");
-            })
+        lane_marks::save(
+            self.log.engine().as_ref(),
+            &self.target.index,
+            &self.node,
+            mark,
+            durability,
+        )
+        .map_err(|error| {
+            tracing::error!(node = %self.node, %error, "lane mark could not be stored");
+        })
     }
 }
 
@@ -332,7 +340,10 @@ fn is_older(newest: Option<u64>, known: Option<u64>) -> bool {
 
 /// A failure that says nothing about the client's data.
 fn is_about_the_node(error: &ResponseError) -> bool {
-    matches!(error.code.as_str(), "internal" | "no_space_left_on_device" | "io_error" | "too_many_open_files")
+    matches!(
+        error.code.as_str(),
+        "internal" | "no_space_left_on_device" | "io_error" | "too_many_open_files"
+    )
 }
 
 fn without_count(outcome: &PartOutcome) -> PartOutcome {

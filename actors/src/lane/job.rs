@@ -154,10 +154,7 @@ impl JobWork {
             Self::DeleteByFilter { filter } => {
                 let path = format!("/indexes/{}/documents/delete", target.index);
                 let body = json!({ "filter": filter });
-                vec![JobRequest {
-                    repeatable: false,
-                    ..control(Method::POST, path, Some(&body))
-                }]
+                vec![JobRequest { repeatable: false, ..control(Method::POST, path, Some(&body)) }]
             }
             Self::Clear => {
                 let path = format!("/indexes/{}/documents", target.index);
@@ -231,10 +228,9 @@ fn documents_requests(partial: bool, batches: &[&Prepared], target: &JobTarget) 
             if !target.held.contains(shard) {
                 continue;
             }
-            let (Some(document), Some(token)) = (
-                batch.bytes.get(*start as usize..*end as usize),
-                tokens.get(shard.0 as usize),
-            ) else {
+            let (Some(document), Some(token)) =
+                (batch.bytes.get(*start as usize..*end as usize), tokens.get(shard.0 as usize))
+            else {
                 continue;
             };
             // The document begins with `{` and holds at least its id.
@@ -300,7 +296,8 @@ mod tests {
             bytes: Bytes::from_static(b"{\"id\":1}{ \"id\":2}{\"id\":3}"),
             documents: vec![(ShardId(0), 0, 8), (ShardId(9), 8, 17), (ShardId(1), 17, 25)],
         };
-        let work = JobWork::Documents { partial: false, parts: vec![(TaskUid(7), Arc::new(batch))] };
+        let work =
+            JobWork::Documents { partial: false, parts: vec![(TaskUid(7), Arc::new(batch))] };
         let requests = work.requests(&target(&[0, 9]));
         assert_eq!(requests.len(), 1);
         let body: Value = serde_json::from_slice(requests[0].body.as_deref().unwrap_or_default())

@@ -31,12 +31,13 @@ pub(super) async fn create(
     };
     let body = json!({ "uid": arguments.index().as_str(), "primaryKey": primary_key });
     let path = format!("/indexes/{}/settings", arguments.index());
-    let on_each = arguments.nodes.iter().map(|node| async {
-        match arguments.on_node(node, Method::POST, "/indexes", Some(&body)).await {
+    let (path, body, settings_body) = (&path, &body, &settings);
+    let on_each = arguments.nodes.iter().map(|node| async move {
+        match arguments.on_node(node, Method::POST, "/indexes", Some(body)).await {
             Err(error) if error.code != "index_already_exists" => return Err(error),
             _ => {}
         }
-        arguments.on_node(node, Method::PATCH, &path, Some(&settings)).await.map(|_| ())
+        arguments.on_node(node, Method::PATCH, path, Some(settings_body)).await.map(|_| ())
     });
     let results = futures::future::join_all(on_each).await;
     match results.into_iter().find_map(Result::err) {
@@ -86,12 +87,12 @@ pub(super) async fn update(
 /// provisioned or copied again, since the uid is never reused.
 pub(super) async fn delete(arguments: &OperationArguments) -> OperationEnd {
     let deleted = count_documents(arguments).await;
-    let path = format!("/indexes/{}", arguments.index());
-    let on_each = arguments.nodes.iter().map(|node| async {
+    let path = &format!("/indexes/{}", arguments.index());
+    let on_each = arguments.nodes.iter().map(|node| async move {
         if arguments.pod.health.is_down(node) {
             return;
         }
-        match arguments.on_node(node, Method::DELETE, &path, None).await {
+        match arguments.on_node(node, Method::DELETE, path, None).await {
             Err(error) if error.code != "index_not_found" => {
                 tracing::warn!(%node, code = error.code, "index could not be deleted from node");
             }

@@ -87,7 +87,7 @@ async fn end(
 
 async fn mark_pending(arguments: &OperationArguments, pending: bool) {
     let command = Command::MarkSettingsPending { fence: arguments.fence.clone(), pending };
-    if let Err(error) = arguments.pod.log.propose(command).await {
+    if let Err(error) = arguments.pod.log.propose(&command).await {
         // Only a header depends on it.
         tracing::warn!(%error, "settings phase could not be logged");
     }
@@ -164,9 +164,9 @@ mod tests {
 
     #[test]
     fn nodes_that_read_back_differently_are_a_mismatch() {
-        let wanted = json!({"stopWords": ["a"]});
-        let same = json!({"stopWords": ["a"], "dictionary": []});
-        let other = json!({"stopWords": ["b"], "dictionary": []});
+        let wanted = json!({"distinctAttribute": "a"});
+        let same = json!({"distinctAttribute": "a", "dictionary": []});
+        let other = json!({"distinctAttribute": "b", "dictionary": []});
         let read = |a: &Value, b: &Value| {
             BTreeMap::from([(NodeId::from("a"), a.clone()), (NodeId::from("b"), b.clone())])
         };

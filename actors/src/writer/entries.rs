@@ -102,7 +102,10 @@ impl Entry {
     pub fn is_barrier(&self) -> bool {
         matches!(
             self.task.work,
-            Work::Settings { .. } | Work::CreateIndex { .. } | Work::UpdateIndex { .. } | Work::DeleteIndex
+            Work::Settings { .. }
+                | Work::CreateIndex { .. }
+                | Work::UpdateIndex { .. }
+                | Work::DeleteIndex
         )
     }
 
@@ -172,11 +175,7 @@ pub fn next_run(
         .take_while(|entry| limit.is_none_or(|limit| entry.task.uid <= limit))
         .peekable();
     let first = pending.next()?;
-    let mut job = Job {
-        first: first.task.uid,
-        last: first.task.uid,
-        work: work_of(first)?,
-    };
+    let mut job = Job { first: first.task.uid, last: first.task.uid, work: work_of(first)? };
     let mut bytes = first.bytes();
     for next in pending.take(JOINED_TASKS_MAX - 1) {
         let Some(work) = work_of(next) else { break };
@@ -347,10 +346,8 @@ mod tests {
     #[test]
     fn a_lane_waits_at_a_barrier() {
         let settings = Work::Settings { patch: "{}".into(), is_deletion: false };
-        let mut entries = VecDeque::from([
-            single(1, settings, Sendable::Barrier),
-            documents(2, false),
-        ]);
+        let mut entries =
+            VecDeque::from([single(1, settings, Sendable::Barrier), documents(2, false)]);
         assert_eq!(run_of(&entries, None), None);
         entries[0].sendable = Some(Sendable::Settings(vec![Value::Null]));
         assert_eq!(run_of(&entries, None), Some((1, 1)));
@@ -359,10 +356,8 @@ mod tests {
     #[test]
     fn nothing_starts_or_is_prepared_past_an_unfinished_barrier() {
         let settings = Work::Settings { patch: "{}".into(), is_deletion: false };
-        let mut entries = VecDeque::from([
-            single(1, settings, Sendable::Barrier),
-            documents(2, false),
-        ]);
+        let mut entries =
+            VecDeque::from([single(1, settings, Sendable::Barrier), documents(2, false)]);
         entries[0].stage = Stage::Ready(Sendable::Barrier);
         entries[1].stage = Stage::Waiting;
         assert!(startable(&entries, |_| false).is_empty());

@@ -148,10 +148,8 @@ mod tests {
         let shard = ShardPlacement { replicas: both.clone(), in_sync: both };
         let groups = vec![GroupPlacement { group: GroupId(0), shards: vec![shard; 4] }];
         let applied = |count| PartOutcome::Applied { deleted: Some(count) };
-        let results = BTreeMap::from([
-            (NodeId::from("a"), applied(10)),
-            (NodeId::from("b"), applied(10)),
-        ]);
+        let results =
+            BTreeMap::from([(NodeId::from("a"), applied(10)), (NodeId::from("b"), applied(10))]);
         assert_eq!(count_deleted(&groups, &results), Some(10));
         let one = BTreeMap::from([(NodeId::from("a"), applied(10))]);
         assert_eq!(count_deleted(&groups, &one), Some(10));

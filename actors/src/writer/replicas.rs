@@ -151,4 +151,3 @@ pub(super) fn on_in_sync_changed(
     }
     Ok(())
 }
-

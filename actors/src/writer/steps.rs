@@ -58,13 +58,17 @@ pub(super) fn routing(state: &WriterState) -> Option<Arc<IndexRouting>> {
     state.pod.log.routing().by_uid.get(&state.fence.index).cloned()
 }
 
-pub(super) fn propose<F>(myself: &ActorRef<WriterMessage>, state: &WriterState, command: Command, report: F)
-where
+pub(super) fn propose<F>(
+    myself: &ActorRef<WriterMessage>,
+    state: &WriterState,
+    command: Command,
+    report: F,
+) where
     F: FnOnce(Result<Outcome, ProposeError>) -> WriterMessage + Send + 'static,
 {
     let (log, myself) = (state.pod.log.clone(), myself.clone());
     state.pod.seams.tasks.spawn("writer proposal", async move {
-        let answer = log.propose(command).await;
+        let answer = log.propose(&command).await;
         let _stopped = myself.cast(report(answer));
     });
 }
@@ -77,10 +81,11 @@ fn start_tasks(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     if state.entries.iter().any(|entry| matches!(entry.stage, Stage::Starting)) {
         return;
     }
-    let engine = state.pod.log.engine();
-    let uids = startable(&state.entries, |uid| {
-        matches!(tasks::read(engine, uid), Ok(Some(task)) if !task.ended())
-    });
+    let engine = state.pod.log.engine().as_ref();
+    let uids = startable(
+        &state.entries,
+        |uid| matches!(tasks::read(engine, uid), Ok(Some(task)) if !task.ended()),
+    );
     if uids.is_empty() {
         return;
     }
@@ -212,7 +217,7 @@ async fn prepare_payload(
                             fence: fence.clone(),
                             primary_key: prepared.primary_key.clone(),
                         };
-                        pod.log.propose(agree).await.ok()?;
+                        pod.log.propose(&agree).await.ok()?;
                     }
                     Some(Ok(Sendable::Documents(Arc::new(prepared))))
                 }
@@ -510,8 +515,7 @@ pub(super) fn on_finished(
 /// Forgets what no lane needs, and gives its payloads back. Lanes that catch up keep entries
 /// alive as long as memory allows; then they are copied instead.
 fn release(state: &mut WriterState) {
-    let kept: usize =
-        state.entries.iter().filter(|entry| entry.ended()).map(Entry::bytes).sum();
+    let kept: usize = state.entries.iter().filter(|entry| entry.ended()).map(Entry::bytes).sum();
     if kept > PREPARED_BYTES_MAX {
         for lane in state.lanes.values_mut() {
             if lane.standing == Standing::CatchingUp && !lane.busy {
