@@ -45,6 +45,18 @@ pub fn run(args: NodeArgs) -> anyhow::Result<()> {
     })
 }
 
+#[cfg(feature = "embedded-node")]
+async fn serve(
+    http_addr: SocketAddr,
+    master_key: Option<Secret>,
+    data: PathBuf,
+    stop: exit::Stop,
+) -> anyhow::Result<()> {
+    let mut config = miroir_node::NodeConfig::new(http_addr, data);
+    config.master_key = master_key.map(|key| key.reveal().to_owned());
+    Ok(miroir_node::run(config, stop).await?)
+}
+
 #[cfg(not(feature = "embedded-node"))]
 async fn serve(
     _http_addr: SocketAddr,

@@ -10,9 +10,8 @@ use super::{Complaint, Config, FlagValue, NodeConfig, Secret};
 
 /// Every variable of ours begins so.
 const PREFIX: &str = "MIROIR_";
-/// Variables with these beginnings belong to others: the project's own tests, and `miroir up`
-/// telling its children things.
-const FOREIGN_PREFIXES: [&str; 1] = ["MIROIR_TEST_"];
+/// Variables with these beginnings belong to others: the project's own tests, and `miroir node`.
+const FOREIGN_PREFIXES: [&str; 3] = ["MIROIR_TEST_", "MIROIR_BIN", "MIROIR_NODE_MASTER_KEY"];
 /// Endings of the variables that Kubernetes sets for a service that is called `miroir`.
 const SERVICE_LINKS: [&str; 7] =
     ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_ADDR", "_PROTO", "_TCP", "_UDP"];

@@ -110,6 +110,20 @@ fn keys_come_from_files_and_reach_nodes_without_one() {
 }
 
 #[test]
+fn examples_are_valid() {
+    for name in ["miroir.yaml", "miroir.toml"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ops/examples");
+        let keys = [
+            ("MIROIR_MASTER_KEY".into(), "0123456789abcdef".into()),
+            ("MIROIR_ADMIN_KEY".into(), "fedcba9876543210".into()),
+            ("MIROIR_NODE_KEY".into(), "node key".into()),
+        ];
+        let config = Config::load(Some(&folder.join(name)), keys, &[]).expect("valid");
+        assert!(config.nodes.iter().all(|node| node.key.is_some()), "{name}");
+    }
+}
+
+#[test]
 fn variables_of_others_are_left_alone() {
     let others = [
         ("MIROIR_SERVICE_HOST", "10.0.0.1"),

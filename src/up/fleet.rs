@@ -159,6 +159,11 @@ impl Fleet {
     ) -> anyhow::Result<Option<Change>> {
         let Some(slot) = self.slots.get_mut(at) else { return Ok(None) };
         let Some(process) = slot.process.take() else { return Ok(None) };
+        if process.lifeline.is_none() {
+            // It was told to, so that it starts with its new configuration.
+            slot.start_at = Some(Instant::now());
+            return Ok(None);
+        }
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         let steady = process.started.elapsed() > STEADY_AFTER;
         slot.ends = if steady { 1 } else { slot.ends.saturating_add(1) };
