@@ -40,25 +40,29 @@ impl Default for HealthConfig {
     }
 }
 
-/// The nodes that are down, as this pod sees it. Reading takes no lock.
-#[derive(Clone, Debug, Default)]
-pub struct HealthView {
-    down: Arc<ArcSwap<BTreeSet<NodeId>>>,
+/// What this pod's checks say of the nodes. Written by the checker, read by every request and
+/// lane without a lock.
+#[derive(Debug, Default)]
+pub struct NodeHealthView {
+    /// Nodes that are down, not to be asked.
+    pub unavailable: ArcSwap<BTreeSet<NodeId>>,
+    /// The `pkgVersion` of the oldest node; none until one has answered.
+    pub oldest_version: ArcSwap<Option<String>>,
 }
 
-impl HealthView {
+impl NodeHealthView {
     /// Whether the node is down.
     pub fn is_down(&self, node: &NodeId) -> bool {
-        self.down.load().contains(node)
+        self.unavailable.load().contains(node)
     }
 
     /// All nodes that are down.
     pub fn down(&self) -> Arc<BTreeSet<NodeId>> {
-        self.down.load_full()
+        self.unavailable.load_full()
     }
 
     fn set(&self, node: &NodeId, down: bool) {
-        self.down.rcu(|known| {
+        self.unavailable.rcu(|known| {
             let mut known = BTreeSet::clone(known);
             if down {
                 known.insert(node.clone());
@@ -81,6 +85,8 @@ pub enum HealthCheckerMessage {
         node: NodeId,
         /// It answered in time.
         answered: bool,
+        /// Its version, when it was asked.
+        version: Option<String>,
     },
 }
 
@@ -94,7 +100,7 @@ pub struct HealthCheckerArguments {
     /// Limits.
     pub config: HealthConfig,
     /// Where the result is published.
-    pub view: HealthView,
+    pub view: Arc<NodeHealthView>,
     /// Calls to nodes.
     pub calls: NodeCalls,
     /// The nodes.
@@ -110,6 +116,8 @@ pub struct HealthCheckerArguments {
 pub struct HealthCheckerState {
     arguments: HealthCheckerArguments,
     nodes: BTreeMap<NodeId, NodeHealth>,
+    /// Asked for once a node, and again when it comes back.
+    versions: BTreeMap<NodeId, String>,
 }
 
 #[ractor::async_trait]
@@ -124,7 +132,7 @@ impl Actor for HealthChecker {
         arguments: HealthCheckerArguments,
     ) -> Result<HealthCheckerState, ActorProcessingErr> {
         myself.cast(HealthCheckerMessage::Check)?;
-        Ok(HealthCheckerState { arguments, nodes: BTreeMap::new() })
+        Ok(HealthCheckerState { arguments, nodes: BTreeMap::new(), versions: BTreeMap::new() })
     }
 
     async fn handle(
@@ -135,7 +143,9 @@ impl Actor for HealthChecker {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HealthCheckerMessage::Check => on_check(&myself, state),
-            HealthCheckerMessage::Checked { node, answered } => on_checked(state, node, answered),
+            HealthCheckerMessage::Checked { node, answered, version } => {
+                on_checked(state, node, answered, version);
+            }
         }
         Ok(())
     }
@@ -143,17 +153,27 @@ impl Actor for HealthChecker {
 
 fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerState) {
     let HealthCheckerArguments { config, calls, log, seams, .. } = state.arguments.clone();
-    let nodes: Vec<NodeId> = log.routing().nodes.keys().cloned().collect();
+    let nodes: Vec<(NodeId, bool)> = log
+        .routing()
+        .nodes
+        .keys()
+        .map(|node| (node.clone(), !state.versions.contains_key(node)))
+        .collect();
     let myself = myself.clone();
     let tasks = seams.tasks.clone();
     tasks.spawn("health round", async move {
-        let checks = nodes.into_iter().map(|node| {
+        let checks = nodes.into_iter().map(|(node, asks_version)| {
             let (calls, myself) = (calls.clone(), myself.clone());
             async move {
                 let answer =
                     calls.call(&node, Method::GET, "/health".into(), None, config.timeout).await;
+                let answered = answer.is_ok();
+                let version = match answered && asks_version {
+                    true => ask_version(&calls, &node).await,
+                    false => None,
+                };
                 let _stopped =
-                    myself.cast(HealthCheckerMessage::Checked { node, answered: answer.is_ok() });
+                    myself.cast(HealthCheckerMessage::Checked { node, answered, version });
             }
         });
         futures::future::join_all(checks).await;
@@ -162,11 +182,50 @@ fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerSt
     });
 }
 
-fn on_checked(state: &mut HealthCheckerState, node: NodeId, answered: bool) {
+async fn ask_version(calls: &NodeCalls, node: &NodeId) -> Option<String> {
+    let answer: serde_json::Value =
+        calls.json(node, Method::GET, "/version".into(), None).await.ok()?;
+    Some(answer.get("pkgVersion")?.as_str()?.to_owned())
+}
+
+/// The oldest of some versions, compared number by number; what is no number counts as 0.
+fn oldest<'a>(versions: impl Iterator<Item = &'a String>) -> Option<String> {
+    let numbers = |version: &str| -> Vec<u64> {
+        version.split(['.', '-']).map(|part| part.parse().unwrap_or(0)).collect()
+    };
+    versions.min_by_key(|version| numbers(version)).cloned()
+}
+
+fn on_checked(
+    state: &mut HealthCheckerState,
+    node: NodeId,
+    answered: bool,
+    version: Option<String>,
+) {
+    if let Some(version) = version {
+        state.versions.insert(node.clone(), version);
+        state.arguments.view.oldest_version.store(Arc::new(oldest(state.versions.values())));
+    }
     let health = state.nodes.entry(node.clone()).or_default();
     let Some(change) = health.observe(answered, state.arguments.config.limits) else { return };
     let down = change == HealthChange::WentDown;
+    if down {
+        // It may come back as another version.
+        state.versions.remove(&node);
+    }
     tracing::info!(%node, down, "node health changed");
     state.arguments.view.set(&node, down);
     let _stopped = state.arguments.pod.cast(PodMessage::NodeHealthChanged { node, down });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let versions = ["1.50.0".to_owned(), "1.9.2".to_owned(), "1.15.1".to_owned()];
+        assert_eq!(oldest(versions.iter()).as_deref(), Some("1.9.2"));
+        assert_eq!(oldest([].iter()), None);
+    }
 }

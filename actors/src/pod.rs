@@ -29,7 +29,7 @@ use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::tasks;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, HealthView};
+use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, NodeHealthView};
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::{NodeTasks, NodeTasksArguments, NodeTasksMessage};
 use crate::registrar::{Registrar, RegistrarMessage};
@@ -63,7 +63,7 @@ pub struct PodContext {
     /// Calls to nodes.
     pub calls: NodeCalls,
     /// Who is down.
-    pub health: HealthView,
+    pub health: Arc<NodeHealthView>,
     /// Time, randomness, tasks.
     pub seams: Seams,
     followers: arc_swap::ArcSwap<BTreeMap<NodeId, ActorRef<NodeTasksMessage>>>,
@@ -86,7 +86,7 @@ impl PodContext {
             calls: NodeCalls::new(transport, log.clone()),
             log,
             journal,
-            health: HealthView::default(),
+            health: Arc::default(),
             seams,
             followers: arc_swap::ArcSwap::default(),
             root: OnceLock::new(),
