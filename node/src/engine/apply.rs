@@ -106,10 +106,10 @@ impl Indexer {
     ///
     /// # Errors
     /// Whatever fails later (a bad `_geo`, say) fails all operations, as in Meilisearch 1.15.
-    pub fn apply_documents(
+    pub fn apply_documents<'i>(
         &self,
-        wtxn: &mut RwTxn<'_>,
-        index: &Index,
+        wtxn: &mut RwTxn<'i>,
+        index: &'i Index,
         name: &str,
         operations: &[Operation<'_>],
         primary_key: Option<&str>,
@@ -192,10 +192,10 @@ impl Indexer {
     ///
     /// # Errors
     /// When the index can't be written.
-    pub fn apply_deletions(
+    pub fn apply_deletions<'i>(
         &self,
-        wtxn: &mut RwTxn<'_>,
-        index: &Index,
+        wtxn: &mut RwTxn<'i>,
+        index: &'i Index,
         name: &str,
         deletions: &[Deletion<'_>],
     ) -> Result<Vec<Outcome>, EngineError> {
@@ -263,10 +263,10 @@ impl Indexer {
     ///
     /// # Errors
     /// When the index can't be written.
-    pub fn apply_clear(
+    pub fn apply_clear<'i>(
         &self,
-        wtxn: &mut RwTxn<'_>,
-        index: &Index,
+        wtxn: &mut RwTxn<'i>,
+        index: &'i Index,
         name: &str,
     ) -> Result<u64, EngineError> {
         ClearDocuments::new(wtxn, index)
@@ -278,10 +278,10 @@ impl Indexer {
     ///
     /// # Errors
     /// The settings', or those of documents that don't fit them.
-    pub fn apply_settings(
+    pub fn apply_settings<'i>(
         &self,
-        wtxn: &mut RwTxn<'_>,
-        index: &Index,
+        wtxn: &mut RwTxn<'i>,
+        index: &'i Index,
         name: &str,
         patches: &[&serde_json::Value],
     ) -> Result<(), EngineError> {
@@ -317,10 +317,10 @@ impl Indexer {
     ///
     /// # Errors
     /// `index_primary_key_already_exists` when it has documents under another key.
-    pub fn apply_primary_key(
+    pub fn apply_primary_key<'i>(
         &self,
-        wtxn: &mut RwTxn<'_>,
-        index: &Index,
+        wtxn: &mut RwTxn<'i>,
+        index: &'i Index,
         name: &str,
         primary_key: &str,
     ) -> Result<(), EngineError> {

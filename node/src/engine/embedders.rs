@@ -9,7 +9,7 @@ use std::sync::Arc;
 use milli_core::Index;
 use milli_core::heed::RoTxn;
 use milli_core::index::IndexEmbeddingConfig;
-use milli_core::prompt::error::NewPromptError;
+use milli_core::prompt::Prompt;
 use milli_core::vector::{self, Embedder, EmbedderOptions, EmbeddingConfigs};
 use miroir_wire::error::{ApiError, Code};
 
@@ -27,10 +27,8 @@ pub fn runtime(index: &Index, rtxn: &RoTxn<'_>) -> Result<EmbeddingConfigs, Refu
             return Err(unsupported_source(&name, "other than `userProvided`").into());
         };
         let quantized = config.quantized();
-        let prompt = config
-            .prompt
-            .try_into()
-            .map_err(|error: NewPromptError| Refusal::Engine(error.into()))?;
+        let prompt =
+            Prompt::try_from(config.prompt).map_err(|error| Refusal::Engine(error.into()))?;
         let runtime = Embedder::new(config.embedder_options, 0)
             .map_err(|error| Refusal::Engine(vector::Error::from(error).into()))?;
         embedders.insert(name, (Arc::new(runtime), Arc::new(prompt), quantized));

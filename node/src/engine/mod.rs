@@ -15,6 +15,8 @@ pub mod index_map;
 pub mod locales;
 pub mod settings;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

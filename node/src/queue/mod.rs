@@ -42,7 +42,7 @@ pub struct Queue {
     /// Held from taking a uid until the task is waiting: the worker sees tasks in uid order.
     enqueueing: Mutex<()>,
     state: Mutex<State>,
-    /// Something is waiting, or the node is ending.
+    /// Something is waiting, a batch has ended, or the node is ending.
     wake: Condvar,
 }
 
@@ -209,6 +209,13 @@ impl Queue {
         self.lock().ending = true;
         interrupt();
         self.wake.notify_all();
+    }
+
+    /// Waits until a task has ended.
+    #[cfg(test)]
+    pub fn wait_for(&self, uid: u32) {
+        let state = self.lock();
+        drop(self.wake.wait_while(state, |state| state.waiting.contains_key(&uid)));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -112,13 +112,13 @@ impl Place<'_> {
         Ok(ends)
     }
 
-    fn write(
+    fn write<'i>(
         &self,
         kind: &BatchKind,
         tasks: &[TaskRecord],
         target: &Target,
-        index: &Index,
-        wtxn: &mut RwTxn<'_>,
+        index: &'i Index,
+        wtxn: &mut RwTxn<'i>,
     ) -> Result<Vec<End>, EngineError> {
         let name = &target.name;
         match kind {
@@ -250,11 +250,13 @@ impl Place<'_> {
 }
 
 fn patches(tasks: &[TaskRecord]) -> Vec<&serde_json::Value> {
-    let patch = |task| match task {
-        TaskRecord { work: Work::Settings { patch, .. }, .. } => Some(patch),
-        _ => None,
-    };
-    tasks.iter().filter_map(patch).collect()
+    tasks
+        .iter()
+        .filter_map(|task| match &task.work {
+            Work::Settings { patch, .. } => Some(patch),
+            _ => None,
+        })
+        .collect()
 }
 
 fn ends_of(tasks: &[TaskRecord], outcomes: Vec<Outcome>) -> Vec<End> {

@@ -201,7 +201,10 @@ impl Shared {
             None => None,
         };
         let primary_key = match &index {
-            Some(index) => index.primary_key(&index.read_txn()?)?.map(str::to_owned),
+            Some(index) => {
+                let rtxn = index.read_txn()?;
+                index.primary_key(&rtxn)?.map(str::to_owned)
+            }
             None => None,
         };
         let plan = plan_batch(&shapes, index.is_some(), primary_key.as_deref());
@@ -426,6 +429,7 @@ impl Shared {
             }
             state.next_batch = batch.uid.wrapping_add(1);
             state.processing = None;
+            self.queue.wake.notify_all();
         }
         for content in ended.iter().filter_map(|task| task.work.content()) {
             store.remove_content(content);
