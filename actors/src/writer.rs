@@ -220,6 +220,7 @@ impl Actor for Writer {
                 } else {
                     Standing::NeedsCopy
                 },
+                leaving: false,
                 moved_at: pod.seams.clock.instant(),
             };
             lanes.insert(node, view);
@@ -252,7 +253,7 @@ impl Actor for Writer {
             WriterMessage::Started { uids, answer } => steps::on_started(state, &uids, answer)?,
             WriterMessage::Prepared { uid, result } => steps::on_prepared(state, uid, result),
             WriterMessage::LaneEnded { node, job, end } => {
-                steps::on_lane_ended(&myself, state, &node, &job, end);
+                steps::on_lane_ended(&myself, state, &node, &job, end)?;
             }
             WriterMessage::OperationEnded { uid, end } => {
                 on_operation_ended(state, uid, *end)?;
@@ -273,6 +274,9 @@ impl Actor for Writer {
         }
         steps::advance(&myself, state).await?;
         if state.done {
+            for node in state.lanes.keys() {
+                lane_marks::forget(state.pod.log.engine().as_ref(), &state.fence.index, node)?;
+            }
             myself.stop(None);
         }
         Ok(())

@@ -34,6 +34,10 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 /// body we send takes to be read by a live node.
 const CERTAINTY_WAIT: Duration = Duration::from_secs(10);
 
+/// Times a node task may fail on the node's own account before its failure is taken as the
+/// task's: a payload that crashes the engine would else hold the lane for ever.
+const OWN_FAILURES_MAX: u32 = 5;
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunEnd {
@@ -148,6 +152,7 @@ impl Delivery {
     ) -> RequestEnd {
         let name = open.name.clone();
         let mut wait = RETRY_WAIT_MIN;
+        let mut own_failures = 0;
         let mut doubtful = resumed;
         let mut doubtful_since = self.seams.clock.instant();
         if !resumed {
@@ -206,7 +211,8 @@ impl Delivery {
                     let error = task.error.unwrap_or_else(unexplained);
                     match request.accepts {
                         Some(code) if code == error.code => return RequestEnd::AlreadyThere,
-                        _ if is_about_the_node(&error) => {
+                        _ if is_about_the_node(&error) && own_failures < OWN_FAILURES_MAX => {
+                            own_failures += 1;
                             tracing::warn!(node = %self.node, code = error.code, message = error.message,
                                 "node task failed on the node's own account, trying again");
                             self.pause(&mut wait).await;

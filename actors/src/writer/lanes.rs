@@ -49,6 +49,8 @@ pub struct LaneView {
     pub provisioned: bool,
     /// See [`Standing`].
     pub standing: Standing,
+    /// The log is being told that it left the in-sync sets; until then it can't come back.
+    pub leaving: bool,
     /// When it last moved, or first had something to do.
     pub moved_at: Instant,
 }

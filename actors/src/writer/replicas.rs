@@ -8,6 +8,7 @@ use miroir_storage::log::ProposeError;
 use miroir_storage::tables::indexes::in_sync_of;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::entries::Stage;
 use super::lanes::{Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
 use super::{Hold, WriterMessage, WriterState};
@@ -86,6 +87,7 @@ pub(super) fn leave(
     if matches!(lane.standing, Standing::Current | Standing::Joining) {
         lane.standing = Standing::CatchingUp;
     }
+    lane.leaving = true;
     tracing::warn!(%node, index = %state.fence.index, reason, "replica leaves the in-sync set");
     let changes = changes_for(node, &lane.held, false);
     let command = Command::ChangeInSync { fence: state.fence.clone(), changes };
@@ -99,12 +101,19 @@ pub(super) fn leave(
 
 /// Puts lanes that have applied every ended task back into the in-sync sets.
 pub(super) fn join_caught_up(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
-    let last_ended =
-        state.entries.iter().filter(|entry| entry.ended()).map(|entry| entry.task.uid).max();
+    let last_ended = state
+        .entries
+        .iter()
+        .filter(|entry| {
+            matches!(entry.stage, Stage::Ended | Stage::Finishing(_) | Stage::Decided(_))
+        })
+        .map(|entry| entry.task.uid)
+        .max();
     let mut joining = Vec::new();
     for (node, lane) in &mut state.lanes {
         let caught_up = last_ended.is_none_or(|last| lane.passed.is_some_and(|p| p >= last));
         if lane.standing == Standing::CatchingUp
+            && !lane.leaving
             && lane.provisioned
             && caught_up
             && !state.pod.health.is_down(node)
@@ -133,6 +142,9 @@ pub(super) fn on_in_sync_changed(
         return Err(fenced(state, current.0));
     }
     let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
+    if !joined {
+        lane.leaving = false;
+    }
     match (joined, answer) {
         (true, Ok(_)) if lane.standing == Standing::Joining => {
             tracing::info!(%node, index = %state.fence.index, "replica is in sync");

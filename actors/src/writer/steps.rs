@@ -1,14 +1,15 @@
 //! What a writer does: each step asks a rule and performs its answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use miroir_storage::commands::{Command, Ending, FinishTask, Outcome, Work};
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
+use miroir_storage::journal::JournalError;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{IndexRouting, to_nanoseconds};
 use miroir_storage::tables::tasks;
-use miroir_wire::error::ResponseError;
+use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::entries::{
@@ -25,6 +26,9 @@ use crate::payload::decode_documents;
 use crate::pod::PodContext;
 use crate::prepare::{PrepareContext, prepare};
 use crate::task_details::ended_details;
+
+/// Before a payload that could not be read is tried again.
+const PREPARE_RETRY_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Does everything that has become possible.
 pub(super) async fn advance(
@@ -159,6 +163,9 @@ fn prepare_next(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
         let (pod, fence, myself) = (state.pod.clone(), state.fence.clone(), myself.clone());
         state.pod.seams.tasks.clone().spawn("prepare", async move {
             let result = prepare_payload(&pod, &fence, &index, work).await;
+            if result.is_none() {
+                pod.seams.clock.sleep(PREPARE_RETRY_WAIT).await;
+            }
             let _stopped = myself.cast(WriterMessage::Prepared { uid, result });
         });
         return;
@@ -183,8 +190,12 @@ async fn prepare_payload(
     let (_, sequence) = work.payload()?.holders.iter().find(|(pod_id, _)| *pod_id == pod.id)?;
     let bytes = match pod.journal.read(*sequence).await {
         Ok(bytes) => bytes,
+        Err(error @ (JournalError::Corrupt(_) | JournalError::Missing(_))) => {
+            tracing::error!(%error, "payload of an acknowledged task is lost");
+            return fail(lost_payload(), &work);
+        }
         Err(error) => {
-            tracing::error!(%error, "journalled payload can't be read");
+            tracing::error!(%error, "journalled payload can't be read, trying again");
             return None;
         }
     };
@@ -207,8 +218,8 @@ async fn prepare_payload(
                 .ok()?;
             match checked {
                 Err(damaged) => {
-                    tracing::error!(error = %damaged, "journalled payload can't be read");
-                    None
+                    tracing::error!(error = %damaged, "payload of an acknowledged task is lost");
+                    fail(lost_payload(), &work)
                 }
                 Ok(Err(refusal)) => fail(refusal.into(), &work),
                 Ok(Ok(prepared)) => {
@@ -233,6 +244,10 @@ async fn prepare_payload(
         }
         _ => None,
     }
+}
+
+fn lost_payload() -> ResponseError {
+    ApiError::new(Code::Internal, "The payload of this task was lost on disk.").into()
 }
 
 pub(super) fn on_prepared(
@@ -275,8 +290,8 @@ async fn start_operation(
     for (node, lane) in &state.lanes {
         if required.contains(node) {
             let at_barrier = lane.passed >= before || before.is_none();
-            let created_here = matches!(entry.task.work, Work::CreateIndex { .. });
-            if lane.busy || !at_barrier || !(lane.provisioned || created_here) {
+            let by_itself = matches!(entry.task.work, Work::CreateIndex { .. } | Work::DeleteIndex);
+            if lane.busy || !at_barrier || !(lane.provisioned || by_itself) {
                 return Ok(());
             }
             nodes.push(node.clone());
@@ -323,22 +338,37 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
             continue;
         }
         let limit = hold.as_ref().and_then(|hold| hold.limit);
-        let Some(job) = next_run(&state.entries, lane.passed, limit) else { continue };
-        let job = match (&index, lane.provisioned) {
-            (_, true) => job,
-            (Some(index), false) => Job {
-                work: JobWork::Provision {
-                    primary_key: index.primary_key.clone(),
-                    settings: crate::node_settings::node_side(&index.settings),
-                },
-                ..job
-            },
-            (None, false) => continue,
+        let job = if lane.provisioned {
+            next_run(&state.entries, lane.passed, limit)
+        } else {
+            provision(&state.entries, lane.passed, index.as_deref())
         };
+        let Some(job) = job else { continue };
         lane.busy = true;
         lane.actor.cast(LaneMessage::Run(Box::new(job)))?;
     }
     Ok(())
+}
+
+/// What creates the index on a node before the first task that needs it there.
+fn provision(
+    entries: &VecDeque<Entry>,
+    passed: Option<TaskUid>,
+    index: Option<&IndexRouting>,
+) -> Option<Job> {
+    let index = index?;
+    let first = entries.iter().find(|entry| passed.is_none_or(|passed| entry.task.uid > passed))?;
+    // An operation creates or deletes the index by itself.
+    let by_itself = matches!(first.task.work, Work::CreateIndex { .. } | Work::DeleteIndex);
+    first.sendable.as_ref().filter(|_| !by_itself || first.ended())?;
+    Some(Job {
+        first: first.task.uid,
+        last: first.task.uid,
+        work: JobWork::Provision {
+            primary_key: index.primary_key.clone(),
+            settings: crate::node_settings::node_side(&index.settings),
+        },
+    })
 }
 
 pub(super) fn on_lane_ended(
@@ -347,8 +377,8 @@ pub(super) fn on_lane_ended(
     node: &NodeId,
     job: &Job,
     end: RunEnd,
-) {
-    let Some(lane) = state.lanes.get_mut(node) else { return };
+) -> Result<(), ActorProcessingErr> {
+    let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
     lane.busy = false;
     lane.moved_at = state.pod.seams.clock.instant();
     match end {
@@ -362,10 +392,11 @@ pub(super) fn on_lane_ended(
                     None => lane.provisioned = true,
                     Some(error) => {
                         tracing::error!(%node, code = error.code, message = error.message, "node refuses the index");
+                        lane.standing = Standing::NeedsCopy;
                         replicas::leave(myself, state, node, "node refuses the index");
                     }
                 }
-                return;
+                return Ok(());
             }
             lane.passed = Some(job.last);
             for (uid, outcome) in outcomes {
@@ -381,8 +412,10 @@ pub(super) fn on_lane_ended(
             lane.standing = Standing::NeedsCopy;
             replicas::leave(myself, state, node, "node has lost its disk");
         }
-        RunEnd::StoreFailed => {}
+        // The mark could not be stored: start again from what is stored.
+        RunEnd::StoreFailed => return Err("a lane mark could not be stored".into()),
     }
+    Ok(())
 }
 
 /// Judges the tasks that every required replica has reported on.
