@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`engine`] | ordered tables with atomic batches: sled, or memory in the simulation |
 //! | [`journal`] | the durable, bounded store of acknowledged payloads |
+//! | [`log`] | the coordinator log: propose commands, follow what was applied, route |
+//! | [`raft`] | openraft's log store and state machine over an engine |
 //! | [`ids`], [`commands`] | the words of the coordinator log |
 //! | [`tables`] | its state, and the one function that changes it |
 //! | [`routing`] | what a search needs of that state, immutable |
@@ -12,5 +14,7 @@ pub mod commands;
 pub mod engine;
 pub mod ids;
 pub mod journal;
+pub mod log;
+pub mod raft;
 pub mod routing;
 pub mod tables;
