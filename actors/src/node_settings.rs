@@ -13,6 +13,10 @@ use serde_json::{Map, Value, json};
 /// many values a shard; the gateway's documentation declares the bound.
 pub const NODE_FACET_VALUES_MAX: u64 = 20_000;
 
+/// Hits that a node may count and list. The gateway applies the client's `maxTotalHits`; a node's
+/// own count must be whole, since the number of candidates decides how facet values are sorted.
+pub const NODE_TOTAL_HITS_MAX: u64 = 1_000_000_000;
+
 /// The settings to send to a node: everything that is set, and our own.
 pub fn node_side(settings: &Settings) -> Value {
     let mut all = match serde_json::to_value(settings) {
@@ -37,6 +41,13 @@ pub fn node_side(settings: &Settings) -> Value {
     }
     if let Value::Object(faceting) = faceting {
         faceting.insert("maxValuesPerFacet".into(), json!(NODE_FACET_VALUES_MAX));
+    }
+    let pagination = all.entry("pagination").or_insert_with(|| json!({}));
+    if pagination.is_null() {
+        *pagination = json!({});
+    }
+    if let Value::Object(pagination) = pagination {
+        pagination.insert("maxTotalHits".into(), json!(NODE_TOTAL_HITS_MAX));
     }
     Value::Object(all)
 }

@@ -1,17 +1,21 @@
 //! What every request needs, shared by all of them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use miroir_actors::health_checker::NodeHealthView;
 use miroir_seams::{NodeTransport, Seams};
-use miroir_storage::ids::{IndexUid, NodeId};
+use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::Routing;
+use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
 
 use crate::read_settings::SettingsCache;
+use crate::reply::Reply;
+use crate::router::LogRoute;
 
 /// Where requests take their routing from; one view is taken per request.
 pub trait RoutingSource: Send + Sync + std::fmt::Debug {
@@ -25,14 +29,25 @@ pub trait RoutingSource: Send + Sync + std::fmt::Debug {
     fn updated_at(&self, uid: &IndexUid) -> Option<OffsetDateTime>;
 }
 
-/// The nodes that this pod finds unavailable, and what it knows of them. Written by the health
-/// checks, read by every request without a lock.
-#[derive(Debug, Default)]
-pub struct NodeHealthView {
-    /// Nodes not to be asked.
-    pub unavailable: ArcSwap<BTreeSet<NodeId>>,
-    /// The `pkgVersion` of the oldest node; none until one has answered.
-    pub oldest_version: ArcSwap<Option<String>>,
+/// Answers everything that lives in the coordinator log: writes, settings, indexes, tasks.
+#[async_trait]
+pub trait LogRoutes: Send + Sync + std::fmt::Debug {
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// The refusals of the route.
+    async fn answer(&self, route: LogRoute, request: &RequestParts) -> Result<Reply, ApiError>;
+}
+
+/// A request whose body has been read.
+#[derive(Clone, Debug, Default)]
+pub struct RequestParts {
+    /// The query string without its question mark.
+    pub query: String,
+    /// The `Content-Type`, if it was given and is text.
+    pub content_type: Option<String>,
+    /// The body.
+    pub body: Bytes,
 }
 
 /// What to do when a shard can't be had from any replica.
@@ -83,6 +98,8 @@ impl Default for GatewayConfig {
 pub struct GatewayContext {
     /// Names, placement, nodes.
     pub routing: Arc<dyn RoutingSource>,
+    /// The write path.
+    pub log: Arc<dyn LogRoutes>,
     /// Calls to nodes.
     pub transport: Arc<dyn NodeTransport>,
     /// Which nodes are away.
@@ -99,15 +116,11 @@ pub struct GatewayContext {
 
 impl GatewayContext {
     /// A context with nothing in flight.
-    pub fn new(
-        routing: Arc<dyn RoutingSource>,
-        transport: Arc<dyn NodeTransport>,
-        health: Arc<NodeHealthView>,
-        seams: Seams,
-        config: GatewayConfig,
-    ) -> Self {
+    pub fn new(parts: ContextParts, config: GatewayConfig) -> Self {
+        let ContextParts { routing, log, transport, health, seams } = parts;
         Self {
             routing,
+            log,
             transport,
             health,
             seams,
@@ -116,4 +129,19 @@ impl GatewayContext {
             in_flight: AtomicUsize::new(0),
         }
     }
+}
+
+/// What a context is made of.
+#[derive(Clone, Debug)]
+pub struct ContextParts {
+    /// Names, placement, nodes.
+    pub routing: Arc<dyn RoutingSource>,
+    /// The write path.
+    pub log: Arc<dyn LogRoutes>,
+    /// Calls to nodes.
+    pub transport: Arc<dyn NodeTransport>,
+    /// Which nodes are away.
+    pub health: Arc<NodeHealthView>,
+    /// Time, randomness, tasks.
+    pub seams: Seams,
 }

@@ -23,9 +23,7 @@ use crate::json_scan::{Malformed, elements, integer, members};
 use crate::merge::render::{HitCuts, write_fields};
 use crate::node_query::{client_filter, join_filters};
 use crate::plan::{PlannedCall, plan_shards, query_hash, shard_of};
-use crate::scatter::{
-    Gathered, NodeRequest, Part, ReadKey, ReadScope, ask_one, gather, plan_now,
-};
+use crate::scatter::{Gathered, NodeRequest, Part, ReadKey, ReadScope, ask_one, gather, plan_now};
 use crate::search::{ReadAnswer, resolve};
 
 /// Times a listing starts over when a node fails between counting and reading.
@@ -124,7 +122,12 @@ fn pinned_hash(uid: &IndexUid) -> u64 {
     query_hash(uid.as_str().as_bytes())
 }
 
-fn page_request(query: &BrowseQuery, call: &PlannedCall, offset: usize, limit: usize) -> NodeRequest {
+fn page_request(
+    query: &BrowseQuery,
+    call: &PlannedCall,
+    offset: usize,
+    limit: usize,
+) -> NodeRequest {
     let mut sent = query.clone();
     sent.offset = offset;
     sent.limit = limit;
@@ -292,7 +295,8 @@ mod tests {
     #[test]
     fn a_page_needs_results_and_a_total() {
         let parse = |text: &'static str| DocumentPage::parse(Bytes::from_static(text.as_bytes()));
-        let page = parse(r#"{"results":[{"_miroir_shard":"†","id":1}],"offset":0,"limit":1,"total":5}"#);
+        let page =
+            parse(r#"{"results":[{"_miroir_shard":"†","id":1}],"offset":0,"limit":1,"total":5}"#);
         let Ok(page) = page else { panic!("{page:?}") };
         assert_eq!((page.total, page.documents().count()), (5, 1));
         let query = BrowseQuery { limit: 1, ..Default::default() };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use miroir_actors::node_settings::NODE_FACET_VALUES_MAX;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::reserved::is_reserved;
 use miroir_wire::search::{LIMIT_DEFAULT, SearchQuery};
@@ -13,7 +14,7 @@ use crate::merge::facets::FacetRules;
 use crate::merge::rank::HitOrder;
 use crate::merge::render::{AddedField, HitCuts};
 use crate::merge::{MergePlan, WindowEcho};
-use crate::read_settings::{ReadSettings, node_facet_values_max};
+use crate::read_settings::ReadSettings;
 
 /// How many lists there will be to merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,7 +309,7 @@ fn set_facets(
     let all = asked.iter().any(|name| name == "*");
     let mut rules = FacetRules {
         values_max: settings.facet_values_max,
-        node_values_max: node_facet_values_max(settings.facet_values_max),
+        node_values_max: usize::try_from(NODE_FACET_VALUES_MAX).unwrap_or(usize::MAX),
         // One node forgets orders set by name when it is asked for all facets.
         by_count: if all {
             BTreeMap::new()

@@ -147,7 +147,9 @@ fn view_group<'a>(
     let mut view = GroupView { group, nodes: BTreeMap::new(), reachable: Vec::new() };
     let mut usable_known: BTreeMap<&NodeId, bool> = BTreeMap::new();
     let placement = index.groups.iter().find(|placement| placement.group == group);
-    for (shard, replicas) in placement.map(|p| p.shards.as_slice()).unwrap_or_default().iter().enumerate() {
+    for (shard, replicas) in
+        placement.map(|p| p.shards.as_slice()).unwrap_or_default().iter().enumerate()
+    {
         let shard = ShardId(u32::try_from(shard).unwrap_or(u32::MAX));
         // A node in sync is a replica; taking both keeps a wrong record from doubling hits.
         for node in replicas.replicas.iter().chain(&replicas.in_sync) {
@@ -176,9 +178,15 @@ impl<'a> GroupView<'a> {
     /// Divides `wanted` (all reachable here) among nodes: the fewest filtered nodes, then the
     /// fewest nodes, then the first found in the hash's order.
     fn cover(&self, wanted: &[ShardId], hash: u64) -> BTreeMap<&'a NodeId, Vec<ShardId>> {
-        let mut order: Vec<(&'a NodeId, &NodeView)> =
-            self.nodes.iter().filter(|(_, node)| !node.readable.is_empty()).map(|(id, node)| (*id, node)).collect();
-        order.sort_by_cached_key(|(id, _)| std::cmp::Reverse(mixed_hash(hash, id.as_str().as_bytes())));
+        let mut order: Vec<(&'a NodeId, &NodeView)> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| !node.readable.is_empty())
+            .map(|(id, node)| (*id, node))
+            .collect();
+        order.sort_by_cached_key(|(id, _)| {
+            std::cmp::Reverse(mixed_hash(hash, id.as_str().as_bytes()))
+        });
         let mut best: Option<((usize, usize), BTreeMap<&'a NodeId, Vec<ShardId>>)> = None;
         for start in 0..order.len().min(STARTS_MAX) {
             order.rotate_left(usize::from(start > 0));
@@ -204,14 +212,19 @@ struct Cover<'a> {
 
 /// Takes whole nodes in `order` while they don't overlap, then covers the rest greedily and evens
 /// out the load among the nodes that need a filter anyway.
-fn cover_from<'a>(order: &[(&'a NodeId, &NodeView)], wanted: &[ShardId], shards: usize) -> Cover<'a> {
+fn cover_from<'a>(
+    order: &[(&'a NodeId, &NodeView)],
+    wanted: &[ShardId],
+    shards: usize,
+) -> Cover<'a> {
     let mut open = vec![false; shards];
     for shard in wanted {
         if let Some(open) = open.get_mut(shard.0 as usize) {
             *open = true;
         }
     }
-    let is_open = |open: &[bool], shard: &ShardId| open.get(shard.0 as usize).copied().unwrap_or(false);
+    let is_open =
+        |open: &[bool], shard: &ShardId| open.get(shard.0 as usize).copied().unwrap_or(false);
     let mut cover = Cover { shards: BTreeMap::new(), filtered: 0 };
     let mut rest: Vec<(&'a NodeId, &NodeView)> = Vec::new();
     for &(id, node) in order {
@@ -228,7 +241,8 @@ fn cover_from<'a>(order: &[(&'a NodeId, &NodeView)], wanted: &[ShardId], shards:
             rest.push((id, node));
         }
     }
-    let mut left: Vec<ShardId> = wanted.iter().filter(|shard| is_open(&open, shard)).copied().collect();
+    let mut left: Vec<ShardId> =
+        wanted.iter().filter(|shard| is_open(&open, shard)).copied().collect();
     let mut helpers: Vec<(&'a NodeId, &NodeView)> = Vec::new();
     let mut uncovered = left.clone();
     while !uncovered.is_empty() {
@@ -236,7 +250,11 @@ fn cover_from<'a>(order: &[(&'a NodeId, &NodeView)], wanted: &[ShardId], shards:
             uncovered.iter().filter(|shard| node.readable.binary_search(shard).is_ok()).count()
         };
         // The first of equals in the hash's order.
-        let best = rest.iter().enumerate().map(|(place, (_, node))| (gain(node), std::cmp::Reverse(place))).max();
+        let best = rest
+            .iter()
+            .enumerate()
+            .map(|(place, (_, node))| (gain(node), std::cmp::Reverse(place)))
+            .max();
         let Some((1.., std::cmp::Reverse(place))) = best else { break };
         let (id, node) = rest.remove(place);
         uncovered.retain(|shard| node.readable.binary_search(shard).is_err());

@@ -8,23 +8,12 @@ use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::IndexRouting;
 use serde_json::Value;
 
-/// The least number of facet values that nodes are asked for. One node sorts numbers as text while
-/// it has at most this many candidates, and as numbers above: when the whole index is above and a
-/// node is not, its list is in the other order and must not have been cut.
-pub const NODE_FACET_VALUES_MIN: usize = 3000;
-
 /// Meilisearch's defaults, for settings that can't be read.
 const TOTAL_HITS_MAX_DEFAULT: u64 = 1000;
 const FACET_VALUES_MAX_DEFAULT: u64 = 100;
 
 /// The relevance rules in the only order in which the ranking scores of two shards compare.
 const RELEVANCE_RULES: [&str; 5] = ["words", "typo", "proximity", "attribute", "exactness"];
-
-/// The node-side `faceting.maxValuesPerFacet` for a client's value. Whoever sends settings to
-/// nodes sets this.
-pub fn node_facet_values_max(client: usize) -> usize {
-    client.max(NODE_FACET_VALUES_MIN)
-}
 
 /// Settings as the read path uses them.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,9 +66,7 @@ impl ReadSettings {
         let facets_by_count = settings
             .pointer("/faceting/sortFacetValuesBy")
             .and_then(Value::as_object)
-            .map(|fields| {
-                fields.iter().map(|(field, by)| (field.clone(), by == "count")).collect()
-            })
+            .map(|fields| fields.iter().map(|(field, by)| (field.clone(), by == "count")).collect())
             .unwrap_or_default();
         Self {
             displayed: (!displayed.iter().any(|name| name == "*")
@@ -90,10 +77,7 @@ impl ReadSettings {
             total_hits_max: number("/pagination/maxTotalHits", TOTAL_HITS_MAX_DEFAULT),
             facet_values_max: number("/faceting/maxValuesPerFacet", FACET_VALUES_MAX_DEFAULT),
             facets_by_count,
-            distinct: settings
-                .get("distinctAttribute")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            distinct: settings.get("distinctAttribute").and_then(Value::as_str).map(str::to_owned),
             filterable: read_filterable(settings.get("filterableAttributes")),
         }
     }
@@ -138,9 +122,9 @@ fn matches(pattern: &str, field: &str) -> bool {
         (Some(tail), Some(_)) => tail.strip_suffix('*').is_some_and(|part| field.contains(part)),
         (Some(tail), None) => field.ends_with(tail),
         (None, Some(head)) => field.starts_with(head),
-        (None, None) => field
-            .strip_prefix(pattern)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
+        (None, None) => {
+            field.strip_prefix(pattern).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        }
     }
 }
 
@@ -205,9 +189,14 @@ mod tests {
             {"attributePatterns": ["secret*"], "features": {"filter": {"equality": false, "comparison": false}}},
             "a", "*_id", {"attributePatterns": ["s*"]},
         ]}));
-        for (field, filterable) in
-            [("a", true), ("a.b", true), ("ab", false), ("x_id", true), ("secret_id", false), ("s", true)]
-        {
+        for (field, filterable) in [
+            ("a", true),
+            ("a.b", true),
+            ("ab", false),
+            ("x_id", true),
+            ("secret_id", false),
+            ("s", true),
+        ] {
             assert_eq!(settings.is_filterable(field), filterable, "{field}");
         }
     }

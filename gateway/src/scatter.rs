@@ -116,12 +116,8 @@ fn plan_without(
     let ReadKey { hash, failed } = key;
     let unavailable = context.health.unavailable.load();
     let known = |node: &NodeId| scope.routing.nodes.contains_key(node) && !failed.contains(node);
-    let plan = plan_shards(
-        scope.index,
-        &|node| known(node) && !unavailable.contains(node),
-        *hash,
-        wanted,
-    );
+    let plan =
+        plan_shards(scope.index, &|node| known(node) && !unavailable.contains(node), *hash, wanted);
     if plan.missing.is_empty() || unavailable.is_empty() {
         return plan;
     }
@@ -147,7 +143,8 @@ pub async fn gather<T>(
     request: impl Fn(&PlannedCall) -> NodeRequest,
     read: impl Fn(Bytes) -> Result<T, Malformed>,
 ) -> Result<Gathered<T>, Failure> {
-    let mut gathered = Gathered { parts: Vec::with_capacity(plan.calls.len()), missing: plan.missing };
+    let mut gathered =
+        Gathered { parts: Vec::with_capacity(plan.calls.len()), missing: plan.missing };
     let mut calls = plan.calls;
     for round in 1..=ROUNDS_MAX {
         let lost = run(context, scope, &calls, &request, &read, &mut gathered.parts).await?;

@@ -174,4 +174,3 @@ pub async fn multi_search(
     merged.missing.dedup();
     Ok(merged)
 }
-

@@ -40,14 +40,10 @@ pub async fn index_stats(
 ///
 /// # Errors
 /// `miroir_shard_unavailable`.
-pub async fn all_stats(
-    context: &GatewayContext,
-    routing: &Routing,
-) -> Result<ReadAnswer, Failure> {
+pub async fn all_stats(context: &GatewayContext, routing: &Routing) -> Result<ReadAnswer, Failure> {
     let sizes = join_all(routing.nodes.keys().map(|node| node_sizes(context, routing, node)));
-    let indexes = join_all(
-        routing.indexes.values().map(|index| read_index(context, routing, index)),
-    );
+    let indexes =
+        join_all(routing.indexes.values().map(|index| read_index(context, routing, index)));
     let (sizes, indexes) = futures::future::join(sizes, indexes).await;
     let mut stats = Stats::default();
     let mut missing = BTreeSet::new();
@@ -102,35 +98,26 @@ async fn read_index(
     let scope = ReadScope { routing, index, settings: &settings };
     let key = ReadKey::new(query_hash(index.uid.as_str().as_bytes()));
     let plan = plan_now(context, scope, &key);
-    let group: BTreeSet<&NodeId> = plan
-        .calls
-        .first()
-        .into_iter()
-        .flat_map(|call| nodes_of_group(index, &call.node))
-        .collect();
+    let group: BTreeSet<&NodeId> =
+        plan.calls.first().into_iter().flat_map(|call| nodes_of_group(index, &call.node)).collect();
     let counting = gather(context, scope, key, plan.clone(), count_request, read_total);
     let asking = join_all(group.iter().map(|node| {
-        let request = NodeRequest {
-            method: Method::GET,
-            path: "/stats".to_owned(),
-            body: Bytes::new(),
-        };
+        let request =
+            NodeRequest { method: Method::GET, path: "/stats".to_owned(), body: Bytes::new() };
         ask_one(context, scope, node, request, read_stats)
     }));
     let (counted, asked) = futures::future::join(counting, asking).await;
     let counted = counted?;
     let documents = counted.parts.iter().map(|part| part.answer).sum();
-    let copies: Vec<IndexStats> = asked.into_iter().filter_map(|said| said.ok().flatten()).collect();
+    let copies: Vec<IndexStats> =
+        asked.into_iter().filter_map(|said| said.ok().flatten()).collect();
     let mut stats = scale(&copies, documents);
     stats.is_indexing = context.routing.is_indexing(&index.uid);
     Ok((stats, counted.missing))
 }
 
 /// All nodes with a copy of a shard in the group that `node` belongs to.
-fn nodes_of_group<'a>(
-    index: &'a IndexRouting,
-    node: &NodeId,
-) -> impl Iterator<Item = &'a NodeId> {
+fn nodes_of_group<'a>(index: &'a IndexRouting, node: &NodeId) -> impl Iterator<Item = &'a NodeId> {
     let holds = |placement: &&miroir_storage::routing::GroupPlacement| {
         placement.shards.iter().any(|shard| shard.replicas.contains(node))
     };

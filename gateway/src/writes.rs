@@ -17,25 +17,7 @@ use miroir_storage::routing::{Routing, from_nanoseconds};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::tasks::{Kind, Status, SummarizedTask};
 
-/// An answer of the write path.
-#[derive(Debug)]
-pub struct Reply {
-    /// HTTP status.
-    pub status: u16,
-    /// JSON body; empty for none.
-    pub body: Vec<u8>,
-    /// Miroir's own headers.
-    pub headers: Vec<(&'static str, String)>,
-}
-
-impl Reply {
-    /// A JSON answer.
-    pub fn json(status: u16, value: &impl serde::Serialize) -> Self {
-        // Views are plain structs: serialising them cannot fail.
-        let body = serde_json::to_vec(value).unwrap_or_default();
-        Self { status, body, headers: Vec::new() }
-    }
-}
+pub use crate::reply::Reply;
 
 /// Accepts a write and answers as Meilisearch does: 202 with the summarised task.
 pub(crate) async fn accepted(

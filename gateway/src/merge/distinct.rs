@@ -57,8 +57,7 @@ fn collect_at(object: &[u8], path: &str, keys: &mut Vec<String>) {
     }
     for (at, _) in path.match_indices('.') {
         let (Some(head), Some(rest)) = (path.get(..at), path.get(at + 1..)) else { continue };
-        if let Some(Ok(inner)) =
-            member(object, &as_key(head)).map(serde_json::from_slice::<Value>)
+        if let Some(Ok(inner)) = member(object, &as_key(head)).map(serde_json::from_slice::<Value>)
         {
             collect_nested(&inner, rest, keys);
         }
@@ -94,7 +93,9 @@ fn collect_values(value: &Value, keys: &mut Vec<String>) {
                 keys.push(format!("n{}", number + 0.0));
             }
         }
-        Value::String(text) if !text.is_empty() => keys.push(format!("s{}", normalize_string(text))),
+        Value::String(text) if !text.is_empty() => {
+            keys.push(format!("s{}", normalize_string(text)))
+        }
         Value::Bool(bool) => keys.push(format!("s{bool}")),
         Value::String(_) | Value::Null | Value::Object(_) => {}
     }

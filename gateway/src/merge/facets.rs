@@ -404,8 +404,7 @@ mod tests {
 
     #[test]
     fn a_list_cut_too_early_is_reported() {
-        let rules =
-            FacetRules { by_count_default: true, node_values_max: 2, ..first(1) };
+        let rules = FacetRules { by_count_default: true, node_values_max: 2, ..first(1) };
         let nodes = |texts: [&'static str; 2]| {
             texts.map(|text| NodeFacets { distribution: Some(text.as_bytes()), stats: None })
         };

@@ -92,9 +92,7 @@ fn merge_sorted<'a>(
 fn has_rule_after_geo(lists: &[Vec<&[u8]>], order: HitOrder) -> bool {
     let Some(first) = lists.iter().find_map(|list| list.first()) else { return false };
     match HitRank::read(order, first) {
-        HitRank::Rules(rules) => {
-            geo_place(&rules).is_some_and(|place| place + 1 < rules.len())
-        }
+        HitRank::Rules(rules) => geo_place(&rules).is_some_and(|place| place + 1 < rules.len()),
         _ => false,
     }
 }
@@ -115,9 +113,8 @@ fn sort_by_geo_buckets<'a>(lists: &[Vec<&'a [u8]>], order: HitOrder) -> Vec<&'a 
             _ => (Vec::new(), *hit),
         })
         .collect();
-    let by_rules = |left: &[RuleValue<'a>], right: &[RuleValue<'a>]| {
-        super::rank::compare_rules(right, left)
-    };
+    let by_rules =
+        |left: &[RuleValue<'a>], right: &[RuleValue<'a>]| super::rank::compare_rules(right, left);
     ranked.sort_by(|left, right| by_rules(&left.0, &right.0));
     let mut start = 0;
     while let Some((first, _)) = ranked.get(start) {

@@ -307,11 +307,8 @@ fn read_sort_value(value: &[u8]) -> SortValue<'_> {
 fn read_hybrid(hit: &[u8], semantic_ratio: f64) -> SmallVec<[RuleValue<'_>; 8]> {
     let details = member(hit, "_rankingScoreDetails").unwrap_or_default();
     let rules = read_rules(details);
-    let weight = if rules.iter().any(|rule| rule.is_vector) {
-        semantic_ratio
-    } else {
-        1.0 - semantic_ratio
-    };
+    let weight =
+        if rules.iter().any(|rule| rule.is_vector) { semantic_ratio } else { 1.0 - semantic_ratio };
     let score = read_score_anywhere(hit) * weight;
     let mut scored = false;
     let mut values = SmallVec::new();

@@ -212,8 +212,7 @@ fn write_details(out: &mut Vec<u8>, details: &[u8], cuts: &HitCuts) {
         });
         if hidden {
             let order = member(part.value, "order").and_then(integer).unwrap_or_default();
-            let text =
-                format!(r#""<hidden-rule-{order}>":{{"order":{order},"value":"<hidden>"}}"#);
+            let text = format!(r#""<hidden-rule-{order}>":{{"order":{order},"value":"<hidden>"}}"#);
             out.extend_from_slice(text.as_bytes());
         } else {
             out.extend_from_slice(part.whole);
@@ -236,8 +235,7 @@ mod tests {
     fn reserved_and_added_keys_are_cut_at_their_level_only() {
         let cuts = HitCuts { reserved: true, score: true, ..Default::default() };
         let hit = r#"{"_miroir_shard":"†‡","id":1,"n":{"_miroir_shard":2,"_rankingScore":3},"_formatted":{"_miroir_shard":"†‡","id":"1"},"_rankingScore":0.5}"#;
-        let seen =
-            r#"{"id":1,"n":{"_miroir_shard":2,"_rankingScore":3},"_formatted":{"id":"1"}}"#;
+        let seen = r#"{"id":1,"n":{"_miroir_shard":2,"_rankingScore":3},"_formatted":{"id":"1"}}"#;
         assert_eq!(written(hit, &cuts), seen);
         assert_eq!(written(r#"{"_miroir_shard":"†"}"#, &cuts), "{}");
     }
@@ -257,10 +255,8 @@ mod tests {
 
     #[test]
     fn fields_that_are_not_displayed_do_not_show_in_details_or_matches() {
-        let cuts = HitCuts {
-            displayed: Some(BTreeSet::from(["title".to_owned()])),
-            ..Default::default()
-        };
+        let cuts =
+            HitCuts { displayed: Some(BTreeSet::from(["title".to_owned()])), ..Default::default() };
         let hit = r#"{"title":"x","_matchesPosition":{"title":[1],"title.a":[2],"plot":[3]},"_rankingScoreDetails":{"price:asc":{"order":0,"value":3.0},"title:desc":{"order":1,"value":"x"}}}"#;
         let seen = r#"{"title":"x","_matchesPosition":{"title":[1],"title.a":[2]},"_rankingScoreDetails":{"<hidden-rule-0>":{"order":0,"value":"<hidden>"},"title:desc":{"order":1,"value":"x"}}}"#;
         assert_eq!(written(hit, &cuts), seen);

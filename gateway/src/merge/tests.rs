@@ -50,8 +50,8 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
 }
 
 fn draws() -> impl Strategy<Value = Vec<Draw>> {
-    let draw = (0..4_u32, 0..3_u32, 0..3_u8)
-        .prop_map(|(rank, second, kind)| Draw { rank, second, kind });
+    let draw =
+        (0..4_u32, 0..3_u32, 0..3_u8).prop_map(|(rank, second, kind)| Draw { rank, second, kind });
     proptest::collection::vec(draw, 6)
 }
 
@@ -85,8 +85,14 @@ impl Rule {
                         "matchingWords": second, "maxMatchingWords": total, "score": 0.3});
                     ("exactness".into(), details)
                 }
-                1 => ("exactness".into(), json!({"order": order, "matchType": "matchesStart", "score": 0.6})),
-                _ => ("exactness".into(), json!({"order": order, "matchType": "exactMatch", "score": 1.0})),
+                1 => (
+                    "exactness".into(),
+                    json!({"order": order, "matchType": "matchesStart", "score": 0.6}),
+                ),
+                _ => (
+                    "exactness".into(),
+                    json!({"order": order, "matchType": "exactMatch", "score": 1.0}),
+                ),
             },
             Self::Sort { ascending } => {
                 let value = match kind {
@@ -142,10 +148,7 @@ fn plan(order: HitOrder, window: Range<usize>) -> MergePlan {
         order,
         distinct: None,
         counts_distinct: false,
-        echo: WindowEcho::Offset {
-            offset: window.start as u64,
-            limit: window.len() as u64,
-        },
+        echo: WindowEcho::Offset { offset: window.start as u64, limit: window.len() as u64 },
         window,
         cuts: HitCuts { score: true, details: true, ..Default::default() },
         facets: FacetRules::default(),

@@ -66,7 +66,8 @@ fn what_the_merge_needs_follows_from_the_rules_at_work() {
     }
     let unusual = json!({"rankingRules": ["words", "proximity", "typo", "attribute", "exactness"]});
     assert_eq!(order(json!({"q": "word"}), unusual), HitOrder::Rules);
-    let custom = json!({"rankingRules": ["words", "typo", "proximity", "attribute", "exactness", "a:asc"]});
+    let custom =
+        json!({"rankingRules": ["words", "typo", "proximity", "attribute", "exactness", "a:asc"]});
     assert_eq!(order(json!({}), custom), HitOrder::Rules);
     assert_eq!(order(json!({"sort": ["a:asc"]}), json!({})), HitOrder::Rules);
     let hybrid = |ratio: f64| json!({"q": "a", "vector": [1.0], "hybrid": {"embedder": "e", "semanticRatio": ratio}});
@@ -82,7 +83,10 @@ fn the_shard_filter_stands_beside_the_client_s() {
         body.get("filter").cloned()
     };
     assert_eq!(body(json!("a = 1"), Some("s")), Some(json!(["a = 1", "s"])));
-    assert_eq!(body(json!(["a = 1", ["b", "c"]]), Some("s")), Some(json!(["a = 1", ["b", "c"], "s"])));
+    assert_eq!(
+        body(json!(["a = 1", ["b", "c"]]), Some("s")),
+        Some(json!(["a = 1", ["b", "c"], "s"]))
+    );
     assert_eq!(body(json!(" "), Some("s")), Some(json!(["s"])));
     assert_eq!(body(json!("a = 1"), None), Some(json!("a = 1")));
     assert_eq!(body(json!(null), None), None);
@@ -98,7 +102,10 @@ fn displayed_attributes_are_applied_before_nodes_are_asked() {
     let changes = json!({"displayedAttributes": ["title", "price"]});
     for (query, body) in [
         (json!({}), json!({"attributesToRetrieve": ["price", "title"]})),
-        (json!({"attributesToRetrieve": ["title", "secret"]}), json!({"attributesToRetrieve": ["title"]})),
+        (
+            json!({"attributesToRetrieve": ["title", "secret"]}),
+            json!({"attributesToRetrieve": ["title"]}),
+        ),
         (
             json!({"attributesToRetrieve": ["*"], "attributesToHighlight": ["*"], "attributesToCrop": ["*:5", "secret", "price"]}),
             json!({"attributesToRetrieve": ["price", "title"], "attributesToHighlight": ["price", "title"],
@@ -115,7 +122,10 @@ fn the_distinct_attribute_is_fetched_and_cut_again() {
     let prepared = prepared(&query, json!({}), Lists::Many);
     let body: Value = serde_json::from_slice(&prepared.body(None)).unwrap_or_default();
     assert_eq!(body["attributesToRetrieve"], json!(["a.b", "a.c", "id"]));
-    assert_eq!(prepared.merge.cuts.field, Some(AddedField { path: "a.b".into(), shares_its_root: true }));
+    assert_eq!(
+        prepared.merge.cuts.field,
+        Some(AddedField { path: "a.b".into(), shares_its_root: true })
+    );
     let whole = json!({"distinct": "a.b", "attributesToRetrieve": ["a"]});
     assert_eq!(self::prepared(&whole, json!({}), Lists::Many).merge.cuts.field, None);
     let counted = self::prepared(

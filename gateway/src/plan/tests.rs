@@ -43,19 +43,18 @@ fn group(shards: &[&str]) -> Vec<Vec<String>> {
 
 /// `node: shards filter` per call, then the missing shards.
 fn told(plan: &Plan) -> String {
-    let numbers = |shards: &[ShardId]| {
-        shards.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    };
-    let mut lines: Vec<String> = plan
-        .calls
-        .iter()
-        .map(|call| {
-            let filter = call.filter.as_deref().map_or("whole", |filter| {
-                if filter.contains("NOT IN") { "not in" } else { "in" }
-            });
-            format!("{}: {} {filter}", call.node, numbers(&call.shards))
-        })
-        .collect();
+    let numbers =
+        |shards: &[ShardId]| shards.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut lines: Vec<String> =
+        plan.calls
+            .iter()
+            .map(|call| {
+                let filter = call.filter.as_deref().map_or("whole", |filter| {
+                    if filter.contains("NOT IN") { "not in" } else { "in" }
+                });
+                format!("{}: {} {filter}", call.node, numbers(&call.shards))
+            })
+            .collect();
     if !plan.missing.is_empty() {
         lines.push(format!("missing {}", numbers(&plan.missing)));
     }
@@ -105,7 +104,8 @@ fn a_query_stays_in_one_group_and_other_queries_use_the_others() {
 #[test]
 fn a_group_with_a_hole_is_avoided_then_helped_out_and_at_last_the_hole_is_named() {
     let index = index(&[group(&["a", "b"]), group(&["c", "d"])]);
-    let without = |gone: &'static [&'static str]| move |node: &NodeId| !gone.contains(&node.as_str());
+    let without =
+        |gone: &'static [&'static str]| move |node: &NodeId| !gone.contains(&node.as_str());
     for hash in 0..20 {
         let told = |gone| told(&plan_read(&index, &without(gone), hash));
         assert_eq!(told(&["b"]), "c: 0 whole; d: 1 whole");

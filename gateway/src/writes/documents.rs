@@ -58,18 +58,10 @@ pub async fn add(
         Ok((encode_documents(&batch), batch.len() as u64))
     };
     let (payload, count) = checked(pod, bytes, check).await?;
-    let work = RequestedWork::Documents {
-        partial,
-        primary_key: params.primary_key,
-        payload,
-        count,
-    };
-    let request = WriteRequest {
-        index: Some(index.to_owned()),
-        work,
-        creates_index: true,
-        custom_metadata,
-    };
+    let work =
+        RequestedWork::Documents { partial, primary_key: params.primary_key, payload, count };
+    let request =
+        WriteRequest { index: Some(index.to_owned()), work, creates_index: true, custom_metadata };
     accepted(pod, Kind::DocumentAdditionOrUpdate, request).await
 }
 

@@ -12,7 +12,9 @@ use miroir_actors::pod::PodContext;
 use miroir_storage::commands::Work;
 use miroir_storage::routing::{IndexRouting, updated_at};
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::index::{CreateIndex, IndexView, Page, UpdateIndex, check_index_uid, swaps_from_json};
+use miroir_wire::index::{
+    CreateIndex, IndexView, Page, UpdateIndex, check_index_uid, swaps_from_json,
+};
 use miroir_wire::tasks::Kind;
 
 use super::{Reply, accepted};
@@ -116,7 +118,7 @@ pub fn get(pod: &PodContext, name: &str) -> Result<Reply, ApiError> {
 }
 
 fn view(pod: &PodContext, name: &str, index: &IndexRouting) -> IndexView {
-    let updated = updated_at(pod.log.engine(), &index.uid).unwrap_or_else(|error| {
+    let updated = updated_at(pod.log.engine().as_ref(), &index.uid).unwrap_or_else(|error| {
         tracing::error!(%error, "time of update can't be read");
         None
     });

@@ -35,10 +35,12 @@ pub fn get(pod: &PodContext, uid: &str) -> Result<Reply, ApiError> {
     let parsed: u32 = uid.parse().map_err(|_| {
         ApiError::new(
             Code::InvalidTaskUids,
-            format!("Invalid value in parameter `uids`: could not parse `{uid}` as a positive integer"),
+            format!(
+                "Invalid value in parameter `uids`: could not parse `{uid}` as a positive integer"
+            ),
         )
     })?;
-    match read(pod.log.engine(), TaskUid(parsed)).map_err(store_failed)? {
+    match read(pod.log.engine().as_ref(), TaskUid(parsed)).map_err(store_failed)? {
         Some(task) => Ok(Reply::json(200, &view(&task))),
         None => Err(ApiError::task_not_found(parsed)),
     }

@@ -1,0 +1,220 @@
+//! One request from its bytes to its answer's bytes, without sockets.
+//!
+//! In this order: route, admission (too many at once are refused), right, body, handler. The
+//! admission comes first so that a flood costs little; health and the admin API are always
+//! admitted.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Body;
+use miroir_storage::routing::Routing;
+use miroir_wire::content::{check_json_content_type, payload_too_large};
+use miroir_wire::documents_query::{BrowseQuery, GetDocument};
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::index::{Health, Version, check_index_uid};
+use miroir_wire::search::SearchQuery;
+
+use crate::auth::check_right;
+use crate::context::{GatewayContext, RequestParts};
+use crate::cors;
+use crate::documents_read::{get_document, list_documents};
+use crate::failure::Failure;
+use crate::reply::Reply;
+use crate::router::{Route, route};
+use crate::search::{multi_search, search_index};
+use crate::stats::{all_stats, index_stats};
+
+/// Handles one request.
+pub async fn handle<B>(context: &Arc<GatewayContext>, request: Request<B>) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    if let Some(preflight) = cors::preflight(&head.method, &head.headers) {
+        return preflight.into_http();
+    }
+    let cross_origin = cors::is_cross_origin(&head.headers);
+    let route = route(&head.method, head.uri.path());
+    let reply = match admit(context, &route) {
+        Ok(_admitted) => serve(context, route, &head, body).await.unwrap_or_else(Reply::from),
+        Err(error) => Reply::from(Failure::from(error)),
+    };
+    let mut response = reply.into_http();
+    if cross_origin {
+        cors::allow(response.headers_mut());
+    }
+    response
+}
+
+async fn serve<B>(
+    context: &GatewayContext,
+    route: Route,
+    head: &http::request::Parts,
+    body: B,
+) -> Result<Reply, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    check_right(&context.config, &head.headers, route.right())?;
+    let is_body_json = route.takes_json() || (route.is_search() && head.method == Method::POST);
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if is_body_json {
+        check_json_content_type(content_type)?;
+    }
+    let request = RequestParts {
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        content_type: content_type.map(str::to_owned),
+        body: read_body(&head.headers, body, context.config.body_bytes_max).await?,
+    };
+    dispatch(context, route, &head.method, &request).await
+}
+
+async fn dispatch(
+    context: &GatewayContext,
+    route: Route,
+    method: &Method,
+    request: &RequestParts,
+) -> Result<Reply, Failure> {
+    // One view per request: names and placement don't change under it.
+    let routing: Arc<Routing> = context.routing.routing();
+    let RequestParts { query, body, .. } = request;
+    match route {
+        Route::Running => {
+            Ok(Reply::json(200, &serde_json::json!({"status": "Meilisearch is running"})))
+        }
+        Route::Health => Ok(Reply::json(200, &Health::default())),
+        Route::Version => Ok(Reply::json(200, &version(context))),
+        Route::Ready => Ok(ready(&routing)),
+        Route::Search { index } => {
+            let search = if method == Method::POST {
+                SearchQuery::from_json(body)?
+            } else {
+                SearchQuery::from_query_string(query)?
+            };
+            check_index_uid(&index)?;
+            Ok(search_index(context, &routing, &index, &search, false).await?.into())
+        }
+        Route::MultiSearch => Ok(multi_search(context, &routing, body).await?.into()),
+        Route::ListDocuments { index } => {
+            let browse = BrowseQuery::from_query_string(query)?;
+            check_index_uid(&index)?;
+            Ok(list_documents(context, &routing, &index, browse).await?.into())
+        }
+        Route::FetchDocuments { index } => {
+            let browse = BrowseQuery::from_json(body)?;
+            check_index_uid(&index)?;
+            Ok(list_documents(context, &routing, &index, browse).await?.into())
+        }
+        Route::GetDocument { index, id } => {
+            let fields = GetDocument::from_query_string(query)?;
+            check_index_uid(&index)?;
+            Ok(get_document(context, &routing, &index, &id, &fields).await?.into())
+        }
+        Route::IndexStats { index } => {
+            check_index_uid(&index)?;
+            Ok(index_stats(context, &routing, &index).await?.into())
+        }
+        Route::Stats => Ok(all_stats(context, &routing).await?.into()),
+        Route::Log(route) => Ok(context.log.answer(route, request).await?),
+        Route::Admin(_) => Err(not_supported("This part of the admin API is not there yet.")),
+        Route::NotSupported(instead) => Err(not_supported(instead)),
+        Route::WrongMethod => Ok(Reply::empty(405)),
+        Route::Unknown => Ok(Reply::empty(404)),
+    }
+}
+
+fn not_supported(instead: &str) -> Failure {
+    let message = format!("Miroir does not support this route. {instead}");
+    ApiError::new(Code::MiroirNotSupported, message).into()
+}
+
+fn version(context: &GatewayContext) -> Version {
+    let mut version = Version::default();
+    if let Some(oldest) = context.health.oldest_version.load().as_ref() {
+        version.pkg_version = oldest.clone();
+    }
+    version
+}
+
+/// Ready once the cluster's state is there.
+fn ready(routing: &Routing) -> Reply {
+    if routing.cluster_id.is_empty() {
+        Reply::json(503, &serde_json::json!({"status": "starting"}))
+    } else {
+        Reply::json(200, &serde_json::json!({"status": "ready"}))
+    }
+}
+
+async fn read_body<B>(headers: &HeaderMap, body: B, bytes_max: usize) -> Result<Bytes, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let too_large = || Failure::from(payload_too_large(bytes_max as u64));
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
+        return Err(too_large());
+    }
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(broken_body(&error)),
+    }
+}
+
+fn broken_body(error: &dyn Display) -> Failure {
+    ApiError::new(Code::BadRequest, format!("The request's body broke off: {error}")).into()
+}
+
+/// One request among those being served, until dropped.
+struct Admitted<'a> {
+    in_flight: Option<&'a AtomicUsize>,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some(in_flight) = self.in_flight {
+            in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn admit<'a>(context: &'a GatewayContext, route: &Route) -> Result<Admitted<'a>, ApiError> {
+    if route.is_always_admitted() {
+        return Ok(Admitted { in_flight: None });
+    }
+    let limit = context.config.concurrent_requests_max;
+    let before = context.in_flight.fetch_add(1, Ordering::Relaxed);
+    let admitted = Admitted { in_flight: Some(&context.in_flight) };
+    if before < limit {
+        return Ok(admitted);
+    }
+    Err(if route.is_search() {
+        ApiError::new(
+            Code::TooManySearchRequests,
+            format!("Too many search requests running at the same time: {limit}. Retry after 10s."),
+        )
+    } else {
+        ApiError::new(
+            Code::MiroirOverloaded,
+            format!("Too many requests running at the same time: {limit}. Retry after 10s."),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

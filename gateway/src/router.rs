@@ -1,0 +1,282 @@
+//! Paths to routes: the one place where they meet. No logic, no I/O.
+//!
+//! | routes | answered by |
+//! |---|---|
+//! | `/health`, `/version`, `/` | this pod |
+//! | searches, document reads, stats | [`crate::search`], [`crate::documents_read`], [`crate::stats`] |
+//! | everything that lives in the coordinator log: writes, settings, indexes, tasks | [`LogRoute`], by whoever implements [`crate::context::LogRoutes`] |
+//! | what Meilisearch has and Miroir has not (yet) | 501, with what to use instead |
+
+use http::Method;
+use miroir_wire::settings::{Method as WriteMethod, sub_route};
+use percent_encoding::percent_decode_str;
+
+use crate::auth::Right;
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /`
+    Running,
+    /// `GET /health`
+    Health,
+    /// `GET /version`
+    Version,
+    /// `GET /_miroir/ready`
+    Ready,
+    /// `GET` and `POST /indexes/{index}/search`
+    Search {
+        /// The client's name of the index.
+        index: String,
+    },
+    /// `POST /multi-search`
+    MultiSearch,
+    /// `GET /indexes/{index}/documents`
+    ListDocuments {
+        /// The client's name of the index.
+        index: String,
+    },
+    /// `POST /indexes/{index}/documents/fetch`
+    FetchDocuments {
+        /// The client's name of the index.
+        index: String,
+    },
+    /// `GET /indexes/{index}/documents/{id}`
+    GetDocument {
+        /// The client's name of the index.
+        index: String,
+        /// The document's id.
+        id: String,
+    },
+    /// `GET /indexes/{index}/stats`
+    IndexStats {
+        /// The client's name of the index.
+        index: String,
+    },
+    /// `GET /stats`
+    Stats,
+    /// Answered from or through the coordinator log.
+    Log(LogRoute),
+    /// Under `/_miroir/`, none of the above; the path's further segments.
+    Admin(Vec<String>),
+    /// A route of Meilisearch's that Miroir does not have; says what to use instead.
+    NotSupported(&'static str),
+    /// A known path, but not with this method.
+    WrongMethod,
+    /// Nothing known.
+    Unknown,
+}
+
+/// Routes that the write path answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the variants name Meilisearch's routes, their fields the path's parts
+pub enum LogRoute {
+    AddDocuments { index: String, partial: bool },
+    DeleteAllDocuments { index: String },
+    DeleteDocument { index: String, id: String },
+    DeleteDocumentBatch { index: String },
+    DeleteDocumentsByFilter { index: String },
+    ListIndexes,
+    CreateIndex,
+    GetIndex { index: String },
+    UpdateIndex { index: String },
+    DeleteIndex { index: String },
+    SwapIndexes,
+    GetSettings { index: String },
+    ChangeSettings { index: String },
+    ResetSettings { index: String },
+    GetSetting { index: String, name: String },
+    ChangeSetting { index: String, name: String },
+    ResetSetting { index: String, name: String },
+    ListTasks,
+    GetTask { uid: String },
+    CancelTasks,
+    DeleteTasks,
+}
+
+impl Route {
+    /// The right it needs.
+    pub fn right(&self) -> Right {
+        match self {
+            Self::Running | Self::Health | Self::Ready | Self::Unknown | Self::WrongMethod => {
+                Right::Exempt
+            }
+            Self::Admin(_) => Right::Operator,
+            _ => Right::Client,
+        }
+    }
+
+    /// Whether the body is one JSON value, so that its content type is checked.
+    pub fn takes_json(&self) -> bool {
+        use LogRoute as Log;
+        match self {
+            Self::MultiSearch | Self::FetchDocuments { .. } => true,
+            Self::Log(route) => matches!(
+                route,
+                Log::DeleteDocumentBatch { .. }
+                    | Log::DeleteDocumentsByFilter { .. }
+                    | Log::CreateIndex
+                    | Log::UpdateIndex { .. }
+                    | Log::SwapIndexes
+                    | Log::ChangeSettings { .. }
+                    | Log::ChangeSetting { .. }
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether it is a search, which is refused in Meilisearch's own way when there are too many.
+    pub fn is_search(&self) -> bool {
+        matches!(self, Self::Search { .. } | Self::MultiSearch)
+    }
+
+    /// Whether it is answered however busy the pod is.
+    pub fn is_always_admitted(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Admin(_))
+    }
+}
+
+const LATER: &str = "It is planned; until then ask for what you need with `search`.";
+const DUMPS: &str = "Dumps and snapshots of one node would hold a part of the data only. Read documents with `GET /indexes/{index_uid}/documents`.";
+
+/// The route of a request.
+pub fn route(method: &Method, path: &str) -> Route {
+    let segments: Vec<String> = path
+        .trim_matches('/')
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned())
+        .collect();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let is =
+        |wanted: &Method| method == wanted || (method == Method::HEAD && *wanted == Method::GET);
+    let get = is(&Method::GET);
+    let post = is(&Method::POST);
+    let only = |allowed: bool, route: Route| if allowed { route } else { Route::WrongMethod };
+    match segments.as_slice() {
+        [] => only(get, Route::Running),
+        ["health"] => only(get, Route::Health),
+        ["version"] => only(get, Route::Version),
+        ["stats"] => only(get, Route::Stats),
+        ["multi-search"] => only(post, Route::MultiSearch),
+        ["indexes", index, rest @ ..] => index_route(method, index, rest),
+        ["indexes"] => match () {
+            () if get => Route::Log(LogRoute::ListIndexes),
+            () => only(post, Route::Log(LogRoute::CreateIndex)),
+        },
+        ["swap-indexes"] => only(post, Route::Log(LogRoute::SwapIndexes)),
+        ["tasks"] if get => Route::Log(LogRoute::ListTasks),
+        ["tasks"] => only(is(&Method::DELETE), Route::Log(LogRoute::DeleteTasks)),
+        ["tasks", "cancel"] => only(post, Route::Log(LogRoute::CancelTasks)),
+        ["tasks", "compact"] => Route::NotSupported("Tasks are pruned by themselves."),
+        ["tasks", uid] => only(get, Route::Log(LogRoute::GetTask { uid: (*uid).to_owned() })),
+        ["_miroir", "ready"] => only(get, Route::Ready),
+        ["_miroir", rest @ ..] => {
+            Route::Admin(rest.iter().map(|segment| (*segment).to_owned()).collect())
+        }
+        ["batches", ..] => Route::NotSupported("Use `GET /tasks`."),
+        ["keys", ..] => Route::NotSupported("Use the master key."),
+        ["network", ..] => Route::NotSupported("Miroir shards by itself: see `/_miroir/`."),
+        ["dumps" | "snapshots" | "export"] => Route::NotSupported(DUMPS),
+        ["experimental-features", ..]
+        | ["webhooks", ..]
+        | ["chats", ..]
+        | ["dynamic-search-rules", ..]
+        | ["render-template", ..] => Route::NotSupported(LATER),
+        ["logs", ..] => Route::NotSupported("Logs are on the standard error of each pod."),
+        ["metrics"] => Route::NotSupported("Metrics are under `/_miroir/metrics`."),
+        _ => Route::Unknown,
+    }
+}
+
+fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
+    let index = index.to_owned();
+    let is =
+        |wanted: &Method| method == wanted || (method == Method::HEAD && *wanted == Method::GET);
+    let [get, post, put, patch, delete] =
+        [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE].map(|m| is(&m));
+    let only = |allowed: bool, route: Route| if allowed { route } else { Route::WrongMethod };
+    match rest {
+        [] if get => Route::Log(LogRoute::GetIndex { index }),
+        [] if patch => Route::Log(LogRoute::UpdateIndex { index }),
+        [] => only(delete, Route::Log(LogRoute::DeleteIndex { index })),
+        ["search"] => only(get || post, Route::Search { index }),
+        ["stats"] => only(get, Route::IndexStats { index }),
+        ["documents"] if get => Route::ListDocuments { index },
+        ["documents"] if post || put => Route::Log(LogRoute::AddDocuments { index, partial: put }),
+        ["documents"] => only(delete, Route::Log(LogRoute::DeleteAllDocuments { index })),
+        ["documents", "fetch"] if post => Route::FetchDocuments { index },
+        ["documents", "delete-batch"] if post => {
+            Route::Log(LogRoute::DeleteDocumentBatch { index })
+        }
+        ["documents", "delete"] if post => Route::Log(LogRoute::DeleteDocumentsByFilter { index }),
+        ["documents", "edit"] if post => {
+            Route::NotSupported("Read the documents, change them, and send them again.")
+        }
+        ["documents", id] if get => Route::GetDocument { index, id: (*id).to_owned() },
+        ["documents", id] => {
+            only(delete, Route::Log(LogRoute::DeleteDocument { index, id: (*id).to_owned() }))
+        }
+        ["settings"] if get => Route::Log(LogRoute::GetSettings { index }),
+        ["settings"] if patch => Route::Log(LogRoute::ChangeSettings { index }),
+        ["settings"] => only(delete, Route::Log(LogRoute::ResetSettings { index })),
+        ["settings", name] => match sub_route(name) {
+            None => Route::Unknown,
+            Some(_) if get => Route::Log(LogRoute::GetSetting { index, name: (*name).to_owned() }),
+            Some(_) if delete => {
+                Route::Log(LogRoute::ResetSetting { index, name: (*name).to_owned() })
+            }
+            Some(sub) => only(
+                match sub.method {
+                    WriteMethod::Put => put,
+                    WriteMethod::Patch => patch,
+                },
+                Route::Log(LogRoute::ChangeSetting { index, name: (*name).to_owned() }),
+            ),
+        },
+        ["facet-search"] => Route::NotSupported("Use `search` with `facets`."),
+        ["similar"] => Route::NotSupported(LATER),
+        _ => Route::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_their_routes() {
+        let index = || "movies".to_owned();
+        for (method, path, expected) in [
+            (Method::GET, "/health", Route::Health),
+            (Method::HEAD, "/health", Route::Health),
+            (Method::POST, "/health", Route::WrongMethod),
+            (Method::GET, "/indexes/movies/search", Route::Search { index: index() }),
+            (Method::POST, "/indexes/movies/search/", Route::Search { index: index() }),
+            (Method::PUT, "/indexes/movies/search", Route::WrongMethod),
+            (
+                Method::GET,
+                "/indexes/movies/documents/a%20b",
+                Route::GetDocument { index: index(), id: "a b".into() },
+            ),
+            (
+                Method::PUT,
+                "/indexes/movies/documents",
+                Route::Log(LogRoute::AddDocuments { index: index(), partial: true }),
+            ),
+            (
+                Method::PUT,
+                "/indexes/movies/settings/stop-words",
+                Route::Log(LogRoute::ChangeSetting { index: index(), name: "stop-words".into() }),
+            ),
+            (Method::GET, "/indexes/movies/settings/nonsense", Route::Unknown),
+            (Method::GET, "/_miroir/shards", Route::Admin(vec!["shards".into()])),
+            (Method::GET, "/nonsense", Route::Unknown),
+        ] {
+            assert_eq!(route(&method, path), expected, "{method} {path}");
+        }
+        for path in ["/network", "/chats/x", "/tasks/compact", "/indexes/a/similar", "/keys"] {
+            assert!(matches!(route(&Method::POST, path), Route::NotSupported(_)), "{path}");
+        }
+    }
+}
