@@ -36,6 +36,9 @@ pub struct Indexer {
     /// Its thread pool is always set.
     config: IndexerConfig,
     must_stop: AtomicBool,
+    /// Runs before documents are applied: lets a test panic there, or hold the worker.
+    #[cfg(test)]
+    pub before_documents: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// One operation of a document batch.
@@ -80,7 +83,12 @@ impl Indexer {
             thread_pool: Some(pool),
             ..IndexerConfig::default()
         };
-        Ok(Self { config, must_stop: AtomicBool::new(false) })
+        Ok(Self {
+            config,
+            must_stop: AtomicBool::new(false),
+            #[cfg(test)]
+            before_documents: std::sync::Mutex::default(),
+        })
     }
 
     fn pool(&self) -> Result<&ThreadPoolNoAbort, EngineError> {
@@ -116,6 +124,13 @@ impl Indexer {
     ) -> Result<Vec<Outcome>, EngineError> {
         let milli_error = |error| EngineError::milli(error, name);
         let refusal = |refusal: Refusal| refusal.in_write_to(name);
+        #[cfg(test)]
+        {
+            let hook = self.before_documents.lock().ok().and_then(|mut hook| hook.take());
+            if let Some(hook) = hook {
+                hook();
+            }
+        }
         let mut contents = Vec::new();
         for operation in operations {
             if let Operation::Write { content, .. } = operation {
@@ -269,9 +284,7 @@ impl Indexer {
         index: &'i Index,
         name: &str,
     ) -> Result<u64, EngineError> {
-        ClearDocuments::new(wtxn, index)
-            .execute()
-            .map_err(|error| EngineError::milli(error, name))
+        ClearDocuments::new(wtxn, index).execute().map_err(|error| EngineError::milli(error, name))
     }
 
     /// Applies settings one over the other, then reindexes once if they ask for it.
@@ -359,6 +372,7 @@ fn default_memory_bytes() -> usize {
         let kib: usize = line.split_whitespace().next()?.parse().ok()?;
         kib.checked_mul(1024)
     });
-    total.map_or(MEMORY_BYTES_DEFAULT_MAX, |bytes| bytes / MEMORY_SHARE)
+    total
+        .map_or(MEMORY_BYTES_DEFAULT_MAX, |bytes| bytes / MEMORY_SHARE)
         .min(MEMORY_BYTES_DEFAULT_MAX)
 }

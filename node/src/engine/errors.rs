@@ -163,9 +163,7 @@ pub fn code(error: &milli::Error) -> Code {
         U::InvalidDocumentId { .. } | U::TooManyDocumentIds { .. } => Code::InvalidDocumentId,
         U::MissingDocumentField(_) => Code::InvalidDocumentFields,
         U::NoPrimaryKeyCandidateFound => Code::IndexPrimaryKeyNoCandidateFound,
-        U::MultiplePrimaryKeyCandidatesFound { .. } => {
-            Code::IndexPrimaryKeyMultipleCandidatesFound
-        }
+        U::MultiplePrimaryKeyCandidatesFound { .. } => Code::IndexPrimaryKeyMultipleCandidatesFound,
         U::PrimaryKeyCannotBeChanged(_) => Code::IndexPrimaryKeyAlreadyExists,
         U::InvalidDistinctAttribute { .. } => Code::InvalidSearchDistinct,
         U::SortRankingRuleMissing | U::InvalidSortableAttribute { .. } | U::SortError(_) => {

@@ -15,9 +15,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fs, io};
 
+use milli_core::Index;
 use milli_core::heed::types::Str;
 use milli_core::heed::{Database, EnvClosingEvent, EnvOpenOptions, RoTxn, RwTxn};
-use milli_core::Index;
 use miroir_seams::Seams;
 use miroir_wire::error::ApiError;
 
@@ -55,7 +55,10 @@ struct Slots {
 }
 
 enum Slot {
-    Open { index: Index, used: u64 },
+    Open {
+        index: Box<Index>,
+        used: u64,
+    },
     /// Let go because too many were open; closed once the event fires.
     Evicted(EnvClosingEvent),
     /// Being enlarged or removed by one thread; the others wait for `released`.
@@ -86,7 +89,14 @@ impl IndexMap {
                 fs::remove_dir_all(entry.path())?;
             }
         }
-        Ok(Self { folder, names, map_bytes_min, seams, slots: Mutex::default(), released: Condvar::new() })
+        Ok(Self {
+            folder,
+            names,
+            map_bytes_min,
+            seams,
+            slots: Mutex::default(),
+            released: Condvar::new(),
+        })
     }
 
     /// All names with their folders.
@@ -212,7 +222,7 @@ impl IndexMap {
             match slots.by_folder.get_mut(folder) {
                 Some(Slot::Open { index, used }) => {
                     *used = now;
-                    return Ok(index.clone());
+                    return Ok(Index::clone(index));
                 }
                 Some(Slot::Exclusive) => {
                     slots = self.released.wait(slots).unwrap_or_else(PoisonError::into_inner);
@@ -232,7 +242,7 @@ impl IndexMap {
                     let bytes = self.map_bytes(folder);
                     let index = self.open_environment(folder, name, bytes, create)?;
                     slots.make_room();
-                    let slot = Slot::Open { index: index.clone(), used: now };
+                    let slot = Slot::Open { index: Box::new(index.clone()), used: now };
                     slots.by_folder.insert(folder.to_owned(), slot);
                     return Ok(index);
                 }
@@ -292,7 +302,7 @@ impl IndexMap {
         let mut slots = self.lock();
         match index {
             Some(index) => {
-                let slot = Slot::Open { index: index.clone(), used: slots.uses };
+                let slot = Slot::Open { index: Box::new(index.clone()), used: slots.uses };
                 slots.by_folder.insert(folder.to_owned(), slot);
             }
             None => {

@@ -367,9 +367,7 @@ impl Engine {
             NewTask::IndexCreation { index, primary_key } => {
                 Work::CreateIndex { index, primary_key }
             }
-            NewTask::IndexUpdate { index, primary_key } => {
-                Work::UpdateIndex { index, primary_key }
-            }
+            NewTask::IndexUpdate { index, primary_key } => Work::UpdateIndex { index, primary_key },
             NewTask::IndexDeletion { index } => Work::DeleteIndex { index },
             NewTask::IndexSwap { swaps } => {
                 check_swaps(&swaps)?;
@@ -425,9 +423,6 @@ fn check_swaps(swaps: &[(String, String)]) -> Result<(), ApiError> {
     let names: Vec<String> = twice.into_iter().collect();
     Err(ApiError::new(
         Code::InvalidSwapDuplicateIndexFound,
-        format!(
-            "Indexes must be declared only once during a swap. {} {message}",
-            names.join(", ")
-        ),
+        format!("Indexes must be declared only once during a swap. {} {message}", names.join(", ")),
     ))
 }

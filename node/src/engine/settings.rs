@@ -153,10 +153,10 @@ fn apply_attributes(patch: &Value, builder: &mut Builder<'_, '_, '_>) -> Result<
     }
     match field::<Vec<String>>(patch, "rankingRules")? {
         Setting::Set(rules) => {
-            let rules = rules.iter().map(|rule| Criterion::from_str(rule)).collect::<Result<_, _>>();
-            let rules = rules.map_err(|error| {
-                Refusal::Engine(milli::UserError::CriterionError(error).into())
-            })?;
+            let rules =
+                rules.iter().map(|rule| Criterion::from_str(rule)).collect::<Result<_, _>>();
+            let rules = rules
+                .map_err(|error| Refusal::Engine(milli::UserError::CriterionError(error).into()))?;
             builder.set_criteria(rules);
         }
         Setting::Reset => builder.reset_criteria(),
@@ -194,10 +194,7 @@ fn apply_words(patch: &Value, builder: &mut Builder<'_, '_, '_>) -> Result<(), R
     Ok(())
 }
 
-fn apply_typo_tolerance(
-    patch: &Value,
-    builder: &mut Builder<'_, '_, '_>,
-) -> Result<(), Refusal> {
+fn apply_typo_tolerance(patch: &Value, builder: &mut Builder<'_, '_, '_>) -> Result<(), Refusal> {
     let value = match field::<Value>(patch, "typoTolerance")? {
         Setting::Set(value) => value,
         // The rule about numbers is kept: 1.15 does the same.
@@ -366,7 +363,10 @@ pub fn read_settings(index: &Index, rtxn: &RoTxn<'_>) -> Result<Value, milli::Er
     put("displayedAttributes", json!(index.displayed_fields(rtxn)?));
     put("searchableAttributes", json!(index.user_defined_searchable_fields(rtxn)?));
     put("filterableAttributes", json!(index.filterable_attributes_rules(rtxn)?));
-    put("sortableAttributes", json!(index.sortable_fields(rtxn)?.into_iter().collect::<BTreeSet<_>>()));
+    put(
+        "sortableAttributes",
+        json!(index.sortable_fields(rtxn)?.into_iter().collect::<BTreeSet<_>>()),
+    );
     let rules: Vec<_> = index.criteria(rtxn)?.iter().map(ToString::to_string).collect();
     put("rankingRules", json!(rules));
     let stop_words = match index.stop_words(rtxn)? {

@@ -172,10 +172,7 @@ fn join(
         (B::Clear, Shape::Documents { .. } | Shape::Settings { .. })
         | (B::Documents { .. }, Shape::DeleteFilter | Shape::Settings { .. })
         | (B::Deletions { .. }, Shape::Documents { .. } | Shape::Settings { .. })
-        | (
-            B::Settings,
-            Shape::Documents { .. } | Shape::DeleteIds | Shape::DeleteFilter,
-        )
+        | (B::Settings, Shape::Documents { .. } | Shape::DeleteIds | Shape::DeleteFilter)
         | (B::ClearAndSettings, Shape::Documents { .. }) => None,
     }
 }
@@ -203,10 +200,7 @@ mod tests {
     use super::*;
 
     fn documents(primary_key: Option<&str>) -> Shape {
-        Shape::Documents {
-            primary_key: primary_key.map(str::to_owned),
-            allow_index_creation: true,
-        }
+        Shape::Documents { primary_key: primary_key.map(str::to_owned), allow_index_creation: true }
     }
 
     fn settings() -> Shape {

@@ -1,7 +1,9 @@
 //! Tasks as clients see and select them.
 
 use milli_core::heed::RoTxn;
-use miroir_wire::tasks::{Details, IndexSwap, Status, TaskFilter, TaskList, TaskSelection, TaskView};
+use miroir_wire::tasks::{
+    Details, IndexSwap, Status, TaskFilter, TaskList, TaskSelection, TaskView,
+};
 
 use super::record::{TaskRecord, Work};
 use super::{Processing, Queue};
@@ -33,7 +35,8 @@ impl Queue {
         let mut total = 0;
         self.select(selection, !reverse, |task| {
             total += 1;
-            let reached = from.is_none_or(|from| if *reverse { task.uid >= from } else { task.uid <= from });
+            let reached =
+                from.is_none_or(|from| if *reverse { task.uid >= from } else { task.uid <= from });
             if reached && page.len() < limit_rows {
                 page.push(task);
             } else if reached && next.is_none() {

@@ -85,9 +85,8 @@ impl Worker {
         let runs = Arc::clone(&shared);
         // The node is a real server and never part of a simulation; indexing blocks for minutes.
         #[allow(clippy::disallowed_methods)]
-        let thread = std::thread::Builder::new()
-            .name("task-worker".to_owned())
-            .spawn(move || runs.run())?;
+        let thread =
+            std::thread::Builder::new().name("task-worker".to_owned()).spawn(move || runs.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -247,13 +246,14 @@ impl Shared {
         let mut target = None;
         let mut growths = 0;
         let result = loop {
-            let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(batch, tasks, &mut target)));
-            let result = attempt.unwrap_or_else(|panic| Err(EngineError::Panicked(reason(&*panic))));
+            let attempt =
+                catch_unwind(AssertUnwindSafe(|| self.attempt(batch, tasks, &mut target)));
+            let result =
+                attempt.unwrap_or_else(|panic| Err(EngineError::Panicked(reason(&*panic))));
             match (result, &target) {
-                (
-                    Err(EngineError::MapFull),
-                    Some(Target { name, folder: Some(folder), .. }),
-                ) if growths < GROWTHS_MAX => {
+                (Err(EngineError::MapFull), Some(Target { name, folder: Some(folder), .. }))
+                    if growths < GROWTHS_MAX =>
+                {
                     growths += 1;
                     if let Err(error) = self.indexes.grow(folder, name) {
                         break Err(error);
@@ -353,8 +353,7 @@ impl Shared {
     ) -> Result<Target, EngineError> {
         let rtxn = self.queue.store().read()?;
         let folder = self.indexes.folder_of(&rtxn, name)?;
-        let creation =
-            matches!(tasks, [TaskRecord { work: Work::CreateIndex { .. }, .. }]);
+        let creation = matches!(tasks, [TaskRecord { work: Work::CreateIndex { .. }, .. }]);
         if creation && folder.is_some() {
             let message = format!("Index `{name}` already exists.");
             return Err(ApiError::new(Code::IndexAlreadyExists, message).into());
@@ -369,12 +368,7 @@ impl Shared {
     }
 
     /// Commits how the tasks ended, with the changes that belong to it, in one transaction.
-    fn end(
-        &self,
-        batch: &Batch,
-        tasks: Vec<TaskRecord>,
-        done: Done,
-    ) -> Result<(), EngineError> {
+    fn end(&self, batch: &Batch, tasks: Vec<TaskRecord>, done: Done) -> Result<(), EngineError> {
         let store = self.queue.store();
         let finished_at = self.seams.clock.now();
         let mut ended = Vec::with_capacity(tasks.len());
@@ -505,8 +499,7 @@ struct WaitingForIndex {
 
 /// What waits for one index, up to the limits of a batch.
 fn waiting_for(state: &State, name: &str) -> WaitingForIndex {
-    let mut found =
-        WaitingForIndex { name: name.to_owned(), uids: Vec::new(), shapes: Vec::new() };
+    let mut found = WaitingForIndex { name: name.to_owned(), uids: Vec::new(), shapes: Vec::new() };
     let mut content_bytes: u64 = 0;
     for (uid, task) in &state.waiting {
         let Role::Write(shape) = &task.role else { continue };

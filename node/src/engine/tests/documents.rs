@@ -7,10 +7,7 @@ fn a_replaced_document_loses_its_old_fields_and_an_updated_one_keeps_them() {
     assert_eq!(details(&task), json!({"receivedDocuments": 2, "indexedDocuments": 2}));
     node.add("a", json!([{"id": 1, "x": 5}]));
     node.run(addition_with("a", json!([{"id": "2", "y": 7}]), None, DocumentMethod::Update));
-    assert_eq!(
-        node.documents("a"),
-        [json!({"id": "2", "x": 2, "y": 7}), json!({"id": 1, "x": 5})]
-    );
+    assert_eq!(node.documents("a"), [json!({"id": "2", "x": 2, "y": 7}), json!({"id": 1, "x": 5})]);
 }
 
 #[test]
@@ -54,7 +51,8 @@ fn a_primary_key_is_guessed_from_exactly_one_candidate() {
 #[test]
 fn a_task_may_name_the_primary_key_but_not_change_it() {
     let node = Node::new();
-    let named = |key| addition_with("a", json!([{"k": 1, "l": 1}]), Some(key), DocumentMethod::Replace);
+    let named =
+        |key| addition_with("a", json!([{"k": 1, "l": 1}]), Some(key), DocumentMethod::Replace);
     assert_eq!(node.run(named("k")).error, None);
     let task = node.run(named("l"));
     assert_eq!(
@@ -89,12 +87,18 @@ fn a_bad_geo_field_fails_the_task_and_names_the_index() {
 fn vectors_are_stored_and_must_have_the_right_dimensions() {
     let node = Node::new();
     node.set("a", json!({"embedders": {"m": {"source": "userProvided", "dimensions": 2}}}));
-    node.add("a", json!([{"id": 1, "_vectors": {"m": [0.5, 1.0]}}, {"id": 2, "_vectors": {"m": null}}]));
+    node.add(
+        "a",
+        json!([{"id": 1, "_vectors": {"m": [0.5, 1.0]}}, {"id": 2, "_vectors": {"m": null}}]),
+    );
     let stats = node.engine().index_stats("a").expect("stats");
-    assert_eq!((stats.number_of_embeddings, stats.number_of_embedded_documents), (Some(1), Some(1)));
+    assert_eq!(
+        (stats.number_of_embeddings, stats.number_of_embedded_documents),
+        (Some(1), Some(1))
+    );
     let task = node.run(addition("a", json!([{"id": 3, "_vectors": {"m": [1.0]}}])));
     assert_eq!(error_of(&task).0, "invalid_vector_dimensions");
-    let task = node.run(addition("a", json!([{"id": 3, "_vectors": 7}])));
+    let task = node.run(addition("a", json!([{"id": 3, "_vectors": {"m": {"regenerate": 3}}}])));
     assert_eq!(error_of(&task).0, "invalid_vectors_type");
 }
 
@@ -121,7 +125,9 @@ fn an_index_grows_beyond_its_first_map() {
     let mut config = config(true);
     config.index_map_bytes_min = 2 << 20;
     let node = Node::with(config);
-    let text = |n: usize| (0..60).map(|word| format!("w{}", (n * 61 + word * 7) % 9973)).collect::<Vec<_>>().join(" ");
+    let text = |n: usize| {
+        (0..60).map(|word| format!("w{}", (n * 61 + word * 7) % 9973)).collect::<Vec<_>>().join(" ")
+    };
     let documents: Vec<Value> = (0..3000).map(|n| json!({"id": n, "text": text(n)})).collect();
     node.add("a", Value::Array(documents));
     assert_eq!(node.count("a"), 3000);

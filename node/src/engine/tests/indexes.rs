@@ -34,7 +34,13 @@ fn an_index_is_created_once() {
 fn unknown_indexes_fail_what_does_not_create_them() {
     let node = Node::new();
     let clear = NewTask::DocumentClear { index: "a".to_owned() };
-    for task in [deletion("a", &["1"]), filter_deletion("a", "x = 1"), clear, index_deletion("a"), update("a", "k")] {
+    for task in [
+        deletion("a", &["1"]),
+        filter_deletion("a", "x = 1"),
+        clear,
+        index_deletion("a"),
+        update("a", "k"),
+    ] {
         let task = node.run(task);
         assert_eq!(error_of(&task), ("index_not_found", "Index `a` not found."));
     }
@@ -46,7 +52,10 @@ fn unknown_indexes_fail_what_does_not_create_them() {
         allow_index_creation: false,
     };
     assert_eq!(error_of(&node.run(forbidden)).0, "index_not_found");
-    assert_eq!(node.engine().index("a").err().map(|error| error.code.name()), Some("index_not_found"));
+    assert_eq!(
+        node.engine().index("a").err().map(|error| error.code.name()),
+        Some("index_not_found")
+    );
 }
 
 #[test]

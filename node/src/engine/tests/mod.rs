@@ -180,4 +180,3 @@ fn details(task: &TaskView) -> Value {
 fn refused(result: Result<TaskView, ApiError>) -> &'static str {
     result.expect_err("it is refused").code.name()
 }
-

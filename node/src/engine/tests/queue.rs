@@ -13,7 +13,8 @@ fn enqueued_tasks_run_after_a_restart() {
     assert_eq!((node.count("a"), node.count("b")), (1, 1));
     node.reopen();
     assert_eq!(node.enqueue(deletion("a", &["1"])), 2);
-    let contents = std::fs::read_dir(node.directory.path().join("content")).expect("folder").count();
+    let contents =
+        std::fs::read_dir(node.directory.path().join("content")).expect("folder").count();
     assert_eq!(contents, 0);
 }
 
@@ -144,6 +145,68 @@ fn a_client_note_is_shown_back() {
     let task = node.ended(task.expect("accepted").uid);
     assert_eq!(task.custom_metadata.as_deref(), Some("note"));
     assert!(task.duration.is_some() && task.started_at >= Some(task.enqueued_at));
+}
+
+fn before_documents(node: &Node, hook: impl FnOnce() + Send + 'static) {
+    let mut slot = node.engine().shared.indexer.before_documents.lock().expect("the hook");
+    *slot = Some(Box::new(hook));
+}
+
+#[test]
+fn a_panic_fails_its_batch_and_nothing_more() {
+    let node = Node::new();
+    before_documents(&node, || panic!("planned"));
+    let task = node.run(addition("a", json!([{"id": 1}])));
+    let text = "An unexpected crash occurred when processing the task: planned";
+    assert_eq!(error_of(&task), ("internal", text));
+    node.add("a", json!([{"id": 2}]));
+    assert_eq!(node.count("a"), 1);
+}
+
+#[test]
+fn a_processing_task_is_cancelled_at_its_next_safe_point() {
+    let node = Node::new();
+    let (started, is_started) = std::sync::mpsc::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    before_documents(&node, move || {
+        started.send(()).expect("somebody waits");
+        let _ = may_go_on.recv();
+    });
+    let doomed = node.enqueue(addition("a", json!([{"id": 1}])));
+    is_started.recv().expect("it starts");
+    assert_eq!(list(&node, "statuses=processing"), [doomed]);
+    assert!(node.engine().task(doomed).is_ok_and(|task| task.batch_uid.is_some()));
+    let cancel = node.enqueue(NewTask::TaskCancelation {
+        filter: selection("statuses=enqueued,processing"),
+        original_filter: "?statuses=enqueued,processing".to_owned(),
+    });
+    drop(go_on);
+    assert_eq!(node.ended(doomed).canceled_by, Some(cancel));
+    assert_eq!(details(&node.ended(cancel))["canceledTasks"], json!(1));
+    // The index that the cancelled batch was to create is gone with it.
+    assert!(node.engine().index("a").is_err());
+    let folders = std::fs::read_dir(node.directory.path().join("indexes")).expect("folder").count();
+    assert_eq!(folders, 0);
+}
+
+#[test]
+fn a_batch_given_up_at_the_end_of_the_process_runs_at_the_next_start() {
+    let mut node = Node::new();
+    let (started, is_started) = std::sync::mpsc::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    before_documents(&node, move || {
+        started.send(()).expect("somebody waits");
+        let _ = may_go_on.recv();
+    });
+    let task = node.enqueue(addition("a", json!([{"id": 1}])));
+    is_started.recv().expect("it starts");
+    let shared = std::sync::Arc::clone(&node.engine().shared);
+    shared.queue.end(|| shared.indexer.stop());
+    drop(go_on);
+    drop(shared);
+    node.reopen();
+    assert_eq!(node.ended(task).error, None);
+    assert_eq!(node.count("a"), 1);
 }
 
 #[test]

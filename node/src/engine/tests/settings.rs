@@ -58,10 +58,26 @@ fn reset_settings_are_the_defaults_of_a_new_index() {
     }));
     assert_eq!(current(&node, "a")["localizedAttributes"][0]["locales"], json!(["fra"]));
     let names = [
-        "displayedAttributes", "searchableAttributes", "filterableAttributes", "sortableAttributes", "rankingRules",
-        "stopWords", "nonSeparatorTokens", "separatorTokens", "dictionary", "synonyms", "distinctAttribute",
-        "proximityPrecision", "typoTolerance", "faceting", "pagination", "embedders", "searchCutoffMs",
-        "localizedAttributes", "facetSearch", "prefixSearch",
+        "displayedAttributes",
+        "searchableAttributes",
+        "filterableAttributes",
+        "sortableAttributes",
+        "rankingRules",
+        "stopWords",
+        "nonSeparatorTokens",
+        "separatorTokens",
+        "dictionary",
+        "synonyms",
+        "distinctAttribute",
+        "proximityPrecision",
+        "typoTolerance",
+        "faceting",
+        "pagination",
+        "embedders",
+        "searchCutoffMs",
+        "localizedAttributes",
+        "facetSearch",
+        "prefixSearch",
     ];
     let reset = names.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
     assert_eq!(node.set("a", Value::Object(reset)).error, None);
@@ -84,8 +100,6 @@ fn embedders_that_call_services_are_refused() {
     let enqueue = |settings| node.engine().enqueue(settings_update("a", settings), None);
     let refusal = enqueue(json!({"embedders": {"m": {"source": "openAi", "apiKey": "k"}}}));
     assert_eq!(refused(refusal), "miroir_not_supported");
-    let refusal = enqueue(json!({"embedders": {"m": {"source": "userProvided", "dimensions": 0}}}));
-    assert_eq!(refused(refusal), "invalid_settings_embedders");
     // Without a source, a new embedder would be OpenAI's.
     let task = node.set("a", json!({"embedders": {"m": {"dimensions": 3}}}));
     assert_eq!(error_of(&task).0, "miroir_not_supported");
