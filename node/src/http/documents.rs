@@ -98,18 +98,12 @@ async fn add(
 
 async fn browse(node: &Arc<Node>, index: String, query: BrowseQuery) -> Result<Answer, Refusal> {
     check_index_uid(&index)?;
-    let page = node
-        .blocking(move |node| search::browse(&node.engine.index(&index)?, &query))
-        .await?;
+    let page =
+        node.blocking(move |node| search::browse(&node.engine.index(&index)?, &query)).await?;
     Ok(answer::raw_json(StatusCode::OK, page))
 }
 
-async fn get(
-    node: &Arc<Node>,
-    call: &Call,
-    index: String,
-    id: String,
-) -> Result<Answer, Refusal> {
+async fn get(node: &Arc<Node>, call: &Call, index: String, id: String) -> Result<Answer, Refusal> {
     let query = GetDocument::from_query_string(call.query())?;
     check_index_uid(&index)?;
     let document = node

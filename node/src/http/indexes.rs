@@ -40,11 +40,7 @@ pub(super) async fn update(
 }
 
 /// `DELETE /indexes/{uid}`
-pub(super) async fn delete(
-    node: &Arc<Node>,
-    call: &Call,
-    uid: String,
-) -> Result<Answer, Refusal> {
+pub(super) async fn delete(node: &Arc<Node>, call: &Call, uid: String) -> Result<Answer, Refusal> {
     check_index_uid(&uid)?;
     node.enqueue(call, NewTask::IndexDeletion { index: uid }).await
 }

@@ -17,11 +17,7 @@ use super::{Call, Node};
 use crate::search;
 
 /// `GET …/search`
-pub(super) async fn by_url(
-    node: &Arc<Node>,
-    call: &Call,
-    uid: String,
-) -> Result<Answer, Refusal> {
+pub(super) async fn by_url(node: &Arc<Node>, call: &Call, uid: String) -> Result<Answer, Refusal> {
     let query = SearchQuery::from_query_string(call.query())?;
     run(node, uid, query).await
 }

@@ -81,7 +81,8 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _peer)) => {
-                let connection = serve_connection(stream, Arc::clone(&node), stopping.clone(), slot);
+                let connection =
+                    serve_connection(stream, Arc::clone(&node), stopping.clone(), slot);
                 node.seams.tasks.spawn("node connection", connection);
             }
             Err(error) => {

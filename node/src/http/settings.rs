@@ -39,11 +39,7 @@ pub(super) async fn reset_all(
 }
 
 /// `GET …/settings/{name}`
-pub(super) async fn get_one(
-    node: &Arc<Node>,
-    uid: String,
-    name: &str,
-) -> Result<Answer, Refusal> {
+pub(super) async fn get_one(node: &Arc<Node>, uid: String, name: &str) -> Result<Answer, Refusal> {
     let settings = read(node, uid).await?;
     answer::ok(&settings.effective_sub_route(name))
 }

@@ -15,11 +15,7 @@ use crate::engine::errors;
 ///
 /// # Errors
 /// `document_not_found`; what the database fails with.
-pub(crate) fn document(
-    index: &Index,
-    id: &str,
-    query: &GetDocument,
-) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn document(index: &Index, id: &str, query: &GetDocument) -> Result<Vec<u8>, ApiError> {
     let rtxn = index.read_txn().map_err(database_error)?;
     let found = index.external_documents_ids().get(&rtxn, id).map_err(database_error)?;
     let internal = found.ok_or_else(|| ApiError::document_not_found(id))?;

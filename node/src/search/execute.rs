@@ -7,7 +7,9 @@ use milli_core as milli;
 use milli_core::heed::RoTxn;
 use milli_core::score_details::ScoringStrategy;
 use milli_core::tokenizer::Language;
-use milli_core::{AscDesc, Index, Search, SearchResult, SortError, TermsMatchingStrategy, TimeBudget};
+use milli_core::{
+    AscDesc, Index, Search, SearchResult, SortError, TermsMatchingStrategy, TimeBudget,
+};
 use miroir_seams::Clock;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::search::{LIMIT_DEFAULT, MatchingStrategy, SearchQuery};
@@ -49,8 +51,7 @@ pub(crate) fn search(
     if let Some(languages) = &languages {
         search.locales(languages.clone());
     }
-    let (result, semantic_hits) = run(&mut search, query, kind)
-        .map_err(|error| ApiError::new(errors::code(&error), format!("Index `{uid}`: {error}")))?;
+    let (result, semantic_hits) = run(&mut search, uid, query, kind)?;
     let SearchResult { matching_words, candidates, documents_ids, document_scores, .. } = result;
 
     let mut out = Vec::with_capacity(16 * 1024);
@@ -162,11 +163,7 @@ fn prepare<'q>(
     let scored = query.show_ranking_score
         || query.show_ranking_score_details
         || query.ranking_score_threshold.is_some();
-    search.scoring_strategy(if scored {
-        ScoringStrategy::Detailed
-    } else {
-        ScoringStrategy::Skip
-    });
+    search.scoring_strategy(if scored { ScoringStrategy::Detailed } else { ScoringStrategy::Skip });
     search.offset(window.offset);
     search.limit(window.limit);
     if let Some(filter) = &query.filter
@@ -175,24 +172,30 @@ fn prepare<'q>(
         search.filter(filter);
     }
     if let Some(criteria) = &query.sort {
-        let criteria: Result<Vec<_>, _> = criteria.iter().map(|text| AscDesc::from_str(text)).collect();
+        let criteria: Result<Vec<_>, _> =
+            criteria.iter().map(|text| AscDesc::from_str(text)).collect();
         search.sort_criteria(criteria.map_err(|error| refusal(SortError::from(error).into()))?);
     }
     Ok(())
 }
 
-/// Runs the search; with vectors, also tells how many hits they brought.
+/// Runs the search; with vectors, also tells how many hits they brought. Only what the engine
+/// refuses while searching is told with the index's name, as in Meilisearch.
 fn run(
     search: &mut Search<'_>,
+    uid: &str,
     query: &SearchQuery,
     kind: SearchKind,
-) -> milli::Result<(SearchResult, Option<u32>)> {
+) -> Result<(SearchResult, Option<u32>), ApiError> {
+    let in_index = |error: milli::Error| {
+        ApiError::new(errors::code(&error), format!("Index `{uid}`: {error}"))
+    };
     match kind {
         SearchKind::Keyword => {
             if let Some(q) = &query.q {
                 search.query(q);
             }
-            Ok((search.execute()?, None))
+            Ok((search.execute().map_err(in_index)?, None))
         }
         SearchKind::Semantic(named) => {
             let vector = match &query.vector {
@@ -200,10 +203,10 @@ fn run(
                 None => named
                     .embedder
                     .embed_search(query.q.as_deref().unwrap_or_default(), None)
-                    .map_err(milli::vector::Error::from)?,
+                    .map_err(|error| refusal(milli::vector::Error::from(error).into()))?,
             };
             search.semantic(named.name, named.embedder, named.quantized, Some(vector));
-            let result = search.execute()?;
+            let result = search.execute().map_err(in_index)?;
             let hits = u32::try_from(result.document_scores.len()).unwrap_or(u32::MAX);
             Ok((result, Some(hits)))
         }
@@ -212,7 +215,7 @@ fn run(
                 search.query(q);
             }
             search.semantic(named.name, named.embedder, named.quantized, query.vector.clone());
-            search.execute_hybrid(ratio)
+            search.execute_hybrid(ratio).map_err(in_index)
         }
     }
 }

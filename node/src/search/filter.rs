@@ -45,7 +45,9 @@ fn read_condition(condition: &Value) -> Result<Either<Vec<&str>, &str>, String> 
         Value::String(expression) => Ok(Either::Right(expression)),
         Value::Array(alternatives) => alternatives
             .iter()
-            .map(|alternative| alternative.as_str().ok_or_else(|| unexpected(&["String"], alternative)))
+            .map(|alternative| {
+                alternative.as_str().ok_or_else(|| unexpected(&["String"], alternative))
+            })
             .collect::<Result<Vec<_>, _>>()
             .map(Either::Left),
         other => Err(unexpected(&["String", "[String]"], other)),
@@ -68,9 +70,18 @@ mod tests {
     #[test]
     fn what_is_no_filter_is_refused_with_the_place() {
         let cases = [
-            (json!(1), "Invalid syntax for the filter parameter: `expected String, Array, found: 1`."),
-            (json!(["a = 1", 2]), "Invalid syntax for the filter parameter: `expected String, [String], found: 2`."),
-            (json!([["a = 1", [1]]]), "Invalid syntax for the filter parameter: `expected String, found: [1]`."),
+            (
+                json!(1),
+                "Invalid syntax for the filter parameter: `expected String, Array, found: 1`.",
+            ),
+            (
+                json!(["a = 1", 2]),
+                "Invalid syntax for the filter parameter: `expected String, [String], found: 2`.",
+            ),
+            (
+                json!([["a = 1", [1]]]),
+                "Invalid syntax for the filter parameter: `expected String, found: [1]`.",
+            ),
         ];
         for (filter, message) in cases {
             let error = read_filter(&filter, Code::InvalidSearchFilter).unwrap_err();

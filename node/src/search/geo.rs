@@ -20,9 +20,8 @@ fn point_in(criterion: &str) -> Option<[f64; 2]> {
 /// Reads a number between optional white space; returns what follows.
 fn coordinate(text: &str) -> Option<(f64, &str)> {
     let text = text.trim_start();
-    let end = text
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-')))
-        .unwrap_or(text.len());
+    let end =
+        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-'))).unwrap_or(text.len());
     let (number, rest) = text.split_at_checked(end)?;
     Some((number.parse().ok()?, rest.trim_start()))
 }

@@ -62,8 +62,7 @@ pub(crate) fn append_hits(
 ) -> milli::Result<()> {
     let fields = index.fields_ids_map(rtxn)?;
     let visible = Visible::of(index, rtxn, &fields, request)?;
-    let displayed: Vec<&str> =
-        visible.displayed.iter().filter_map(|id| fields.name(*id)).collect();
+    let displayed: Vec<&str> = visible.displayed.iter().filter_map(|id| fields.name(*id)).collect();
     let formats = plan_formats(request.format, &fields, &visible.displayed, &visible.retrieved);
 
     // The tokenizer borrows these.
@@ -183,7 +182,12 @@ impl Visible {
                 .filter(|id| displayed.contains(id))
                 .collect(),
         };
-        Ok(Self { displayed, retrieved, vectors_field, vectors: request.vectors && !vectors_hidden })
+        Ok(Self {
+            displayed,
+            retrieved,
+            vectors_field,
+            vectors: request.vectors && !vectors_hidden,
+        })
     }
 
     /// The paths that hits keep. `_vectors` only where stored vectors are added to it.

@@ -33,8 +33,13 @@ pub(crate) struct NamedEmbedder {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wish<'q> {
     Keyword,
-    Semantic { embedder: &'q str },
-    Hybrid { embedder: &'q str, ratio: f32 },
+    Semantic {
+        embedder: &'q str,
+    },
+    Hybrid {
+        embedder: &'q str,
+        ratio: f32,
+    },
     /// A vector came without an embedder.
     Unclear,
 }
@@ -61,7 +66,8 @@ pub(crate) fn decide_kind(
     query: &SearchQuery,
     embedders: impl FnOnce() -> Result<EmbeddingConfigs, ApiError>,
 ) -> Result<SearchKind, ApiError> {
-    let hybrid = query.hybrid.as_ref().map(|hybrid| (hybrid.embedder.as_str(), hybrid.semantic_ratio.get()));
+    let hybrid =
+        query.hybrid.as_ref().map(|hybrid| (hybrid.embedder.as_str(), hybrid.semantic_ratio.get()));
     let dimensions = query.vector.as_ref().map(Vec::len);
     match wish(query.q.as_deref(), hybrid, dimensions.is_some()) {
         Wish::Keyword => Ok(SearchKind::Keyword),

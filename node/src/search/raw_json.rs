@@ -40,12 +40,10 @@ fn is_normal(raw: &[u8]) -> bool {
     let mut rest = raw;
     while let Some((&first, tail)) = rest.split_first() {
         rest = match first {
-            b'"' => {
-                match tail.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
-                    Some(end) if tail.get(end) == Some(&b'"') => tail.get(end + 1..).unwrap_or(&[]),
-                    _ => return false,
-                }
-            }
+            b'"' => match tail.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+                Some(end) if tail.get(end) == Some(&b'"') => tail.get(end + 1..).unwrap_or(&[]),
+                _ => return false,
+            },
             b'-' | b'0'..=b'9' => {
                 let digits = tail.iter().take_while(|byte| byte.is_ascii_digit()).count();
                 let negative_zero = first == b'-' && tail.first() == Some(&b'0');
@@ -75,10 +73,28 @@ mod tests {
     #[test]
     fn the_answer_reads_as_if_parsed_and_written_anew() {
         let cases = [
-            r#""plain text é""#, r#""esc\u0061ped \/""#, "12", "-7", "-0", "0", "1.0", "1e3", "1.50",
-            "123456789012345678901234567890", "18446744073709551615", "-9223372036854775808",
-            "[1,2,\"a\"]", "[ 1 , 2 ]", "[]", "{}", r#"{"a": 1, "a": 2}"#, r#"[{"b": [true,null]}]"#,
-            "true", "null", "[1.5,[\"x\",[false]]]", "\"\"",
+            r#""plain text é""#,
+            r#""esc\u0061ped \/""#,
+            "12",
+            "-7",
+            "-0",
+            "0",
+            "1.0",
+            "1e3",
+            "1.50",
+            "123456789012345678901234567890",
+            "18446744073709551615",
+            "-9223372036854775808",
+            "[1,2,\"a\"]",
+            "[ 1 , 2 ]",
+            "[]",
+            "{}",
+            r#"{"a": 1, "a": 2}"#,
+            r#"[{"b": [true,null]}]"#,
+            "true",
+            "null",
+            "[1.5,[\"x\",[false]]]",
+            "\"\"",
         ];
         for raw in cases {
             let parsed: Value = serde_json::from_str(raw).unwrap();

@@ -28,10 +28,8 @@ impl<'p> Keep<'p> {
         if whole && !key.contains('.') {
             return Self { whole, parts: Vec::new() };
         }
-        let parts = paths
-            .iter()
-            .filter_map(|path| path.strip_prefix(key)?.strip_prefix('.'))
-            .collect();
+        let parts =
+            paths.iter().filter_map(|path| path.strip_prefix(key)?.strip_prefix('.')).collect();
         Self { whole, parts }
     }
 

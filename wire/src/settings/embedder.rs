@@ -40,9 +40,16 @@ pub enum Pooling {
 #[deserr(deny_unknown_fields, validate = check_distribution -> __Deserr_E)]
 pub struct Distribution {
     /// Where they crowd, 0 to 1.
+    #[serde(serialize_with = "as_written")]
     pub mean: f32,
     /// How narrowly, above 0 up to 1.
+    #[serde(serialize_with = "as_written")]
     pub sigma: f32,
+}
+
+/// Prints `0.998` and not the `f64` nearest to the `f32` nearest to it.
+fn as_written<S: serde::Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(number.to_string().parse().unwrap_or(f64::from(*number)))
 }
 
 fn check_distribution<E: DeserializeError>(
