@@ -45,6 +45,10 @@ impl Seams {
 
     /// The seams of one pod in a simulation. Must be called inside a runtime whose clock is paused.
     pub fn seeded(seed: u64) -> Self {
-        Self { clock: Clock::simulated(), entropy: Entropy::seeded(seed), tasks: Tasks::new() }
+        Self {
+            clock: Clock::simulated(),
+            entropy: Entropy::seeded(seed),
+            tasks: Tasks::on_one_thread(),
+        }
     }
 }

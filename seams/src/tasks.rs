@@ -12,6 +12,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     running: Arc<Mutex<Running>>,
+    /// Blocking work runs in place, not on other threads.
+    blocking_in_place: bool,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +26,11 @@ impl Tasks {
     /// An empty set of tasks.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty set whose blocking work runs in place, at once: the simulation has one thread.
+    pub fn on_one_thread() -> Self {
+        Self { blocking_in_place: true, ..Self::default() }
     }
 
     /// Runs `future` in the background. After [`Tasks::end_all`] the task is aborted at once.
@@ -49,13 +56,17 @@ impl Tasks {
         handle
     }
 
-    /// Runs a blocking closure on the blocking pool.
+    /// Runs a blocking closure on the blocking pool, or in place in the simulation.
     #[allow(clippy::disallowed_methods)]
     pub fn spawn_blocking<F, R>(&self, work: F) -> JoinHandle<R>
     where
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
+        if self.blocking_in_place {
+            let result = work();
+            return tokio::spawn(std::future::ready(result));
+        }
         tokio::task::spawn_blocking(work)
     }
 
