@@ -27,6 +27,7 @@ async fn compare_with(arguments: &[&str], seed: u64) -> Summary {
         data: shipped_movies(),
         documents_max: usize::MAX,
         load: true,
+        reverse_subject: false,
         printed_max: 10,
         replay: "cargo run -p miroir-tests --bin oracle -- --reference URL --reference-key KEY \
                  --subject URL --subject-key KEY"
@@ -52,8 +53,8 @@ async fn two_replicas_on_three_nodes_answer_like_one_node() {
     assert!(summary.agrees(), "{}", summary.report());
 }
 
-/// The oracle itself: a node compared with another is free of differences, and with one that
-/// lacks a document it is not.
+/// The oracle itself: a node compared with another that has the same documents in another
+/// order is free of differences, and with one that lacks a document it is not.
 #[tokio::test]
 async fn two_nodes_agree_until_one_loses_a_document() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -67,12 +68,13 @@ async fn two_nodes_agree_until_one_loses_a_document() {
         data: shipped_movies(),
         documents_max: 800,
         load: true,
+        reverse_subject: true,
         printed_max: 3,
         replay: "oracle".to_owned(),
     };
     let summary = run(&servers, &options).await.expect("both sides answer");
     assert!(summary.agrees(), "{}", summary.report());
-    assert_eq!((summary.rate_differing, summary.scores_differing), (0, 0));
+    assert_eq!(summary.scores_differing, 0);
 
     for index in ["plain", "sort-between", "custom-rules", "language"] {
         let path = format!("/indexes/{index}/documents/100");

@@ -43,6 +43,9 @@ struct Arguments {
     /// Take the indexes as an earlier run left them.
     #[arg(long)]
     no_load: bool,
+    /// Give the subject the documents in reverse, so that ties stand the other way round.
+    #[arg(long)]
+    reverse_subject: bool,
     /// Failures that are shrunk and printed.
     #[arg(long, default_value_t = 10)]
     print: usize,
@@ -75,6 +78,7 @@ async fn main() -> ExitCode {
         data: arguments.data.unwrap_or_else(shipped_movies),
         documents_max: arguments.documents,
         load: !arguments.no_load,
+        reverse_subject: arguments.reverse_subject,
         printed_max: arguments.print,
         replay,
     };

@@ -97,7 +97,12 @@ impl Generator {
             draft.set("filter", draw_filter(rng, &self.profile));
         }
         if rng.random_bool(0.5) {
-            draft.set("fields", json!(self.some_fields(rng)));
+            let fields = self.some_fields(rng).into_iter().filter(|field| field != "*");
+            let fields: Vec<String> = fields.collect();
+            // Without any, the documents would have nothing to tell them apart by.
+            if !fields.is_empty() {
+                draft.set("fields", json!(fields));
+            }
         }
         match rng.random_range(0..3) {
             0 => draft.set("limit", json!(100_000)),
@@ -236,7 +241,7 @@ impl Generator {
 
     fn some_facets(&self, rng: &mut ChaCha12Rng, granular: bool, draft: &mut Draft) -> Vec<String> {
         if granular {
-            let fields = ["bucket", "nested.score", "nested.deep.label", "*"];
+            let fields = ["bucket", "nested.score", "nested.deep.label"];
             return vec![fields.choose(rng).copied().unwrap_or("bucket").to_owned()];
         }
         let mut facets = Vec::new();

@@ -52,6 +52,9 @@ pub struct Options {
     pub documents_max: usize,
     /// Whether to load the documents first, or take them as loaded by an earlier run.
     pub load: bool,
+    /// Whether the subject gets the documents in reverse: its ties then stand the other way
+    /// round, which must make no difference.
+    pub reverse_subject: bool,
     /// Failures that are shrunk and printed; more are only counted.
     pub printed_max: usize,
     /// The command that replays, without `--only`.
@@ -69,12 +72,16 @@ pub struct Summary {
     pub rate: u64,
     /// Rate cases that differ.
     pub rate_differing: u64,
+    /// Cases that both sides refuse, alike or not.
+    pub refused: u64,
     /// Cases whose ranking scores differ.
     pub scores_differing: u64,
     /// Differences in settings and statistics after loading.
     pub loaded_differing: Vec<String>,
-    /// Per label: cases asked, cases that differ, strict ones only.
-    pub by_label: BTreeMap<&'static str, (u64, u64)>,
+    /// Per label of strict cases: asked, and differing.
+    pub strict_labels: BTreeMap<&'static str, (u64, u64)>,
+    /// Per label of rate cases: asked, and differing.
+    pub rate_labels: BTreeMap<&'static str, (u64, u64)>,
     /// The failures as printed.
     pub printed: Vec<String>,
 }
@@ -88,19 +95,23 @@ impl Summary {
     /// A few lines for people.
     pub fn report(&self) -> String {
         let mut text = format!(
-            "strict: {} of {} differ\nrate:   {} of {} differ\nscores: differ in {} cases\n",
+            "strict: {} of {} differ\nrate:   {} of {} differ\nscores: differ in {} cases\nrefused: {}\n",
             self.strict_differing,
             self.strict,
             self.rate_differing,
             self.rate,
             self.scores_differing,
+            self.refused,
         );
         for line in &self.loaded_differing {
             let _never_fails = writeln!(text, "after loading: {line}");
         }
-        for (label, (asked, differing)) in &self.by_label {
-            if *differing > 0 {
-                let _never_fails = writeln!(text, "  {label}: {differing} of {asked} differ");
+        for (class, labels) in [("strict", &self.strict_labels), ("rate", &self.rate_labels)] {
+            for (label, (asked, differing)) in labels {
+                if *differing > 0 {
+                    let _never_fails =
+                        writeln!(text, "  {class}, {label}: {differing} of {asked} differ");
+                }
             }
         }
         text
@@ -119,7 +130,9 @@ pub async fn run(servers: &Servers, options: &Options) -> Result<Summary, RunFau
     let mut summary = Summary::default();
     if options.load {
         for variant in &variants {
-            summary.loaded_differing.extend(load_variant(servers, variant, &documents).await?);
+            summary
+                .loaded_differing
+                .extend(load_variant(servers, variant, &documents, options.reverse_subject).await?);
         }
     }
     let generator = Generator::new(options.seed, profile, variants);
@@ -132,15 +145,20 @@ pub async fn run(servers: &Servers, options: &Options) -> Result<Summary, RunFau
         let verdict = judge(servers, generator.variants(), &case).await?;
         let differs = !verdict.faults.is_empty();
         summary.scores_differing += u64::from(verdict.scores_differ);
+        summary.refused += u64::from(verdict.reference["code"].is_string());
+        let labels = match case.class {
+            Class::Strict => &mut summary.strict_labels,
+            Class::Rate => &mut summary.rate_labels,
+        };
+        for label in &case.labels {
+            let count = labels.entry(label).or_default();
+            count.0 += 1;
+            count.1 += u64::from(differs);
+        }
         match case.class {
             Class::Strict => {
                 summary.strict += 1;
                 summary.strict_differing += u64::from(differs);
-                for label in &case.labels {
-                    let count = summary.by_label.entry(label).or_default();
-                    count.0 += 1;
-                    count.1 += u64::from(differs);
-                }
             }
             Class::Rate => {
                 summary.rate += 1;
@@ -199,21 +217,25 @@ async fn load_variant(
     servers: &Servers,
     variant: &Variant,
     documents: &[Object],
+    reverse_subject: bool,
 ) -> Result<Vec<String>, ApiFault> {
     let documents: Vec<Object> = if variant.vectors {
         documents.iter().take(VECTOR_DOCUMENTS).cloned().map(with_vector).collect()
     } else {
         documents.to_vec()
     };
+    let forwards = Load { variant, settings: &variant.settings, reverse: false };
+    let subject = Load { reverse: reverse_subject, ..forwards };
     let (reference, subject) = tokio::join!(
-        load_index(&servers.reference, variant, variant.index, &variant.settings, &documents),
-        load_index(&servers.subject, variant, variant.index, &variant.settings, &documents),
+        load_index(&servers.reference, variant.index, forwards, &documents),
+        load_index(&servers.subject, variant.index, subject, &documents),
     );
     reference?;
     subject?;
     if let Some(settings) = &variant.twin_settings {
         let twin = variant.twin_index();
-        load_index(&servers.reference, variant, &twin, settings, &documents).await?;
+        let load = Load { settings, ..forwards };
+        load_index(&servers.reference, &twin, load, &documents).await?;
     }
     let mut differing = Vec::new();
     for part in ["settings", "stats"] {
@@ -235,13 +257,21 @@ async fn load_variant(
     Ok(differing)
 }
 
+/// How one index is loaded.
+#[derive(Clone, Copy)]
+struct Load<'a> {
+    variant: &'a Variant,
+    settings: &'a Value,
+    /// Whether the documents are added last to first.
+    reverse: bool,
+}
+
 /// Brings one index into its state by a mixture of writes: additions in batches, a
 /// replacement, partial updates, deletions by ids and by filter, and additions of the deleted.
 async fn load_index(
     api: &Api,
-    variant: &Variant,
     index: &str,
-    settings: &Value,
+    Load { variant, settings, reverse }: Load<'_>,
     documents: &[Object],
 ) -> Result<(), ApiFault> {
     let root = format!("/indexes/{index}");
@@ -257,7 +287,11 @@ async fn load_index(
         tasks.push(api.enqueue(Method::PATCH, &settings_path, Some(settings)).await?);
     }
     let path = format!("{root}/documents");
-    for batch in documents.chunks(BATCH_DOCUMENTS) {
+    let mut added: Vec<&Object> = documents.iter().collect();
+    if reverse {
+        added.reverse();
+    }
+    for batch in added.chunks(BATCH_DOCUMENTS) {
         tasks.push(api.enqueue(Method::POST, &path, Some(&json!(batch))).await?);
     }
     if !variant.settings_first {
