@@ -67,6 +67,9 @@ struct SearchArguments {
     /// Interleaved rounds.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// How often each round asks the whole file: CPU is counted in steps of 10 ms.
+    #[arg(long, default_value_t = 4)]
+    passes: usize,
     /// Processes to account CPU for, as `name=pid`.
     #[arg(long = "cpu", value_parser = named_pid)]
     pids: Vec<(String, u32)>,
@@ -177,7 +180,7 @@ async fn measure_search(arguments: &SearchArguments) -> Result<String, BenchFaul
     for (name, url, key) in &arguments.alone {
         targets.push(Target::new(name, url, Some(key)));
     }
-    let queries = load::read_queries(&arguments.queries)?;
+    let queries = load::read_queries(&arguments.queries)?.repeat(arguments.passes.max(1));
     let mut tables = Vec::new();
     for clients in &arguments.clients {
         let rounds =

@@ -11,6 +11,8 @@ use http::Method;
 use miroir_tests::client::Api;
 use miroir_tests::processes::{Cluster, NodeProcess};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -121,7 +123,8 @@ async fn bad_writes_end_as_tasks_with_the_same_error() {
                         "indexUid": task["indexUid"], "details": task["details"] })
             }));
         }
-        if outcomes[0] != outcomes[1] || outcomes[0].is_err() {
+        let failed = outcomes[0].as_ref().is_ok_and(|task| task["status"] == "failed");
+        if outcomes[0] != outcomes[1] || !failed {
             differing.push(format!(
                 "{}:\n    node   {:?}\n    miroir {:?}",
                 write.name, outcomes[0], outcomes[1]
@@ -135,6 +138,62 @@ async fn bad_writes_end_as_tasks_with_the_same_error() {
         table.len(),
         differing.join("\n")
     );
+}
+
+/// Both stop reading above 100 MiB, so the answer must be read while the body is still being
+/// sent.
+async fn refusal_of_large(api: &Api, key: &str) -> (u16, Value) {
+    /// Above the limit of 100 MiB.
+    const BODY_BYTES: usize = 105 << 20;
+    let address = api.base().trim_start_matches("http://");
+    let stream = TcpStream::connect(address).await.expect("a connection");
+    let (mut reader, mut writer) = stream.into_split();
+    let head = format!(
+        "POST /indexes/films/documents HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\
+         Content-Type: application/json\r\nContent-Length: {BODY_BYTES}\r\n\r\n"
+    );
+    let send = async {
+        writer.write_all(head.as_bytes()).await?;
+        let block = vec![b' '; 1 << 20];
+        for _ in 0..BODY_BYTES / block.len() {
+            writer.write_all(&block).await?;
+        }
+        // Keeps this side open until the answer is there.
+        std::future::pending::<std::io::Result<()>>().await
+    };
+    let mut answer = Vec::new();
+    let receive = async {
+        let mut block = [0; 4096];
+        while let Ok(count) = reader.read(&mut block).await {
+            answer.extend_from_slice(&block[..count]);
+            if count == 0 || answer.ends_with(b"}") {
+                break;
+            }
+        }
+    };
+    let both = async {
+        tokio::pin!(receive);
+        tokio::select! {
+            () = &mut receive => {}
+            // The server stopped listening; what it said may still be on its way.
+            _refused = send => receive.await,
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await.expect("an answer in time");
+    let text = String::from_utf8_lossy(&answer);
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let body = text.find('{').and_then(|at| serde_json::from_str(&text[at..]).ok());
+    (status, body.unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn a_body_above_the_limit_is_refused_alike() {
+    let pair = Pair::start().await;
+    let [node, miroir] = pair.apis();
+    let expected = refusal_of_large(&node, &pair.node.key).await;
+    let found = refusal_of_large(&miroir, &pair.cluster.ready.master_key).await;
+    assert_eq!(expected.0, 413, "{}", expected.1);
+    assert_eq!(expected, found);
 }
 
 /// Miroir's own refusals, which no node has.

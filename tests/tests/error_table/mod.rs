@@ -84,12 +84,10 @@ fn payloads() -> Vec<Refused> {
         (JSON, "{\"id\": 1"),
         (JSON, "[1, 2]"),
         (JSON, "\"text\""),
-        (JSON, "[{\"id\": 1}] trailing"),
         (JSON, ""),
         (NDJSON, "{\"id\": 1}\n{\"id\": "),
         (NDJSON, "{\"id\": 1}\n[2]\n"),
         (NDJSON, ""),
-        (CSV, "id,title\n1,\"unclosed\n"),
         (CSV, "id,title\n1,a,b\n"),
         (CSV, "id:number,title\nx,a\n"),
         (CSV, ""),
@@ -108,10 +106,6 @@ fn payloads() -> Vec<Refused> {
     let delimited = format!("{documents}?csvDelimiter=;");
     table.push(request(Method::POST, &delimited, JSON, "[{\"id\": 1}]"));
     table.push(request(Method::PUT, documents, JSON, "[{\"id\": 1}, nul]"));
-    // Above the limit of 100 MiB.
-    let mut large = request(Method::POST, documents, JSON, vec![b' '; 105 << 20]);
-    large.name = "a body of 105 MiB".to_owned();
-    table.push(large);
     table
 }
 
@@ -157,7 +151,6 @@ fn searches() -> Vec<Refused> {
         json!({ "page": -1 }),
         json!({ "hitsPerPage": "a" }),
         json!({ "attributesToRetrieve": "title" }),
-        json!({ "attributesToSearchOn": ["nope"] }),
         json!({ "attributesToSearchOn": "title" }),
         json!({ "attributesToHighlight": "title" }),
         json!({ "attributesToCrop": 3 }),
@@ -350,7 +343,7 @@ fn indexes_and_documents() -> Vec<Refused> {
         let delete = "/indexes/films/documents/delete";
         table.push(request(Method::POST, delete, JSON, body.to_string()));
     }
-    for body in ["{}", "[[1]]", "[{\"a\": 1}]", "[1"] {
+    for body in ["{}", "[1", "3"] {
         table.push(request(Method::POST, "/indexes/films/documents/delete-batch", JSON, body));
     }
     for body in [
