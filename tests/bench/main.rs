@@ -180,7 +180,8 @@ async fn measure_search(arguments: &SearchArguments) -> Result<String, BenchFaul
     for (name, url, key) in &arguments.alone {
         targets.push(Target::new(name, url, Some(key)));
     }
-    let queries = load::read_queries(&arguments.queries)?.repeat(arguments.passes.max(1));
+    let queries = load::read_queries(&arguments.queries)?;
+    let queries = vec![queries; arguments.passes.max(1)].concat();
     let mut tables = Vec::new();
     for clients in &arguments.clients {
         let rounds =
