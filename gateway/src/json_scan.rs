@@ -12,6 +12,9 @@ use std::borrow::Cow;
 /// own limit of 128.
 const DEPTH_MAX: u32 = 128;
 
+/// Bytes of a string that are looked at one by one before a vectorised search begins.
+const NEAR_BYTES: usize = 16;
+
 /// The bytes are not the JSON that was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed JSON near byte {at}")]
@@ -228,7 +231,9 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let Some(found) = memchr::memchr2(b'"', b'\\', rest) else {
+            // Keys are short, and a call costs more than looking at a few bytes.
+            let near = rest.iter().take(NEAR_BYTES).position(|byte| matches!(byte, b'"' | b'\\'));
+            let Some(found) = near.or_else(|| memchr::memchr2(b'"', b'\\', rest)) else {
                 return Err(self.malformed());
             };
             self.at += found;
@@ -270,7 +275,16 @@ impl<'a> Scanner<'a> {
         let mut kinds: u128 = 0;
         let mut depth: u32 = 0;
         loop {
-            let Some(byte) = self.peek() else { return Err(self.malformed()) };
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let Some((skipped, byte)) = rest
+                .iter()
+                .enumerate()
+                .find(|(_, byte)| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']'))
+            else {
+                return Err(self.malformed());
+            };
+            let byte = *byte;
+            self.at += skipped;
             match byte {
                 b'"' => {
                     self.string()?;

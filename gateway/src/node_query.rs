@@ -105,12 +105,11 @@ pub fn prepare(
     for name in sent.attributes_to_search_on.iter_mut().flatten() {
         *name = disguise(name).into_owned();
     }
-    let formats = |list: Option<bool>| list.unwrap_or(false);
-    let named = sent.attributes_to_retrieve.is_some()
-        && !formats(sent.attributes_to_highlight.as_ref().map(|list| !list.is_empty()))
-        && !formats(sent.attributes_to_crop.as_ref().map(|list| !list.is_empty()));
+    let formatted = sent.attributes_to_highlight.as_ref().is_some_and(|list| !list.is_empty())
+        || sent.attributes_to_crop.as_ref().is_some_and(|list| !list.is_empty());
     let cuts = HitCuts {
-        reserved: !named,
+        reserved: formatted || sent.attributes_to_retrieve.is_none(),
+        formatted,
         score: score && !query.show_ranking_score,
         details: details && !query.show_ranking_score_details,
         field,

@@ -177,7 +177,7 @@ impl<'a> GroupView<'a> {
 
     /// Divides `wanted` (all reachable here) among nodes: the fewest filtered nodes, then the
     /// fewest nodes, then the first found in the hash's order.
-    fn cover(&self, wanted: &[ShardId], hash: u64) -> BTreeMap<&'a NodeId, Vec<ShardId>> {
+    fn cover(&self, wanted: &[ShardId], hash: u64) -> Division<'a> {
         let mut order: Vec<(&'a NodeId, &NodeView)> = self
             .nodes
             .iter()
@@ -187,7 +187,7 @@ impl<'a> GroupView<'a> {
         order.sort_by_cached_key(|(id, _)| {
             std::cmp::Reverse(mixed_hash(hash, id.as_str().as_bytes()))
         });
-        let mut best: Option<((usize, usize), BTreeMap<&'a NodeId, Vec<ShardId>>)> = None;
+        let mut best: Option<((usize, usize), Division<'a>)> = None;
         for start in 0..order.len().min(STARTS_MAX) {
             order.rotate_left(usize::from(start > 0));
             let cover = cover_from(&order, wanted, self.reachable.len());
@@ -205,8 +205,11 @@ impl<'a> GroupView<'a> {
     }
 }
 
+/// Which node answers for which shards.
+type Division<'a> = BTreeMap<&'a NodeId, Vec<ShardId>>;
+
 struct Cover<'a> {
-    shards: BTreeMap<&'a NodeId, Vec<ShardId>>,
+    shards: Division<'a>,
     filtered: usize,
 }
 

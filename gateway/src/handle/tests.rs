@@ -39,7 +39,7 @@ impl NodeTransport for ScriptedNodes {
             calls.push((host.clone(), call.path.clone(), body));
         }
         let script = self.scripts.get(host.as_str());
-        let script = script.ok_or_else(|| TransportError::Unreachable(host))?;
+        let script = script.ok_or(TransportError::Unreachable(host))?;
         let (status, body) = match script(&call) {
             Err(TransportError::TimedOut(_)) => {
                 tokio::time::sleep(call.timeout).await;
@@ -479,4 +479,35 @@ async fn writes_go_to_the_log_with_their_parts() {
         world.ask("PUT", "/indexes/movies/documents?primaryKey=id", Some(json!([]))).await;
     let expected = r#"AddDocuments { index: "movies", partial: true } primaryKey=id 2"#;
     assert_eq!((status, answer), (202, json!(expected)));
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_further_requests_and_finished_on_stop() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = world(routing(&[&["a"]], &json!({})), &[], GatewayConfig::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.unwrap_or_else(|error| panic!("{error}"));
+    let address = listener.local_addr().unwrap_or_else(|error| panic!("{error}"));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = crate::server::serve(listener, world.context.clone(), async {
+        let _ = stopped.await;
+    });
+    let client = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        let mut answers = String::new();
+        for _ in 0..2 {
+            stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+            let mut buffer = [0; 1024];
+            let read = stream.read(&mut buffer).await?;
+            answers.push_str(&String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()));
+        }
+        let _ = stop.send(());
+        let rest = stream.read(&mut [0; 16]).await?;
+        Ok::<_, std::io::Error>((answers, rest))
+    };
+    let ((), outcome) = futures::future::join(server, client).await;
+    let (answers, rest) = outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2);
+    assert_eq!(answers.matches(r#"{"status":"available"}"#).count(), 2);
+    assert_eq!(rest, 0);
 }

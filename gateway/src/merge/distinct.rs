@@ -50,10 +50,8 @@ fn collect_at(object: &[u8], path: &str, keys: &mut Vec<String>) {
         Ok(quoted) => Cow::Owned(quoted.trim_matches('"').to_owned()),
         Err(_) => Cow::<str>::Owned(String::new()),
     };
-    if let Some(value) = member(object, &as_key(path)) {
-        if let Ok(value) = serde_json::from_slice(value) {
-            collect_values(&value, keys);
-        }
+    if let Some(Ok(value)) = member(object, &as_key(path)).map(serde_json::from_slice) {
+        collect_values(&value, keys);
     }
     for (at, _) in path.match_indices('.') {
         let (Some(head), Some(rest)) = (path.get(..at), path.get(at + 1..)) else { continue };

@@ -7,7 +7,9 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 use crate::json_scan::{integer, member, members, number, text, unescape};
@@ -29,6 +31,10 @@ pub enum HitOrder {
 }
 
 /// The position of one hit in the order; greater is better.
+///
+/// Few exist at a time (one per list), so the size of the largest variant is no cost, while a box
+/// would be one allocation per hit.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum HitRank<'a> {
     /// Equal to every other.
@@ -79,10 +85,9 @@ impl<'a> HitRank<'a> {
         match order {
             HitOrder::Arrival => Self::Equal,
             HitOrder::Score => Self::Score(read_score(hit)),
-            HitOrder::Rules => {
-                let details = member(hit, "_rankingScoreDetails").unwrap_or_default();
-                Self::Rules(read_rules(details).into_iter().map(|rule| rule.value).collect())
-            }
+            HitOrder::Rules => Self::Rules(
+                read_rules(find_details(hit)).into_iter().map(|rule| rule.value).collect(),
+            ),
             HitOrder::Hybrid { semantic_ratio } => Self::Rules(read_hybrid(hit, semantic_ratio)),
         }
     }
@@ -179,17 +184,31 @@ fn compare_numbers(left: f64, right: f64) -> Ordering {
 /// at first. A match there is at the hit's top level: only one bracket closes after it.
 fn read_score(hit: &[u8]) -> f64 {
     const KEY: &[u8] = b"\"_rankingScore\":";
-    /// Key and any number as serde_json prints it fit.
-    const TAIL_BYTES: usize = 48;
-    if let Some(body) = hit.strip_suffix(b"}") {
-        let tail = body.get(body.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
-        if let Some(at) = memchr::memmem::rfind(tail, KEY)
-            && let Some(score) = tail.get(at + KEY.len()..).and_then(number)
-        {
-            return score;
-        }
+    /// Any number as serde_json prints it fits.
+    const NUMBER_BYTES: usize = 32;
+    if let Some(body) = hit.strip_suffix(b"}")
+        && let Some(digits) = body.iter().rev().take(NUMBER_BYTES).position(|byte| *byte == b':')
+        && let Some((head, score)) = body.split_at_checked(body.len() - digits)
+        && head.ends_with(KEY)
+        && let Some(score) = number(score)
+    {
+        return score;
     }
     member(hit, "_rankingScore").and_then(number).unwrap_or(f64::NEG_INFINITY)
+}
+
+/// The details are the last member of a hit, so the last place where their key stands is looked at
+/// first: what follows it must be an object and then the hit's own bracket. Inside strings quotes
+/// are escaped, so the key can't stand there.
+fn find_details(hit: &[u8]) -> &[u8] {
+    static KEY: LazyLock<Finder<'static>> =
+        LazyLock::new(|| Finder::new(b"\"_rankingScoreDetails\":"));
+    let last = KEY.find_iter(hit).last();
+    let tail = last.and_then(|at| hit.get(at + KEY.needle().len()..));
+    match tail.and_then(|tail| tail.strip_suffix(b"}")) {
+        Some(details @ [b'{', .., b'}']) => details,
+        _ => member(hit, "_rankingScoreDetails").unwrap_or_default(),
+    }
 }
 
 /// A rule's value with its place: `order` in the details, then which of the rule's two parts.
@@ -305,8 +324,7 @@ fn read_sort_value(value: &[u8]) -> SortValue<'_> {
 
 /// The first run of scored rules counts as the (weighted) ranking score, the rest are sorts.
 fn read_hybrid(hit: &[u8], semantic_ratio: f64) -> SmallVec<[RuleValue<'_>; 8]> {
-    let details = member(hit, "_rankingScoreDetails").unwrap_or_default();
-    let rules = read_rules(details);
+    let rules = read_rules(find_details(hit));
     let weight =
         if rules.iter().any(|rule| rule.is_vector) { semantic_ratio } else { 1.0 - semantic_ratio };
     let score = read_score_anywhere(hit) * weight;
@@ -331,9 +349,7 @@ fn read_score_anywhere(hit: &[u8]) -> f64 {
 
 /// Whether a hit of a hybrid or vector search came from its vector part.
 pub fn is_semantic(hit: &[u8]) -> bool {
-    member(hit, "_rankingScoreDetails").is_some_and(|details| {
-        members(details).map_while(Result::ok).any(|rule| rule.key == b"vectorSort")
-    })
+    members(find_details(hit)).map_while(Result::ok).any(|rule| rule.key == b"vectorSort")
 }
 
 /// The text of a rule's name, for rendering.

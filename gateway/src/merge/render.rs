@@ -2,19 +2,23 @@
 //! are cut out of the bytes, the rest is copied.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use miroir_wire::reserved::is_reserved;
 use serde_json::Value;
 
 use super::facets::write_string;
 use super::rank::rule_name;
-use crate::json_scan::{Member, integer, member, members, unescape};
+use crate::json_scan::{Member, integer, member, members, number, unescape};
 
 /// What to cut out of every hit.
 #[derive(Clone, Debug, Default)]
 pub struct HitCuts {
     /// Documents come with reserved fields (unless the client named the fields it wants).
     pub reserved: bool,
+    /// Hits may have `_formatted`.
+    pub formatted: bool,
     /// `_rankingScore` was added.
     pub score: bool,
     /// `_rankingScoreDetails` was added.
@@ -66,6 +70,12 @@ pub fn write_hit(out: &mut Vec<u8>, hit: &[u8], cuts: &HitCuts) {
         out.extend_from_slice(hit);
         return;
     }
+    if let Some(kept) = cut_ends(hit, cuts) {
+        out.push(b'{');
+        out.extend_from_slice(kept);
+        out.push(b'}');
+        return;
+    }
     out.push(b'{');
     let mut separate = Separator::default();
     for part in members(hit).map_while(Result::ok) {
@@ -92,6 +102,52 @@ pub fn write_hit(out: &mut Vec<u8>, hit: &[u8], cuts: &HitCuts) {
         }
     }
     out.push(b'}');
+}
+
+/// What is left of the usual hit, without its brackets: the shard field stands first and an added
+/// score or details last, and nothing else is to be cut. `None` when that is not certain.
+fn cut_ends<'a>(hit: &'a [u8], cuts: &HitCuts) -> Option<&'a [u8]> {
+    static RESERVED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"_miroir_"));
+    static SCORE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b",\"_rankingScore\":"));
+    static DETAILS: LazyLock<Finder<'static>> =
+        LazyLock::new(|| Finder::new(b",\"_rankingScoreDetails\":"));
+    if cuts.formatted || cuts.field.is_some() || cuts.displayed.is_some() {
+        return None;
+    }
+    let mut kept = hit.strip_prefix(b"{")?.strip_suffix(b"}")?;
+    if cuts.reserved {
+        // Tokens have no characters that JSON escapes.
+        let value = kept.strip_prefix(b"\"_miroir_shard\":\"")?;
+        let end = memchr::memchr(b'"', value)?;
+        kept = value.get(end + 1..)?.strip_prefix(b",")?;
+        if RESERVED.find(kept).is_some() {
+            return None;
+        }
+    }
+    // A second occurrence lies in a nested object: then which one is ours is not certain.
+    let only = |finder: &Finder<'_>| {
+        let mut found = finder.find_iter(kept);
+        match (found.next(), found.next()) {
+            (Some(at), None) => Some(at),
+            _ => None,
+        }
+    };
+    match (cuts.score, cuts.details) {
+        (false, false) => Some(kept),
+        (false, true) => kept.get(..only(&DETAILS)?),
+        (true, false) => {
+            let at = only(&SCORE)?;
+            // A number up to the end: nothing follows it, at this level.
+            number(kept.get(at + SCORE.needle().len()..)?)?;
+            kept.get(..at)
+        }
+        (true, true) => {
+            let details = only(&DETAILS)?;
+            let at = only(&SCORE)?;
+            number(kept.get(at + SCORE.needle().len()..details)?)?;
+            kept.get(..at)
+        }
+    }
 }
 
 /// Appends a document (or `_formatted`) without reserved and added fields.
@@ -233,11 +289,39 @@ mod tests {
 
     #[test]
     fn reserved_and_added_keys_are_cut_at_their_level_only() {
-        let cuts = HitCuts { reserved: true, score: true, ..Default::default() };
+        let cuts = HitCuts { reserved: true, score: true, formatted: true, ..Default::default() };
         let hit = r#"{"_miroir_shard":"†‡","id":1,"n":{"_miroir_shard":2,"_rankingScore":3},"_formatted":{"_miroir_shard":"†‡","id":"1"},"_rankingScore":0.5}"#;
         let seen = r#"{"id":1,"n":{"_miroir_shard":2,"_rankingScore":3},"_formatted":{"id":"1"}}"#;
         assert_eq!(written(hit, &cuts), seen);
         assert_eq!(written(r#"{"_miroir_shard":"†"}"#, &cuts), "{}");
+    }
+
+    #[test]
+    fn the_short_way_cuts_what_the_long_way_cuts() {
+        let hits = [
+            r#"{"_miroir_shard":"†","id":1,"a":"x","_rankingScore":0.5}"#,
+            r#"{"_miroir_shard":"†","_rankingScore":0.5}"#,
+            r#"{"_miroir_shard":"†","id":1,"n":{"a":1,"_rankingScore":3},"_rankingScore":0.5}"#,
+            r#"{"id":1,"n":{"a":1,"_rankingScore":3}}"#,
+            r#"{"id":1,"_miroir_shard":"†","t":",\"_rankingScore\":1","_rankingScore":1e-5}"#,
+            r#"{"_miroir_shard":"†","id":1,"n":{"_miroir_x":1},"_miroir_updated_at":"‡","_rankingScore":1}"#,
+            r#"{"_miroir_shard":"†","id":1,"_rankingScore":0.5,"_rankingScoreDetails":{"words":{"order":0}}}"#,
+            r#"{"_miroir_shard":"†","id":1,"_rankingScoreDetails":{"words":{"order":0}}}"#,
+            r#"{"_miroir_shard":"†","n":[{"b":1,"_rankingScoreDetails":{}}],"_rankingScoreDetails":{}}"#,
+        ];
+        for hit in hits {
+            for choice in 0..8_u8 {
+                let mut cuts = HitCuts {
+                    reserved: choice & 1 > 0,
+                    score: choice & 2 > 0,
+                    details: choice & 4 > 0,
+                    ..Default::default()
+                };
+                let short = written(hit, &cuts);
+                cuts.formatted = true;
+                assert_eq!(short, written(hit, &cuts), "{hit} {choice}");
+            }
+        }
     }
 
     #[test]
