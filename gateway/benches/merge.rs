@@ -41,7 +41,12 @@ fn plan(order: HitOrder, end: usize) -> MergePlan {
         distinct: None,
         counts_distinct: false,
         window: 0..end,
-        cuts: HitCuts { reserved: true, score: true, details: true, ..Default::default() },
+        cuts: HitCuts {
+            reserved: true,
+            score: true,
+            details: order == HitOrder::Rules,
+            ..Default::default()
+        },
         facets: FacetRules::default(),
         total_hits_max: 1000,
         echo: WindowEcho::Offset { offset: 0, limit: end as u64 },
