@@ -272,8 +272,9 @@ impl Engine {
         Ok(self.shared.queue.tasks(filter)?)
     }
 
-    /// An open index to read from. Don't keep it longer than one request: enlarging and deleting
-    /// the index wait for it.
+    /// An open index to read from. Don't keep it longer than one request, nor ask for the same
+    /// index again while holding it: enlarging and deleting the index wait until it is dropped,
+    /// and keep others from opening it meanwhile.
     ///
     /// # Errors
     /// `index_not_found`.
