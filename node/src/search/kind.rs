@@ -51,8 +51,8 @@ fn wish<'q>(q: Option<&str>, hybrid: Option<(&'q str, f32)>, vector: bool) -> Wi
         _ if !vector && !has_words => Wish::Keyword,
         None if vector => Wish::Unclear,
         None => Wish::Keyword,
-        Some((embedder, ratio)) if ratio == 1.0 => Wish::Semantic { embedder },
-        Some((_, ratio)) if ratio == 0.0 => Wish::Keyword,
+        Some((embedder, 1.0)) => Wish::Semantic { embedder },
+        Some((_, 0.0)) => Wish::Keyword,
         Some((embedder, _)) if q.is_none() => Wish::Semantic { embedder },
         Some((embedder, ratio)) => Wish::Hybrid { embedder, ratio },
     }

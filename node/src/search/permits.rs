@@ -61,7 +61,8 @@ impl SearchPermits {
         let place = self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
             (waiting < self.waiting_max).then_some(waiting + 1)
         });
-        place.is_ok().then_some(Place { waiting: &self.waiting })
+        // Only a place that was taken may be given back.
+        place.is_ok().then(|| Place { waiting: &self.waiting })
     }
 
     fn refusal(&self) -> ApiError {

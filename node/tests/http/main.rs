@@ -1,0 +1,8 @@
+//! The node as its clients see it: requests over real sockets to a server in this process.
+
+mod answers;
+mod client;
+mod documents;
+mod manners;
+mod refusals;
+mod vectors;
