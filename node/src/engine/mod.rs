@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use milli_core as milli;
 use miroir_seams::Seams;
@@ -44,6 +45,9 @@ use crate::queue::worker::{Shared, Worker};
 /// step from this one.
 const FORMAT: &str = "miroir-node 1\n";
 
+/// How often a directory that is in use is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// What a node may use of its machine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -53,6 +57,9 @@ pub struct EngineConfig {
     pub indexing_memory_bytes_max: Option<usize>,
     /// How large an index may grow before its map is enlarged, bytes. Address space, not disk.
     pub index_map_bytes_min: usize,
+    /// How long to wait for another process to let the data directory go. A killed one holds it
+    /// until the system has taken its memory apart.
+    pub lock_patience: Duration,
     /// Whether tasks are carried out. `false` only enqueues them (used by tests and repairs).
     pub run_tasks: bool,
 }
@@ -63,6 +70,7 @@ impl Default for EngineConfig {
             indexing_threads: None,
             indexing_memory_bytes_max: None,
             index_map_bytes_min: 2 << 30,
+            lock_patience: Duration::from_secs(10),
             run_tasks: true,
         }
     }
@@ -208,7 +216,7 @@ impl Engine {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(data: &Path, config: EngineConfig, seams: Seams) -> Result<Self, OpenError> {
-        let lock = claim_directory(data)?;
+        let lock = claim_directory(data, config.lock_patience)?;
         let disk = |source| OpenError::Directory { path: data.to_owned(), source };
         let store = Store::open(data)?;
         let indexes = {
@@ -387,14 +395,21 @@ impl Engine {
 }
 
 /// Takes the directory for this process, and checks that it is a node's.
-fn claim_directory(data: &Path) -> Result<File, OpenError> {
+fn claim_directory(data: &Path, patience: Duration) -> Result<File, OpenError> {
     let disk = |source| OpenError::Directory { path: data.to_owned(), source };
     fs::create_dir_all(data).map_err(disk)?;
     let lock = File::create(data.join("lock")).map_err(disk)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(data.to_owned())),
-        Err(fs::TryLockError::Error(error)) => return Err(disk(error)),
+    let mut waited = Duration::ZERO;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(fs::TryLockError::WouldBlock) if waited < patience => {
+                std::thread::sleep(LOCK_INTERVAL);
+                waited += LOCK_INTERVAL;
+            }
+            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(data.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(disk(error)),
+        }
     }
     let format = data.join("format");
     match fs::read_to_string(&format) {

@@ -52,7 +52,8 @@ fn killed_while_indexing_loses_no_enqueued_task() {
     child.wait().expect("wait");
     assert_eq!(accepted, TASKS as usize);
 
-    let node = Node { engine: Some(open(directory.path(), config(true))), directory };
+    let patient = EngineConfig { lock_patience: Duration::from_secs(10), ..config(true) };
+    let node = Node { engine: Some(open(directory.path(), patient)), directory };
     for uid in 0..TASKS {
         assert_eq!(node.ended(uid).error, None);
     }

@@ -7,6 +7,7 @@ mod queue;
 mod settings;
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use miroir_seams::Seams;
@@ -103,7 +104,12 @@ impl Node {
 }
 
 fn config(run_tasks: bool) -> EngineConfig {
-    EngineConfig { indexing_threads: Some(1), run_tasks, ..EngineConfig::default() }
+    EngineConfig {
+        indexing_threads: Some(1),
+        run_tasks,
+        lock_patience: Duration::ZERO,
+        ..EngineConfig::default()
+    }
 }
 
 fn open(directory: &Path, config: EngineConfig) -> Engine {
