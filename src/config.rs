@@ -82,7 +82,7 @@ impl Default for ServerConfig {
         Self {
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7700)),
             // Meilisearch's own default.
-            body_bytes_max: ByteSize(100 << 20),
+            body_bytes_max: ByteSize(100_000_000),
             concurrent_requests_max: 500,
         }
     }

@@ -28,6 +28,8 @@ pub struct Prepared {
 /// What preparation needs to know of the index, as of the batch's place in the order.
 #[derive(Clone, Debug)]
 pub struct PrepareContext {
+    /// The index as the client named it, for messages.
+    pub name: String,
     /// Agreed primary key.
     pub index_primary_key: Option<String>,
     /// The request's `primaryKey`.
@@ -69,7 +71,9 @@ pub fn prepare(batch: DocumentBatch, context: &PrepareContext) -> Result<Prepare
         let id = document_id(document, &primary_key)
             .map_err(|error| ApiError::new(error.code(), error.to_string()))?;
         if context.checks_geo {
-            check_geo(&id, document)?;
+            check_geo(&id, document).map_err(|message| {
+                ApiError::new(Code::InvalidDocumentGeoField, message).in_index(&context.name)
+            })?;
         }
         documents.push((shard_of(&id, context.shards), range.0, range.1));
     }
@@ -90,52 +94,64 @@ fn choose_primary_key(batch: &DocumentBatch, context: &PrepareContext) -> Result
     }
 }
 
-/// Meilisearch takes `_geo` as null or as an object of exactly `lat` and `lng`, each a number
-/// or a string that is one.
-fn check_geo(id: &str, document: &[u8]) -> Result<(), ApiError> {
+/// Meilisearch takes `_geo` as null or as an object of exactly `lat` and `lng`, each a finite
+/// number or a text that is one.
+fn check_geo(id: &str, document: &[u8]) -> Result<(), String> {
     let Some(raw) = value_at(document, "_geo") else { return Ok(()) };
-    let refuse = |what: String| {
-        Err(ApiError::new(
-            Code::InvalidDocumentGeoField,
-            format!("The `_geo` field in the document with the id: `\"{id}\"` {what}"),
-        ))
-    };
+    let here = format!("in the document with the id: `\"{id}\"`");
     let value: Value = serde_json::from_str(raw.get()).unwrap_or(Value::Null);
-    match &value {
-        Value::Null => Ok(()),
-        Value::Object(point) => {
-            let good = |axis: &str| match point.get(axis) {
-                Some(Value::Number(_)) => true,
-                Some(Value::String(text)) => text.parse::<f64>().is_ok_and(f64::is_finite),
-                _ => false,
-            };
-            if let Some(axis) = ["lat", "lng"].into_iter().find(|axis| point.get(*axis).is_none()) {
-                let name = if axis == "lat" { "latitude" } else { "longitude" };
-                return refuse(format!(
-                    "is missing {name}. Was expecting a `_geo.{axis}` field."
-                ))
-                .map_err(|error| ApiError {
-                    message: format!(
-                        "Could not find {name} in the document with the id: `\"{id}\"`. Was expecting a `_geo.{axis}` field."
-                    ),
-                    ..error
-                });
-            }
-            if let Some(axis) = ["lat", "lng"].into_iter().find(|axis| !good(axis)) {
-                let name = if axis == "lat" { "latitude" } else { "longitude" };
-                let found = point.get(axis).map(Value::to_string).unwrap_or_default();
-                return Err(ApiError::new(
-                    Code::InvalidDocumentGeoField,
-                    format!(
-                        "Could not parse {name} in the document with the id: `\"{id}\"`. Was expecting a finite number but instead got `{found}`."
-                    ),
-                ));
-            }
-            Ok(())
+    let mut point = match value {
+        Value::Null => return Ok(()),
+        Value::Object(point) => point,
+        other => {
+            return Err(format!(
+                "The `_geo` field {here} is not an object. Was expecting an object with the `_geo.lat` and `_geo.lng` fields but instead got `{other}`."
+            ));
         }
-        other => refuse(format!(
-            "is not an object. Was expecting an object with the `_geo.lat` and `_geo.lng` fields but instead got `{other}`."
+    };
+    let (lat, lng) = match (point.remove("lat"), point.remove("lng")) {
+        (Some(lat), Some(lng)) => (lat, lng),
+        (Some(_), None) => {
+            return Err(format!(
+                "Could not find longitude {here}. Was expecting a `_geo.lng` field."
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(format!(
+                "Could not find latitude {here}. Was expecting a `_geo.lat` field."
+            ));
+        }
+        (None, None) => {
+            return Err(format!(
+                "Could not find latitude nor longitude {here}. Was expecting `_geo.lat` and `_geo.lng` fields."
+            ));
+        }
+    };
+    if !point.is_empty() {
+        let extra = Value::Object(point);
+        return Err(format!(
+            "The `_geo` field {here} contains the following unexpected fields: `{extra}`."
+        ));
+    }
+    match (is_finite(&lat), is_finite(&lng)) {
+        (true, true) => Ok(()),
+        (false, false) => Err(format!(
+            "Could not parse latitude nor longitude {here}. Was expecting finite numbers but instead got `{lat}` and `{lng}`."
         )),
+        (false, true) => Err(format!(
+            "Could not parse latitude {here}. Was expecting a finite number but instead got `{lat}`."
+        )),
+        (true, false) => Err(format!(
+            "Could not parse longitude {here}. Was expecting a finite number but instead got `{lng}`."
+        )),
+    }
+}
+
+fn is_finite(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_f64().is_some_and(f64::is_finite),
+        Value::String(text) => text.parse::<f64>().is_ok_and(f64::is_finite),
+        _ => false,
     }
 }
 
@@ -146,6 +162,7 @@ mod tests {
 
     fn context() -> PrepareContext {
         PrepareContext {
+            name: "films".into(),
             index_primary_key: None,
             request_primary_key: None,
             shards: 64,

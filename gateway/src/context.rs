@@ -84,7 +84,7 @@ impl Default for GatewayConfig {
         Self {
             master_key: None,
             admin_key: None,
-            body_bytes_max: 100 << 20,
+            body_bytes_max: 100_000_000,
             concurrent_requests_max: 500,
             node_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(30),

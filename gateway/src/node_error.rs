@@ -35,6 +35,13 @@ pub fn clean_error(mut error: ResponseError, context: ErrorContext<'_>) -> Respo
     error
 }
 
+/// The error of a task (its index already under the client's name) without reserved names.
+pub fn clean_task_error(mut error: ResponseError) -> ResponseError {
+    let message = undisguise(&error.message);
+    error.message = renumber_rules(&clean_lists(&message, None));
+    error
+}
+
 /// Takes reserved names, and where Meilisearch does so names that are not displayed, out of the
 /// lists in `Available … are: …`.
 fn clean_lists(message: &str, displayed: Option<&BTreeSet<String>>) -> String {

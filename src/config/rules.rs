@@ -138,7 +138,7 @@ fn check_limits(config: &Config, found: &mut Findings<'_>) {
         server.body_bytes_max.0 < BODY_BYTES_MIN,
         "server.body_bytes_max",
         format!("{} is too small for any use", server.body_bytes_max),
-        "the default is 100MiB",
+        "the default is 100MB",
     );
     found.refuse_if(
         cluster.shards == 0 || cluster.shards > SHARDS_MAX,

@@ -11,6 +11,7 @@
 //!
 //! A node whose newest task is older than one we know of has lost its disk: [`RunEnd::NodeReplaced`].
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use miroir_seams::Seams;
@@ -81,27 +82,28 @@ impl Delivery {
     /// in memory and on disk.
     pub async fn run(&self, job: &Job, mark: &mut LaneMark) -> RunEnd {
         let mut outcomes = Vec::new();
-        let end = self.run_work(&job.work, job.first, job.last, mark).await;
+        let end = match self.run_work(&job.work, &self.target, (job.first, job.last), mark).await {
+            Ok(end) => end,
+            Err(end) => return end,
+        };
         match (end, job.work.singly()) {
-            (Ok(PartOutcome::Refused(_)), Some(parts)) => {
+            (Err(_), Some(parts)) => {
                 for (uid, work) in parts {
-                    match self.run_work(&work, uid, uid, mark).await {
+                    match self.run_single(&work, uid, mark).await {
                         Ok(outcome) => outcomes.push((uid, outcome)),
                         Err(end) => return end,
                     }
                 }
             }
-            (Ok(outcome), _) => {
-                let joined = job.work.tasks(job.last);
-                // Deletions of a joined run are counted together; the first task shows them.
-                for (n, uid) in joined.into_iter().enumerate() {
-                    outcomes.push((
-                        uid,
-                        if n == 0 { outcome.clone() } else { without_count(&outcome) },
-                    ));
-                }
+            (Err(error), None) => match self.split(&job.work, job.last, error, mark).await {
+                Ok(outcome) => outcomes.push((job.last, outcome)),
+                Err(end) => return end,
+            },
+            (Ok(deleted), _) => {
+                // Only works of one task count deletions.
+                let tasks = job.work.tasks(job.last).into_iter();
+                outcomes.extend(tasks.map(|uid| (uid, PartOutcome::Applied { deleted })));
             }
-            (Err(end), _) => return end,
         }
         mark.open = None;
         if matches!(job.work, JobWork::Provision { .. }) {
@@ -116,16 +118,62 @@ impl Delivery {
         RunEnd::Done(outcomes)
     }
 
+    async fn run_single(
+        &self,
+        work: &JobWork,
+        uid: TaskUid,
+        mark: &mut LaneMark,
+    ) -> Result<PartOutcome, RunEnd> {
+        match self.run_work(work, &self.target, (uid, uid), mark).await? {
+            Ok(deleted) => Ok(PartOutcome::Applied { deleted }),
+            Err(error) => self.split(work, uid, error, mark).await,
+        }
+    }
+
+    /// Sends a refused task again shard by shard; see [`JobWork::shards`].
+    async fn split(
+        &self,
+        work: &JobWork,
+        uid: TaskUid,
+        error: ResponseError,
+        mark: &mut LaneMark,
+    ) -> Result<PartOutcome, RunEnd> {
+        let shards = work.shards(&self.target);
+        if shards.len() < 2 || !matches!(work, JobWork::Documents { .. }) {
+            return Ok(PartOutcome::Refused { error, shards });
+        }
+        let mut refused = BTreeSet::new();
+        let mut last_error = error;
+        for shard in shards {
+            let only = JobTarget { held: BTreeSet::from([shard]), ..self.target.clone() };
+            if let Err(error) = self.run_work(work, &only, (uid, uid), mark).await? {
+                refused.insert(shard);
+                last_error = error;
+            }
+        }
+        if refused.is_empty() {
+            return Ok(PartOutcome::Applied { deleted: None });
+        }
+        Ok(PartOutcome::Refused { error: last_error, shards: refused })
+    }
+
+    /// Sends every request of `work` for what `target` holds; the deletions counted, or the
+    /// node's refusal.
     async fn run_work(
         &self,
         work: &JobWork,
-        first: TaskUid,
-        last: TaskUid,
+        target: &JobTarget,
+        (first, last): (TaskUid, TaskUid),
         mark: &mut LaneMark,
-    ) -> Result<PartOutcome, RunEnd> {
+    ) -> Result<Result<Option<u64>, ResponseError>, RunEnd> {
         let mut deleted = None;
-        for (n, request) in work.requests(&self.target).iter().enumerate() {
-            let name = format!("miroir:{}:{}-{}:{n}", self.target.index, first, last);
+        // A part of the node's shards is another request than all of them.
+        let part = match target.held.first() {
+            Some(shard) if target.held.len() < self.target.held.len() => format!(":s{shard}"),
+            _ => String::new(),
+        };
+        for (n, request) in work.requests(target).iter().enumerate() {
+            let name = format!("miroir:{}:{first}-{last}{part}:{n}", target.index);
             // A request that a former life of this lane may have sent is looked up, not sent.
             let resumed = mark.open.as_ref().is_some_and(|open| open.name == name);
             match self.request(request, OpenRun { name, first, last }, resumed, mark).await {
@@ -135,12 +183,12 @@ impl Delivery {
                         deleted = Some(deleted.unwrap_or(0) + count);
                     }
                 }
-                RequestEnd::Refused(error) => return Ok(PartOutcome::Refused(error)),
+                RequestEnd::Refused(error) => return Ok(Err(error)),
                 RequestEnd::NodeReplaced => return Err(RunEnd::NodeReplaced),
                 RequestEnd::StoreFailed => return Err(RunEnd::StoreFailed),
             }
         }
-        Ok(PartOutcome::Applied { deleted })
+        Ok(Ok(deleted))
     }
 
     async fn request(
@@ -350,13 +398,6 @@ fn is_about_the_node(error: &ResponseError) -> bool {
         error.code.as_str(),
         "internal" | "no_space_left_on_device" | "io_error" | "too_many_open_files"
     )
-}
-
-fn without_count(outcome: &PartOutcome) -> PartOutcome {
-    match outcome {
-        PartOutcome::Applied { .. } => PartOutcome::Applied { deleted: None },
-        refused => refused.clone(),
-    }
 }
 
 fn unexplained() -> ResponseError {

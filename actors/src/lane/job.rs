@@ -76,8 +76,14 @@ pub enum PartOutcome {
         /// `details.deletedDocuments`.
         deleted: Option<u64>,
     },
-    /// Refused for what the client sent (or the node's disk): the node's error.
-    Refused(ResponseError),
+    /// Refused for what the client sent (or the node's disk). What the task holds of other
+    /// shards than these was applied.
+    Refused {
+        /// The node's error.
+        error: ResponseError,
+        /// The shards it was refused for.
+        shards: BTreeSet<ShardId>,
+    },
 }
 
 impl PartOutcome {
@@ -182,6 +188,21 @@ impl JobWork {
                     .collect(),
             ),
             _ => None,
+        }
+    }
+
+    /// The shards that a single task's documents touch on this node. A refused request is sent
+    /// again shard by shard: every replica of a shard gets the same request then, so that they
+    /// stay equal whatever their nodes hold besides.
+    pub fn shards(&self, target: &JobTarget) -> BTreeSet<ShardId> {
+        match self {
+            Self::Documents { parts, .. } => parts
+                .iter()
+                .flat_map(|(_, batch)| &batch.documents)
+                .map(|(shard, ..)| *shard)
+                .filter(|shard| target.held.contains(shard))
+                .collect(),
+            _ => target.held.clone(),
         }
     }
 

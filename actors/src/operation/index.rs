@@ -65,7 +65,8 @@ pub(super) async fn update(
     if let Some(present) = present
         && holds_documents(arguments).await
     {
-        return failed(arguments, details, primary_key_cannot_change(&present).into()).await;
+        let refusal = primary_key_cannot_change(&present).in_index(&arguments.name);
+        return failed(arguments, details, refusal.into()).await;
     }
     let path = format!("/indexes/{}", arguments.index());
     let body = json!({ "primaryKey": wanted });

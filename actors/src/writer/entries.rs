@@ -1,6 +1,6 @@
 //! The writer's queue: one entry a task, and the rules over it. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use miroir_storage::commands::{Effect, Ending, Work};
@@ -229,39 +229,44 @@ fn join(work: &mut JobWork, next: JobWork) -> bool {
 
 /// What the reports of the replicas that count make of a task.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// Somebody has not reported yet.
-    Open,
-    /// Applied; these replicas refused it alone and must leave the in-sync set.
-    Applied {
-        /// They no longer equal the others.
-        failed_alone: Vec<NodeId>,
-    },
-    /// Every replica refused it.
-    Refused(ResponseError),
+pub struct Verdict {
+    /// The refusal, when some shard's every in-sync replica refused the task.
+    pub refusal: Option<ResponseError>,
+    /// Replicas that refused what another replica of the same shard applied: they no longer
+    /// equal the others and must leave the in-sync set.
+    pub failed_alone: BTreeSet<NodeId>,
 }
 
-/// Spec 01, Writes 6: the same refusal by every in-sync replica fails the task; success on any
-/// makes it succeed, and those that failed alone leave the set.
-pub fn judge(results: &BTreeMap<NodeId, PartOutcome>, required: &[NodeId]) -> Verdict {
-    let mut failed_alone = Vec::new();
-    let mut refusal = None;
-    let mut applied = false;
+/// Spec 01, Writes 6, shard by shard: the same refusal by every in-sync replica of a shard fails
+/// the task; success on any makes it succeed there, and those that failed alone leave the set.
+/// `None` while somebody who is required has not reported.
+pub fn judge(
+    results: &BTreeMap<NodeId, PartOutcome>,
+    required: &BTreeSet<NodeId>,
+    in_sync: impl Fn(ShardId) -> BTreeSet<NodeId>,
+) -> Option<Verdict> {
+    if required.is_empty() || required.iter().any(|node| !results.contains_key(node)) {
+        return None;
+    }
+    let refuses = |node: &NodeId, shard: &ShardId| match results.get(node) {
+        Some(PartOutcome::Refused { shards, .. }) => shards.contains(shard),
+        _ => false,
+    };
+    let mut verdict = Verdict { refusal: None, failed_alone: BTreeSet::new() };
     for node in required {
-        match results.get(node) {
-            None => return Verdict::Open,
-            Some(PartOutcome::Applied { .. }) => applied = true,
-            Some(PartOutcome::Refused(error)) => {
-                failed_alone.push(node.clone());
-                refusal.get_or_insert_with(|| error.clone());
+        let Some(PartOutcome::Refused { error, shards }) = results.get(node) else { continue };
+        for shard in shards {
+            let applied_elsewhere = in_sync(*shard)
+                .iter()
+                .any(|other| other != node && required.contains(other) && !refuses(other, shard));
+            if applied_elsewhere {
+                verdict.failed_alone.insert(node.clone());
+            } else {
+                verdict.refusal.get_or_insert_with(|| error.clone());
             }
         }
     }
-    match (applied, refusal) {
-        (false, Some(error)) => Verdict::Refused(error),
-        (false, None) => Verdict::Open,
-        (true, _) => Verdict::Applied { failed_alone },
-    }
+    Some(verdict)
 }
 
 /// Drops entries from the front that no lane needs; returns the journalled payloads they had.
@@ -372,22 +377,34 @@ mod tests {
     }
 
     #[test]
-    fn success_anywhere_wins_and_those_who_failed_alone_leave() {
-        let refusal = ResponseError {
+    fn a_task_fails_when_a_shard_is_refused_by_all_and_those_who_failed_alone_leave() {
+        let error = ResponseError {
             message: "no".into(),
             code: "invalid_document_id".into(),
             kind: "invalid_request".into(),
             link: String::new(),
         };
-        let (a, b) = (NodeId::from("a"), NodeId::from("b"));
-        let both = [a.clone(), b.clone()];
+        let nodes = ["a", "b", "c"].map(NodeId::from);
+        let required = BTreeSet::from(nodes.clone());
+        let [a, b, c] = nodes;
+        // Shard 0 is on a and b, shard 1 on a and c.
+        let in_sync = |shard: ShardId| match shard.0 {
+            0 => BTreeSet::from([NodeId::from("a"), NodeId::from("b")]),
+            _ => BTreeSet::from([NodeId::from("a"), NodeId::from("c")]),
+        };
         let applied = PartOutcome::Applied { deleted: None };
-        let refused = PartOutcome::Refused(refusal.clone());
-        let mut results = BTreeMap::from([(a.clone(), applied)]);
-        assert_eq!(judge(&results, &both), Verdict::Open);
-        results.insert(b.clone(), refused.clone());
-        assert_eq!(judge(&results, &both), Verdict::Applied { failed_alone: vec![b] });
-        results.insert(a, refused);
-        assert_eq!(judge(&results, &both), Verdict::Refused(refusal));
+        let refused = |shards: &[u32]| PartOutcome::Refused {
+            error: error.clone(),
+            shards: shards.iter().map(|shard| ShardId(*shard)).collect(),
+        };
+        let mut results = BTreeMap::from([(a.clone(), refused(&[0])), (b.clone(), refused(&[0]))]);
+        assert_eq!(judge(&results, &required, in_sync), None);
+        results.insert(c, applied.clone());
+        let none = BTreeSet::new();
+        let expected = Verdict { refusal: Some(error.clone()), failed_alone: none };
+        assert_eq!(judge(&results, &required, in_sync), Some(expected));
+        results.insert(b, applied);
+        let expected = Verdict { refusal: None, failed_alone: BTreeSet::from([a]) };
+        assert_eq!(judge(&results, &required, in_sync), Some(expected));
     }
 }

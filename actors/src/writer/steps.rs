@@ -8,13 +8,14 @@ use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::journal::JournalError;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{IndexRouting, to_nanoseconds};
+use miroir_storage::tables::indexes::in_sync_of;
 use miroir_storage::tables::tasks;
 use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::entries::{
-    Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, Verdict, judge, next_run, preparable,
-    startable, trim,
+    Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, judge, next_run, preparable, startable,
+    trim,
 };
 use super::lanes::{Standing, count_deleted, in_sync_nodes};
 use super::{WriterMessage, WriterState, replicas};
@@ -160,9 +161,10 @@ fn prepare_next(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
         }
         entry.stage = Stage::Preparing;
         let work = entry.task.work.clone();
+        let name = entry.task.name.clone().unwrap_or_default();
         let (pod, fence, myself) = (state.pod.clone(), state.fence.clone(), myself.clone());
         state.pod.seams.tasks.clone().spawn("prepare", async move {
-            let result = prepare_payload(&pod, &fence, &index, work).await;
+            let result = prepare_payload(&pod, &fence, &index, work, name).await;
             if result.is_none() {
                 pod.seams.clock.sleep(PREPARE_RETRY_WAIT).await;
             }
@@ -178,6 +180,7 @@ async fn prepare_payload(
     fence: &miroir_storage::commands::Fence,
     index: &IndexRouting,
     work: Work,
+    name: String,
 ) -> Option<Result<Sendable, Box<Decision>>> {
     let fail = |error: ResponseError, work: &Work| {
         Some(Err(Box::new(Decision {
@@ -203,6 +206,7 @@ async fn prepare_payload(
     match &work {
         Work::Documents { primary_key, .. } => {
             let context = PrepareContext {
+                name,
                 index_primary_key: index.primary_key.clone(),
                 request_primary_key: primary_key.clone(),
                 shards,
@@ -385,7 +389,7 @@ pub(super) fn on_lane_ended(
         RunEnd::Done(outcomes) => {
             if matches!(job.work, JobWork::Provision { .. }) {
                 let refused = outcomes.iter().find_map(|(_, outcome)| match outcome {
-                    PartOutcome::Refused(error) => Some(error.clone()),
+                    PartOutcome::Refused { error, .. } => Some(error.clone()),
                     PartOutcome::Applied { .. } => None,
                 });
                 match refused {
@@ -420,7 +424,7 @@ pub(super) fn on_lane_ended(
 
 /// Judges the tasks that every required replica has reported on.
 fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
-    let required: Vec<NodeId> = required(state).into_iter().collect();
+    let required = required(state);
     let Some(index) = routing(state) else { return };
     let mut alone = BTreeSet::new();
     for entry in &mut state.entries {
@@ -435,25 +439,20 @@ fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
                 results.entry(node.clone()).or_insert(PartOutcome::Applied { deleted: None });
             }
         }
-        let decision = match judge(&results, &required) {
-            // Tasks end in order: what is behind an open one waits.
-            Verdict::Open => break,
-            Verdict::Applied { failed_alone } => {
-                alone.extend(failed_alone);
-                let affected = count_deleted(&index.groups, &results);
-                Decision {
-                    ending: Ending::Succeeded,
-                    details: Some(ended_details(&entry.task.work, Ending::Succeeded, affected)),
-                    error: None,
-                    effects: Vec::new(),
-                }
-            }
-            Verdict::Refused(error) => Decision {
-                ending: Ending::Failed,
-                details: Some(ended_details(&entry.task.work, Ending::Failed, None)),
-                error: Some(error),
-                effects: Vec::new(),
-            },
+        // Tasks end in order: what is behind an open one waits.
+        let in_sync = |shard| in_sync_of(&index.groups, shard);
+        let Some(verdict) = judge(&results, &required, in_sync) else { break };
+        alone.extend(verdict.failed_alone);
+        let ending = match verdict.refusal {
+            None => Ending::Succeeded,
+            Some(_) => Ending::Failed,
+        };
+        let affected = count_deleted(&index.groups, &results);
+        let decision = Decision {
+            ending,
+            details: Some(ended_details(&entry.task.work, ending, affected)),
+            error: verdict.refusal,
+            effects: Vec::new(),
         };
         entry.stage = Stage::Decided(Box::new(decision));
     }

@@ -11,7 +11,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Method;
 use miroir_actors::accept::{RequestedWork, WriteRequest};
+use miroir_actors::node_calls::NodeCallError;
 use miroir_actors::payload::encode_documents;
 use miroir_actors::pod::PodContext;
 use miroir_storage::commands::Work;
@@ -22,9 +24,11 @@ use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::check_index_uid;
 use miroir_wire::reserved::contains_reserved;
 use miroir_wire::tasks::Kind;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Reply, accepted, reserved_field};
+use crate::disguise::disguise_filter;
+use crate::node_error::{ErrorContext, clean_error};
 
 /// Payloads below this are checked in the connection's own task, bytes; larger ones on the
 /// blocking pool, so that they don't hold up other connections of the thread.
@@ -105,8 +109,38 @@ pub async fn delete_by_filter(
     check_index_uid(index)?;
     let (_, custom_metadata) = take_custom_metadata(query);
     let DeleteByFilter { filter } = DeleteByFilter::from_json(body)?;
+    let filter = disguise_filter(filter);
+    check_syntax(pod, index, &filter).await?;
     let work = Work::DeleteByFilter { filter: filter.to_string() };
     plain(pod, index, work, custom_metadata).await
+}
+
+/// Lets a node that holds the index read the filter: one that can't be parsed is refused at once,
+/// as Meilisearch does; what a filter may name is the task's affair. No node, no check: the task
+/// will tell.
+async fn check_syntax(pod: &Arc<PodContext>, index: &str, filter: &Value) -> Result<(), ApiError> {
+    let routing = pod.log.routing();
+    let Some(index) = routing.indexes.get(index) else { return Ok(()) };
+    let shards = index.groups.iter().flat_map(|group| &group.shards);
+    let node = shards.flat_map(|shard| &shard.in_sync).find(|node| !pod.health.is_down(node));
+    let Some(node) = node else { return Ok(()) };
+    let query = json!({ "filter": filter, "limit": 0 });
+    let path = format!("/indexes/{}/documents/fetch", index.uid);
+    let answer: Result<Value, _> = pod.calls.json(node, Method::POST, path, Some(&query)).await;
+    match answer {
+        Err(NodeCallError::Refused(error))
+            if error.known_code() == Some(Code::InvalidDocumentFilter)
+                && !error.message.contains("not filterable")
+                && !error.message.contains("configured filterable") =>
+        {
+            let context = ErrorContext { index, displayed: None };
+            Err(ApiError {
+                code: Code::InvalidDocumentFilter,
+                message: clean_error(error, context).message,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Deletes one document.

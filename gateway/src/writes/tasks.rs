@@ -23,6 +23,7 @@ use miroir_wire::tasks::{Kind, Status, TaskFilter, TaskList, TaskSelection, Task
 use serde_json::Value;
 
 use super::{Reply, accepted};
+use crate::node_error::clean_task_error;
 
 /// Tasks read from the store at a time while a listing looks for matches.
 const SCAN_PAGE: usize = 1000;
@@ -187,7 +188,11 @@ pub fn view(task: &TaskRecord) -> TaskView {
         kind: kind(&task.work),
         canceled_by: task.canceled_by.map(|uid| uid.0),
         details: serde_json::from_value(details).ok(),
-        error: task.error.as_deref().and_then(|error| serde_json::from_str(error).ok()),
+        error: task
+            .error
+            .as_deref()
+            .and_then(|error| serde_json::from_str(error).ok())
+            .map(clean_task_error),
         duration,
         enqueued_at: from_nanoseconds(task.enqueued_at),
         started_at,
