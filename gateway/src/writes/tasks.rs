@@ -36,9 +36,7 @@ pub fn get(pod: &PodContext, uid: &str) -> Result<Reply, ApiError> {
     let parsed: u32 = uid.parse().map_err(|_| {
         ApiError::new(
             Code::InvalidTaskUids,
-            format!(
-                "Invalid value in parameter `uids`: could not parse `{uid}` as a positive integer"
-            ),
+            format!("Task uid `{uid}` is invalid. It should only contain numeric characters."),
         )
     })?;
     match read(pod.log.engine().as_ref(), TaskUid(parsed)).map_err(store_failed)? {
