@@ -1,0 +1,234 @@
+//! `sim`: runs, replays and searches simulated worlds. Each seed runs in a fresh process, so
+//! that process-wide state (actor ids, hash seeds) begins alike.
+
+#[path = "sim/random.rs"]
+mod random;
+
+use std::io::Write;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use miroir_sim::plan::Plan;
+use miroir_sim::run;
+use miroir_sim::trace::Trace;
+
+/// Trace lines shown with a failure.
+const LINES_SHOWN: usize = 60;
+/// Seeds that CI tries beside the corpus.
+const BUDGET_SEEDS: u64 = 40;
+/// Seeds that failed once.
+const CORPUS: &str = include_str!("../../corpus.txt");
+
+#[derive(Parser)]
+#[command(about = "Deterministic simulation of Miroir")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Runs one world; the last line is the digest of its trace.
+    Run {
+        #[arg(long)]
+        seed: u64,
+        /// Print every line of the trace.
+        #[arg(long)]
+        trace: bool,
+        /// Print the pod's own logs to standard error, filtered as RUST_LOG is.
+        #[arg(long)]
+        log: Option<String>,
+    },
+    /// Runs one world twice, each in a process of its own, and compares the traces.
+    Twice {
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Explores seeds until the time is up; prints how to replay each failure.
+    Search {
+        #[arg(long)]
+        minutes: f64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// Worlds run side by side.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Go on after failures.
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// What CI runs: the corpus and some fixed seeds, each twice.
+    Budget,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Action::Run { seed, trace, log } => run_seed(seed, trace, log),
+        Action::Twice { seed } => twice(seed),
+        Action::Search { minutes, from, jobs, keep_going } => {
+            search(Duration::from_secs_f64(minutes * 60.0), from, jobs, keep_going)
+        }
+        Action::Budget => budget(),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn run_seed(seed: u64, prints: bool, log: Option<String>) -> anyhow::Result<bool> {
+    random::seed(seed);
+    let report_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        report_panic(panic);
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .context("runtime")?;
+    let held = runtime.block_on(async {
+        let trace = Trace::new(prints);
+        if let Some(filter) = log {
+            print_logs(&filter, trace.clone());
+        }
+        let plan = Plan::new(seed);
+        trace.note("plan", format!("{plan:?}"));
+        let report = run::run(&plan, &trace).await;
+        let (lines, digest) = trace.digest();
+        let panics = PANICS.load(Ordering::Relaxed);
+        let held = report.violations.is_empty() && panics == 0;
+        if !held && !prints {
+            for line in trace.recent(LINES_SHOWN, |_| true) {
+                println!("{line}");
+            }
+        }
+        for violation in &report.violations {
+            println!("VIOLATED {violation}");
+        }
+        if panics > 0 {
+            println!("VIOLATED nothing_panics: {panics} panics");
+        }
+        if !held {
+            println!("replay: sim run --seed {seed} --trace");
+        }
+        println!(
+            "seed {seed} {} tasks {} virtual {} s lines {lines} digest {digest:016x}",
+            if held { "ok" } else { "FAILED" },
+            report.tasks,
+            report.virtual_ms / 1000,
+        );
+        held
+    });
+    std::io::stdout().flush().context("standard output")?;
+    // Nothing is left to be saved, and ending every task in order takes time.
+    runtime.shutdown_background();
+    Ok(held)
+}
+
+fn print_logs(filter: &str, trace: Trace) {
+    struct VirtualTime(Trace);
+    impl tracing_subscriber::fmt::time::FormatTime for VirtualTime {
+        fn format_time(
+            &self,
+            w: &mut tracing_subscriber::fmt::format::Writer<'_>,
+        ) -> std::fmt::Result {
+            write!(w, "{:>8}", self.0.now_ms())
+        }
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_timer(VirtualTime(trace))
+        .with_ansi(false)
+        .init();
+}
+
+fn child(seed: u64, trace: bool) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("own path")?);
+    command.args(["run", "--seed", &seed.to_string()]);
+    if trace {
+        command.arg("--trace");
+    }
+    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
+    Ok(command)
+}
+
+fn twice(seed: u64) -> anyhow::Result<bool> {
+    let first = child(seed, true)?.spawn().context("first run")?;
+    let second = child(seed, true)?.output().context("second run")?;
+    let first = first.wait_with_output().context("first run")?;
+    if first.stdout != second.stdout {
+        let (a, b) =
+            (String::from_utf8_lossy(&first.stdout), String::from_utf8_lossy(&second.stdout));
+        let different = a.lines().zip(b.lines()).find(|(a, b)| a != b);
+        println!("seed {seed} is not deterministic; first difference:\n{different:#?}");
+        return Ok(false);
+    }
+    let text = String::from_utf8_lossy(&first.stdout);
+    for line in text.lines().filter(|line| line.starts_with("VIOLATED")) {
+        println!("{line}");
+    }
+    println!("{}", text.lines().last().unwrap_or("no output"));
+    Ok(first.status.success())
+}
+
+#[allow(clippy::disallowed_methods)] // Real time: it limits a search, nothing inside a run.
+fn search(time: Duration, from: u64, jobs: usize, keep_going: bool) -> anyhow::Result<bool> {
+    let started = std::time::Instant::now();
+    let mut running = std::collections::VecDeque::new();
+    let (mut next, mut done, mut failed) = (from, 0u64, 0u64);
+    loop {
+        let more = started.elapsed() < time && (failed == 0 || keep_going);
+        while more && running.len() < jobs.max(1) {
+            running.push_back((next, child(next, false)?.spawn().context("run")?));
+            next += 1;
+        }
+        let Some((seed, process)) = running.pop_front() else { break };
+        let output = process.wait_with_output().context("run")?;
+        done += 1;
+        if !output.status.success() {
+            failed += 1;
+            let text = String::from_utf8_lossy(&output.stdout);
+            if keep_going {
+                for line in text.lines().filter(|line| line.starts_with("VIOLATED")).take(2) {
+                    println!("seed {seed}: {line}");
+                }
+                if !text.contains("VIOLATED") {
+                    println!("seed {seed}: ended with {}", output.status);
+                }
+            } else {
+                println!("{text}");
+            }
+        }
+    }
+    println!("{done} seeds from {from}, {failed} failed");
+    Ok(failed == 0)
+}
+
+fn budget() -> anyhow::Result<bool> {
+    let corpus: Vec<u64> = CORPUS
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect();
+    if corpus.is_empty() {
+        bail!("the corpus is empty");
+    }
+    let fixed = 1_000_000..1_000_000 + BUDGET_SEEDS;
+    let mut all_held = true;
+    for seed in corpus.into_iter().chain(fixed) {
+        all_held &= twice(seed)?;
+    }
+    Ok(all_held)
+}

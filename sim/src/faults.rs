@@ -1,0 +1,147 @@
+//! What goes wrong with nodes, links and pods, and when it is put right again.
+
+use std::time::Duration;
+
+use miroir_storage::ids::NodeId;
+use miroir_storage::routing::Routing;
+
+use crate::dice::Dice;
+use crate::network::Link;
+use crate::plan::{Plan, Weather};
+
+/// After a node has lost its disk no other node is touched for this long: rule 1 holds only
+/// while one in-sync replica keeps its disk, and the pod must first notice.
+const DISK_LOSS_QUIET_MS: u64 = 90_000;
+
+/// Something that goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The node's process dies.
+    CrashNode(NodeId),
+    /// The link refuses or hangs.
+    CutLink(NodeId, Link),
+    /// Batches take this many times longer.
+    SlowNode(NodeId, u64),
+    /// Tasks fail for lack of space.
+    FillDisk(NodeId),
+    /// The node comes back empty.
+    LoseDisk(NodeId),
+    /// The pod's process dies.
+    CrashPod,
+}
+
+/// What puts a fault right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// The node's process starts again.
+    RestartNode(NodeId),
+    /// The link carries messages again.
+    OpenLink(NodeId),
+    /// Batches take their usual time.
+    SpeedUp(NodeId),
+    /// There is space again.
+    FreeDisk(NodeId),
+    /// The pod's process starts again.
+    StartPod,
+}
+
+/// The faults of one run, from the seed.
+#[derive(Debug)]
+pub struct Faults {
+    plan: Plan,
+    dice: Dice,
+    next_at_ms: u64,
+    recoveries: Vec<(u64, Recovery)>,
+    disk_lost_at_ms: Option<u64>,
+}
+
+impl Faults {
+    /// The faults of `plan`.
+    pub fn new(plan: &Plan) -> Self {
+        let dice = Dice::new(plan.seed, "faults");
+        let next_at_ms = dice.between(0, plan.fault_pause_ms);
+        let recoveries = Vec::new();
+        Self { plan: plan.clone(), dice, next_at_ms, recoveries, disk_lost_at_ms: None }
+    }
+
+    /// The recoveries that are due.
+    pub fn due_recoveries(&mut self, now_ms: u64) -> Vec<Recovery> {
+        let due = self.recoveries.extract_if(.., |(at, _)| *at <= now_ms);
+        due.map(|(_, recovery)| recovery).collect()
+    }
+
+    /// Every recovery that has not come yet, for healing.
+    pub fn all_recoveries(&mut self) -> Vec<Recovery> {
+        self.recoveries.drain(..).map(|(_, recovery)| recovery).collect()
+    }
+
+    /// The next fault, when it is due. `routing` is the pod's view, if it runs.
+    pub fn due_fault(&mut self, now_ms: u64, routing: Option<&Routing>) -> Option<Fault> {
+        if now_ms < self.next_at_ms {
+            return None;
+        }
+        let pause = self.plan.fault_pause_ms;
+        self.next_at_ms = now_ms + self.dice.between(pause / 4, pause * 2);
+        let fault = self.choose(now_ms, routing)?;
+        let length_ms = match self.dice.between(0, 3) {
+            0 => self.dice.between(1, 800),
+            1 => self.dice.between(500, 8_000),
+            2 => self.dice.between(5_000, 30_000),
+            _ => self.dice.between(20_000, 70_000),
+        };
+        let recovery = match &fault {
+            Fault::CrashNode(node) => Some(Recovery::RestartNode(node.clone())),
+            Fault::CutLink(node, _) => Some(Recovery::OpenLink(node.clone())),
+            Fault::SlowNode(node, _) => Some(Recovery::SpeedUp(node.clone())),
+            Fault::FillDisk(node) => Some(Recovery::FreeDisk(node.clone())),
+            Fault::LoseDisk(_) => None,
+            Fault::CrashPod => Some(Recovery::StartPod),
+        };
+        self.recoveries.extend(recovery.map(|recovery| (now_ms + length_ms, recovery)));
+        Some(fault)
+    }
+
+    fn choose(&mut self, now_ms: u64, routing: Option<&Routing>) -> Option<Fault> {
+        let (of_nodes, of_pods) = match self.plan.weather {
+            Weather::Calm | Weather::Messages => return None,
+            Weather::Nodes => (1, 0),
+            Weather::Pods => (0, 1),
+            Weather::Storm => (3, 1),
+        };
+        let nodes: Vec<NodeId> = self.plan.nodes().into_iter().map(|(node, _)| node).collect();
+        let quiet = self.disk_lost_at_ms.is_some_and(|at| now_ms < at + DISK_LOSS_QUIET_MS);
+        let node = self.dice.pick(&nodes).cloned()?;
+        if self.dice.weighted(&[(true, of_pods), (false, of_nodes)]).unwrap_or(false) {
+            return routing.is_some().then_some(Fault::CrashPod);
+        }
+        if quiet {
+            return None;
+        }
+        if self.plan.loses_disks
+            && self.disk_lost_at_ms.is_none()
+            && self.recoveries.is_empty()
+            && self.plan.copies() > 1
+            && routing.is_some_and(all_in_sync)
+            && self.dice.chance(300)
+        {
+            self.disk_lost_at_ms = Some(now_ms);
+            return Some(Fault::LoseDisk(node));
+        }
+        self.dice.pick(&[
+            Fault::CrashNode(node.clone()),
+            Fault::CrashNode(node.clone()),
+            Fault::CutLink(node.clone(), Link::Refusing),
+            Fault::CutLink(node.clone(), Link::Hanging),
+            Fault::SlowNode(node.clone(), self.dice.between(5, 200)),
+            Fault::FillDisk(node),
+        ])
+        .cloned()
+    }
+
+    /// Between two looks at what is due.
+    pub const LOOK: Duration = Duration::from_millis(50);
+}
+
+fn all_in_sync(routing: &Routing) -> bool {
+    crate::invariants::everything_is_in_sync::out_of_sync(routing).is_empty()
+}

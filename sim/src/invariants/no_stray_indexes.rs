@@ -1,0 +1,26 @@
+//! Spec 01, late and repeated requests: an index on a node that the log doesn't know (deleted,
+//! or made again by a late write) is removed; and every index is where it must be, under its
+//! primary key.
+
+use super::{Violation, World};
+
+/// Looks at the world at rest.
+pub fn check(world: &World<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (node, model) in world.nodes {
+        for uid in model.documents().keys() {
+            let evidence = match world.routing.by_uid.get(&uid.as_str().into()) {
+                None => format!("{node} holds index {uid}, which the log does not know"),
+                Some(index) => {
+                    let on_node = model.primary_key(uid);
+                    if on_node.is_none() || on_node == index.primary_key {
+                        continue;
+                    }
+                    format!("{node} has the primary key {on_node:?} for {uid}")
+                }
+            };
+            found.push(Violation { property: "no_stray_indexes", evidence });
+        }
+    }
+    found
+}

@@ -1,0 +1,84 @@
+//! Safety rule 2: all in-sync replicas of a shard hold the same documents, each document lies
+//! in its shard, and no node holds a document of a shard that is not its own.
+
+use std::collections::BTreeMap;
+
+use miroir_membership::placement::shard_of;
+use miroir_storage::ids::{NodeId, ShardId};
+use miroir_wire::reserved::{SHARD_FIELD, parse_shard_token};
+use serde_json::Value;
+
+use super::{Violation, World};
+use crate::operation::Document;
+
+const PROPERTY: &str = "replicas_are_equal";
+
+/// Looks at the world at rest.
+pub fn check(world: &World<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut report = |evidence: String| found.push(Violation { property: PROPERTY, evidence });
+    for (uid, index) in &world.routing.by_uid {
+        let mut first: BTreeMap<ShardId, (NodeId, BTreeMap<String, Document>)> = BTreeMap::new();
+        for (node, model) in world.nodes {
+            let mut by_shard: BTreeMap<ShardId, BTreeMap<String, Document>> = BTreeMap::new();
+            for (id, document) in model.documents().remove(uid.as_str()).unwrap_or_default() {
+                let shard = shard_of(&id, index.shards);
+                let token = document.get(SHARD_FIELD).and_then(Value::as_str);
+                if token.and_then(parse_shard_token) != Some(shard.0) {
+                    report(format!("{uid} on {node}: {id} of shard {shard} is marked {token:?}"));
+                }
+                by_shard.entry(shard).or_default().insert(id, document);
+            }
+            for (shard, placement) in
+                index.groups.iter().flat_map(|group| (0..).map(ShardId).zip(&group.shards))
+            {
+                if !placement.in_sync.contains(node) {
+                    continue;
+                }
+                let documents = by_shard.remove(&shard).unwrap_or_default();
+                match first.get(&shard) {
+                    None => {
+                        first.insert(shard, (node.clone(), documents));
+                    }
+                    Some((other, theirs)) if *theirs != documents => {
+                        let differences = differences(theirs, &documents);
+                        report(format!("{uid} shard {shard}: {other} and {node}: {differences}"));
+                    }
+                    Some(_) => {}
+                }
+            }
+            for (shard, documents) in by_shard {
+                let replica = index.groups.iter().any(|group| {
+                    group
+                        .shards
+                        .get(shard.0 as usize)
+                        .is_some_and(|placement| placement.replicas.contains(node))
+                });
+                if !replica {
+                    let ids: Vec<&String> = documents.keys().collect();
+                    report(format!("{node} holds {ids:?} of shard {shard} of {uid}, not its own"));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The first few differences of two sets of documents, as text.
+pub fn differences(a: &BTreeMap<String, Document>, b: &BTreeMap<String, Document>) -> String {
+    let text = |document: Option<&Document>| match document {
+        Some(document) => Value::Object(document.clone()).to_string(),
+        None => "nothing".to_owned(),
+    };
+    let ids: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let different: Vec<String> = ids
+        .into_iter()
+        .filter(|id| a.get(*id) != b.get(*id))
+        .map(|id| format!("{id}: {} / {}", text(a.get(id)), text(b.get(id))))
+        .collect();
+    let mut shown = different.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+    if different.len() > 3 {
+        shown.push_str(&format!("; {} more", different.len() - 3));
+    }
+    shown
+}

@@ -1,0 +1,164 @@
+//! One index of a model node: documents, settings, and what tasks do to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use miroir_wire::settings::Settings;
+use serde_json::{Map, Value};
+
+use super::Refusal;
+use super::filter::Filter;
+
+/// A document that any node refuses while it indexes, after the pod has accepted it: stands for
+/// the refusals that depend on the data and that the pod can't foresee.
+pub const POISON_FIELD: &str = "_poison";
+
+/// The value of `distinctAttribute` that nodes refuse when the settings task runs.
+pub const REFUSED_DISTINCT: &str = "refused";
+
+/// One index.
+#[derive(Clone, Debug)]
+pub(super) struct Index {
+    pub(super) primary_key: Option<String>,
+    /// RFC 3339; tells two lives of one uid apart.
+    pub(super) created_at: String,
+    pub(super) settings: Settings,
+    pub(super) documents: BTreeMap<String, Map<String, Value>>,
+}
+
+impl Index {
+    pub(super) fn new(created_at: String, primary_key: Option<String>) -> Self {
+        Self {
+            primary_key,
+            created_at,
+            settings: Settings::default(),
+            documents: BTreeMap::new(),
+        }
+    }
+
+    /// All or nothing, as one indexing run is.
+    pub(super) fn add(
+        &mut self,
+        documents: &[Map<String, Value>],
+        partial: bool,
+        wanted_key: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let key = match (&self.primary_key, wanted_key) {
+            (Some(present), Some(wanted)) if present != wanted => {
+                return Err(Refusal::invalid(
+                    "index_primary_key_already_exists",
+                    format!("Index already has a primary key: `{present}`."),
+                ));
+            }
+            (Some(present), _) => present.clone(),
+            (None, Some(wanted)) => wanted.to_owned(),
+            (None, None) => infer_key(documents)?,
+        };
+        let mut changed = self.documents.clone();
+        for document in documents {
+            let id = document.get(&key).map(id_text).ok_or_else(|| {
+                let message = format!("Document doesn't have a `{key}` attribute.");
+                Refusal::invalid("missing_document_id", message)
+            })?;
+            if document.contains_key(POISON_FIELD) {
+                let message = format!("The document with the id: `{id}` is poisoned.");
+                return Err(Refusal::invalid("invalid_document_geo_field", message));
+            }
+            match changed.get_mut(&id) {
+                Some(present) if partial => {
+                    for (field, value) in document {
+                        present.insert(field.clone(), value.clone());
+                    }
+                }
+                _ => {
+                    changed.insert(id, document.clone());
+                }
+            }
+        }
+        self.documents = changed;
+        if !documents.is_empty() {
+            self.primary_key = Some(key);
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete_ids(&mut self, ids: &[String]) -> u64 {
+        ids.iter().filter(|id| self.documents.remove(*id).is_some()).count() as u64
+    }
+
+    pub(super) fn delete_matching(&mut self, filter: &Filter) -> Result<u64, Refusal> {
+        self.check_filterable(filter)?;
+        let before = self.documents.len();
+        self.documents.retain(|_, document| !filter.matches(document));
+        Ok((before - self.documents.len()) as u64)
+    }
+
+    pub(super) fn clear(&mut self) -> u64 {
+        std::mem::take(&mut self.documents).len() as u64
+    }
+
+    pub(super) fn change_settings(&mut self, patch: &Settings) -> Result<(), Refusal> {
+        let mut merged = self.settings.clone();
+        merged.merge(patch);
+        let distinct = merged.effective().get("distinctAttribute").cloned();
+        if distinct.as_ref().and_then(Value::as_str) == Some(REFUSED_DISTINCT) {
+            let message = "This model refuses the attribute.".to_owned();
+            return Err(Refusal::invalid("invalid_settings_distinct_attribute", message));
+        }
+        self.settings = merged;
+        Ok(())
+    }
+
+    pub(super) fn check_filterable(&self, filter: &Filter) -> Result<(), Refusal> {
+        let mut asked = BTreeSet::new();
+        filter.attributes(&mut asked);
+        let known = filterable(&self.settings);
+        match asked.into_iter().find(|attribute| !known.contains(attribute)) {
+            None => Ok(()),
+            Some(attribute) => Err(Refusal::invalid(
+                "invalid_document_filter",
+                format!("Attribute `{attribute}` is not filterable."),
+            )),
+        }
+    }
+}
+
+fn infer_key(documents: &[Map<String, Value>]) -> Result<String, Refusal> {
+    let keys: Vec<&String> = documents
+        .first()
+        .map(|first| first.keys().filter(|key| key.to_lowercase().ends_with("id")).collect())
+        .unwrap_or_default();
+    match keys.as_slice() {
+        [only] => Ok((*only).clone()),
+        _ => Err(Refusal::invalid(
+            "index_primary_key_no_candidate_found",
+            "The primary key inference failed.".to_owned(),
+        )),
+    }
+}
+
+/// The text form of an id: `1` and `"1"` are one document.
+pub(crate) fn id_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Attributes that filters may name.
+fn filterable(settings: &Settings) -> BTreeSet<String> {
+    let effective = settings.effective();
+    let rules = effective.get("filterableAttributes").and_then(Value::as_array);
+    let mut known = BTreeSet::new();
+    for rule in rules.into_iter().flatten() {
+        match rule {
+            Value::String(name) => {
+                known.insert(name.clone());
+            }
+            pattern => {
+                let names = pattern.get("attributePatterns").and_then(Value::as_array);
+                known.extend(names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+            }
+        }
+    }
+    known
+}

@@ -1,0 +1,258 @@
+//! A model of one Meilisearch server, as a pod meets it.
+//!
+//! Keeps to what was measured: tasks are durable when they are answered and run later, in
+//! order; waiting document additions are joined and one bad task fails its whole batch; a late
+//! write creates its index again; settings and primary keys are refused where Meilisearch
+//! refuses them. Leaves out: search ranking, embedders, keys.
+//!
+//! ```text
+//! up --crash--> down --restart--> up     tasks and data stay, the batch under way is redone
+//!  `--lose_disk--> up                    empty, task uids from 0
+//! ```
+
+mod filter;
+mod index;
+mod queue;
+mod routes;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::Method;
+use miroir_seams::{Clock, Tasks};
+use miroir_storage::ids::NodeId;
+use serde_json::{Map, Value, json};
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
+
+pub(crate) use self::index::id_text;
+pub use self::index::{POISON_FIELD, REFUSED_DISTINCT};
+use self::index::Index;
+use self::queue::{Status, Task, next_batch, run_batch};
+use crate::dice::Dice;
+use crate::trace::Trace;
+
+/// Why a request or a task was refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    status: u16,
+    code: &'static str,
+    kind: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn invalid(code: &'static str, message: String) -> Self {
+        Self { status: 400, code, kind: "invalid_request", message }
+    }
+
+    fn index_not_found(uid: &str) -> Self {
+        Self::invalid("index_not_found", format!("Index `{uid}` not found."))
+    }
+
+    fn disk_full() -> Self {
+        let message = "There is no more space left on the device.".to_owned();
+        Self { status: 422, code: "no_space_left_on_device", kind: "system", message }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({ "message": self.message, "code": self.code, "type": self.kind, "link": "" })
+    }
+}
+
+/// What a node is told before it starts.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeTraits {
+    /// Takes `customMetadata` (1.26 and later).
+    pub keeps_names: bool,
+    /// Longest time of a usual batch, milliseconds.
+    pub batch_ms_max: u64,
+}
+
+/// One model node. Clones share it.
+#[derive(Clone, Debug)]
+pub struct ModelNode {
+    /// Its id.
+    pub id: NodeId,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Notify,
+    traits: NodeTraits,
+    dice: Dice,
+    trace: Trace,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct State {
+    up: bool,
+    tasks: BTreeMap<u64, Task>,
+    next_uid: u64,
+    indexes: BTreeMap<String, Index>,
+    keeps_names: bool,
+    version: &'static str,
+    disk_full: bool,
+    /// Batches take this many times longer.
+    slowness: u64,
+    /// Grows with each crash: what an earlier life had under way is void.
+    life: u64,
+}
+
+impl ModelNode {
+    /// An empty node whose worker runs on `tasks`.
+    pub fn start(id: NodeId, traits: NodeTraits, seed: u64, trace: Trace, tasks: &Tasks) -> Self {
+        let state = State {
+            up: true,
+            tasks: BTreeMap::new(),
+            next_uid: 0,
+            indexes: BTreeMap::new(),
+            keeps_names: traits.keeps_names,
+            version: if traits.keeps_names { "1.50.0" } else { "1.15.1" },
+            disk_full: false,
+            slowness: 1,
+            life: 0,
+        };
+        let shared = Shared {
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            traits,
+            dice: Dice::new(seed, id.as_str()),
+            trace,
+            clock: Clock::simulated(),
+        };
+        let node = Self { id, shared: Arc::new(shared) };
+        let worker = node.clone();
+        tasks.spawn("model node", async move { worker.work().await });
+        node
+    }
+
+    /// Answers a request; `None` when the node is down.
+    pub fn answer(&self, method: &Method, path: &str, body: &[u8]) -> Option<(u16, Value)> {
+        let mut state = self.lock();
+        if !state.up {
+            return None;
+        }
+        let answer = routes::answer(&mut state, method, path, body);
+        drop(state);
+        self.shared.wake.notify_one();
+        Some(answer)
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&self) -> bool {
+        self.lock().up
+    }
+
+    /// Stops at once; the batch under way is lost and begins again after a restart.
+    pub fn crash(&self) {
+        let mut state = self.lock();
+        state.up = false;
+        state.life += 1;
+        for task in state.tasks.values_mut() {
+            if task.status == Status::Processing {
+                task.status = Status::Enqueued;
+            }
+        }
+    }
+
+    /// Starts again after a crash.
+    pub fn restart(&self) {
+        self.lock().up = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Loses everything and starts anew, task uids from 0.
+    pub fn lose_disk(&self) {
+        let mut state = self.lock();
+        state.life += 1;
+        state.tasks.clear();
+        state.indexes.clear();
+        state.next_uid = 0;
+        state.up = true;
+    }
+
+    /// Whether tasks fail for lack of space.
+    pub fn set_disk_full(&self, full: bool) {
+        self.lock().disk_full = full;
+    }
+
+    /// How many times longer than usual batches take.
+    pub fn set_slowness(&self, slowness: u64) {
+        self.lock().slowness = slowness.max(1);
+    }
+
+    /// Every index with its documents, for the checks: they look past the API.
+    pub fn documents(&self) -> BTreeMap<String, BTreeMap<String, Map<String, Value>>> {
+        let state = self.lock();
+        state.indexes.iter().map(|(uid, index)| (uid.clone(), index.documents.clone())).collect()
+    }
+
+    /// The settings of an index as `GET settings` prints them, for the checks.
+    pub fn settings(&self, index: &str) -> Option<Value> {
+        self.lock().indexes.get(index).map(|index| index.settings.effective())
+    }
+
+    /// The primary key of an index, for the checks.
+    pub fn primary_key(&self, index: &str) -> Option<String> {
+        self.lock().indexes.get(index).and_then(|index| index.primary_key.clone())
+    }
+
+    /// Whether nothing waits or runs.
+    pub fn is_idle(&self) -> bool {
+        self.lock().tasks.values().all(|task| task.status.ended())
+    }
+
+    async fn work(&self) {
+        loop {
+            let Some((batch, life, pause)) = self.begin_batch() else {
+                self.shared.wake.notified().await;
+                continue;
+            };
+            self.shared.clock.sleep(pause).await;
+            self.end_batch(&batch, life);
+        }
+    }
+
+    fn begin_batch(&self) -> Option<(Vec<u64>, u64, std::time::Duration)> {
+        let mut state = self.lock();
+        if !state.up {
+            return None;
+        }
+        let batch = next_batch(&state.tasks);
+        if batch.is_empty() {
+            return None;
+        }
+        for uid in &batch {
+            if let Some(task) = state.tasks.get_mut(uid) {
+                task.status = Status::Processing;
+            }
+        }
+        let slowness = state.slowness;
+        let pause = self.shared.dice.millis(1, self.shared.traits.batch_ms_max) * slowness as u32;
+        Some((batch, state.life, pause))
+    }
+
+    fn end_batch(&self, batch: &[u64], life: u64) {
+        let now = self.shared.clock.now().format(&Rfc3339).unwrap_or_default();
+        let mut state = self.lock();
+        if state.life != life || !state.up {
+            return;
+        }
+        run_batch(&mut state, batch, &now);
+        for uid in batch {
+            if let Some(task) = state.tasks.get(uid) {
+                let error = task.error.as_ref().map_or("", |error| error.code);
+                let (kind, status) = (task.work.kind(), task.status.name());
+                self.shared.trace.note(&self.id, format!("task {uid} {kind} {} {status} {error}", task.index));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

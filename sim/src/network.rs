@@ -1,0 +1,280 @@
+//! The way from a pod to the nodes, with everything that goes wrong on it.
+//!
+//! A request is carried by the network's own task: when the pod dies or gives up, what is under
+//! way still arrives. Links are open, refuse connections, or hang (what is sent waits until
+//! they open, or is lost); on open links each message may meet one of [`FaultRates`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use miroir_seams::{NodeCall, NodeTransport, Tasks, TransportError};
+use miroir_storage::ids::NodeId;
+use tokio::sync::oneshot;
+
+use crate::dice::Dice;
+use crate::disk::Life;
+use crate::model_node::ModelNode;
+use crate::trace::Trace;
+
+/// How often a hanging link is looked at by what waits behind it.
+const HANGING_LOOK: Duration = Duration::from_millis(500);
+/// A request that its sender gave up arrives at most this much after that.
+const LATE_MS_MAX: u64 = 40_000;
+
+/// What a link does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Carries messages.
+    Open,
+    /// Refuses connections.
+    Refusing,
+    /// Takes messages and brings no answer.
+    Hanging,
+}
+
+/// How often single messages go wrong on open links, in a thousand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FaultRates {
+    /// The request is lost; the sender waits in vain.
+    pub lost_request: u64,
+    /// The request arrives after the sender has given up.
+    pub late_request: u64,
+    /// The request is carried out, the answer is lost.
+    pub lost_answer: u64,
+    /// The request is carried out, the connection breaks before the answer.
+    pub broken_answer: u64,
+    /// The node answers 500 and does nothing.
+    pub error_before: u64,
+    /// The node does it and answers 500.
+    pub error_after: u64,
+    /// The node does it and answers garbage.
+    pub garbage: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Fine,
+    LostRequest,
+    Late,
+    LostAnswer,
+    BrokenAnswer,
+    ErrorBefore,
+    ErrorAfter,
+    Garbage,
+}
+
+/// The network between the pods and all nodes.
+#[derive(Debug)]
+pub struct Network {
+    nodes: BTreeMap<String, ModelNode>,
+    weather: Mutex<Weather>,
+    under_way: AtomicUsize,
+    dice: Dice,
+    trace: Trace,
+    tasks: Tasks,
+}
+
+#[derive(Debug, Default)]
+struct Weather {
+    links: BTreeMap<NodeId, Link>,
+    rates: FaultRates,
+    /// Nodes that carried out a request after its sender had given up.
+    served_late: BTreeSet<NodeId>,
+}
+
+/// The address under which the pod knows a node.
+pub fn address_of(node: &NodeId) -> String {
+    format!("http://{node}:7700")
+}
+
+impl Network {
+    /// Open links to `nodes`; what is under way is carried by `tasks`.
+    pub fn new(nodes: &[ModelNode], dice: Dice, trace: Trace, tasks: Tasks) -> Arc<Self> {
+        let nodes = nodes.iter().map(|node| (address_of(&node.id), node.clone())).collect();
+        let under_way = AtomicUsize::new(0);
+        Arc::new(Self { nodes, weather: Mutex::default(), under_way, dice, trace, tasks })
+    }
+
+    /// Changes a link.
+    pub fn set_link(&self, node: &NodeId, link: Link) {
+        self.weather().links.insert(node.clone(), link);
+    }
+
+    /// Changes how often messages go wrong.
+    pub fn set_rates(&self, rates: FaultRates) {
+        self.weather().rates = rates;
+    }
+
+    /// Every link open, no message goes wrong. What is under way still comes late.
+    pub fn heal(&self) {
+        let mut weather = self.weather();
+        weather.links.clear();
+        weather.rates = FaultRates::default();
+    }
+
+    /// Nodes that have carried out a write after its sender had given it up.
+    pub fn served_late(&self) -> BTreeSet<NodeId> {
+        self.weather().served_late.clone()
+    }
+
+    /// Requests that have not come to their end.
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    fn weather(&self) -> MutexGuard<'_, Weather> {
+        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self, node: &NodeId) -> Link {
+        self.weather().links.get(node).copied().unwrap_or(Link::Open)
+    }
+
+    fn fate(&self) -> Fate {
+        let rates = self.weather().rates;
+        let FaultRates {
+            lost_request,
+            late_request,
+            lost_answer,
+            broken_answer,
+            error_before,
+            error_after,
+            garbage,
+        } = rates;
+        let faults = [
+            (Fate::LostRequest, lost_request),
+            (Fate::Late, late_request),
+            (Fate::LostAnswer, lost_answer),
+            (Fate::BrokenAnswer, broken_answer),
+            (Fate::ErrorBefore, error_before),
+            (Fate::ErrorAfter, error_after),
+            (Fate::Garbage, garbage),
+        ];
+        let faulty: u64 = faults.iter().map(|(_, rate)| rate).sum();
+        let with_fine: Vec<(Fate, u64)> =
+            faults.into_iter().chain([(Fate::Fine, 1000_u64.saturating_sub(faulty))]).collect();
+        self.dice.weighted(&with_fine).unwrap_or(Fate::Fine)
+    }
+
+    /// Carries one request to its node and its answer back.
+    async fn carry(
+        &self,
+        node: &ModelNode,
+        call: &NodeCall,
+        fate: Fate,
+    ) -> Option<Result<Response<Bytes>, TransportError>> {
+        let sent = tokio::time::Instant::now();
+        tokio::time::sleep(self.dice.millis(1, 8)).await;
+        if fate == Fate::Late {
+            tokio::time::sleep(call.timeout + self.dice.millis(1, LATE_MS_MAX)).await;
+        }
+        while self.link(&node.id) == Link::Hanging {
+            tokio::time::sleep(HANGING_LOOK).await;
+        }
+        if fate == Fate::LostRequest {
+            return None;
+        }
+        if fate == Fate::ErrorBefore {
+            return Some(Ok(answer(StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"oops"))));
+        }
+        let (method, path) = (&call.method, &call.path);
+        let Some((status, body)) = node.answer(method, path, &call.body) else {
+            return Some(Err(TransportError::Unreachable("connection refused".into())));
+        };
+        if method != Method::GET {
+            let late = sent.elapsed() >= call.timeout;
+            if late {
+                self.weather().served_late.insert(node.id.clone());
+            }
+            let task = body.get("taskUid").and_then(serde_json::Value::as_u64);
+            let task = task.map_or(String::new(), |task| format!(" task {task}"));
+            let fate = if fate == Fate::Fine { String::new() } else { format!(" {fate:?}") };
+            self.trace.note(&node.id, format!("{method} {path} -> {status}{task}{fate}{}", if late { " LATE" } else { "" }));
+        }
+        tokio::time::sleep(self.dice.millis(1, 8)).await;
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        match fate {
+            Fate::LostAnswer | Fate::Late => None,
+            _ if self.link(&node.id) == Link::Hanging => None,
+            _ if !node.is_up() => Some(Err(TransportError::Broken("connection reset".into()))),
+            Fate::BrokenAnswer => Some(Err(TransportError::Broken("connection reset".into()))),
+            Fate::ErrorAfter => {
+                Some(Ok(answer(StatusCode::BAD_GATEWAY, Bytes::from_static(b"<html>"))))
+            }
+            Fate::Garbage => Some(Ok(answer(StatusCode::OK, Bytes::from_static(b"\x00{garb")))),
+            _ => Some(Ok(answer(status, Bytes::from(body.to_string())))),
+        }
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        call: NodeCall,
+    ) -> Result<Response<Bytes>, TransportError> {
+        let Some(node) = self.nodes.get(&call.base).cloned() else {
+            return Err(TransportError::BadAddress(call.base));
+        };
+        let link = self.link(&node.id);
+        if link == Link::Refusing || (link == Link::Open && !node.is_up()) {
+            tokio::time::sleep(self.dice.millis(1, 3)).await;
+            return Err(TransportError::Unreachable("connection refused".into()));
+        }
+        let fate = match (link, self.fate()) {
+            // What a hanging link took is lost, or arrives when the link opens.
+            (Link::Hanging, _) if self.dice.chance(500) => Fate::LostRequest,
+            (_, fate) => fate,
+        };
+        let limit = call.timeout;
+        let (reply, answered) = oneshot::channel();
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        let network = self.clone();
+        self.tasks.spawn("network", async move {
+            if let Some(outcome) = network.carry(&node, &call, fate).await {
+                let _gave_up = reply.send(outcome);
+                network.under_way.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                network.under_way.fetch_sub(1, Ordering::Relaxed);
+                // The sender waits until its time is up.
+                tokio::time::sleep(call.timeout).await;
+                drop(reply);
+            }
+        });
+        match tokio::time::timeout(limit, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(TransportError::TimedOut(limit)),
+        }
+    }
+}
+
+fn answer(status: StatusCode, body: Bytes) -> Response<Bytes> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer
+}
+
+/// The network as one life of a pod sees it: once it is over, nothing is sent any more.
+#[derive(Clone, Debug)]
+pub struct LifeTransport {
+    /// The network.
+    pub network: Arc<Network>,
+    /// The life.
+    pub life: Life,
+}
+
+#[async_trait]
+impl NodeTransport for LifeTransport {
+    async fn send(&self, call: NodeCall) -> Result<Response<Bytes>, TransportError> {
+        if self.life.is_over() {
+            return std::future::pending().await;
+        }
+        let outcome = self.network.exchange(call).await;
+        if self.life.is_over() {
+            return std::future::pending().await;
+        }
+        outcome
+    }
+}

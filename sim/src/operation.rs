@@ -1,0 +1,193 @@
+//! What clients ask for: one write each, and the way it enters the pod.
+
+use bytes::Bytes;
+use miroir_actors::accept::{RequestedWork, WriteRequest};
+use miroir_actors::payload::encode_documents;
+use miroir_storage::commands::Work;
+use miroir_storage::ids::TaskUid;
+use miroir_wire::content::{PayloadKind, read_documents};
+use miroir_wire::error::ApiError;
+use serde_json::{Map, Value};
+
+/// A JSON object.
+pub type Document = Map<String, Value>;
+
+/// One condition: the attribute has one of the values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Term {
+    /// The attribute.
+    pub attribute: String,
+    /// The values.
+    pub values: Vec<Value>,
+}
+
+impl Term {
+    /// The filter expression.
+    pub fn expression(&self) -> String {
+        let values: Vec<String> = self.values.iter().map(Value::to_string).collect();
+        match values.as_slice() {
+            [only] => format!("{} = {only}", self.attribute),
+            _ => format!("{} IN [{}]", self.attribute, values.join(", ")),
+        }
+    }
+
+    /// Whether a document meets it.
+    pub fn holds(&self, document: &Document) -> bool {
+        document.get(&self.attribute).is_some_and(|value| self.values.contains(value))
+    }
+}
+
+/// What a write asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Adds, replaces or partly updates documents.
+    Documents {
+        /// Partial update.
+        partial: bool,
+        /// The request's `primaryKey`.
+        primary_key: Option<String>,
+        /// The documents.
+        documents: Vec<Document>,
+    },
+    /// Deletes by id.
+    DeleteIds(Vec<String>),
+    /// Deletes what meets all conditions.
+    DeleteMatching(Vec<Term>),
+    /// Deletes everything.
+    Clear,
+    /// Changes settings.
+    Settings(Value),
+    /// Creates the index.
+    Create {
+        /// Its primary key.
+        primary_key: Option<String>,
+    },
+    /// Changes the primary key.
+    Update {
+        /// The new one.
+        primary_key: Option<String>,
+    },
+    /// Deletes the index.
+    DeleteIndex,
+    /// Swaps the operation's name with this one.
+    Swap(String),
+    /// Cancels tasks that may still be waiting.
+    Cancel(Vec<TaskUid>),
+}
+
+/// One write of one client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operation {
+    /// Unique in the run; travels as `customMetadata`.
+    pub number: u64,
+    /// The index as the client names it.
+    pub name: String,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// The `customMetadata` of an operation.
+pub fn label(number: u64) -> String {
+    format!("op-{number}")
+}
+
+/// The operation of a `customMetadata`.
+pub fn number_of(label: &str) -> Option<u64> {
+    label.strip_prefix("op-")?.parse().ok()
+}
+
+impl Operation {
+    /// The request as the gateway hands it to the write path.
+    ///
+    /// # Errors
+    /// When the gateway would refuse the documents: a mistake of the workload.
+    pub fn to_write(&self) -> Result<WriteRequest, ApiError> {
+        let work = match &self.request {
+            Request::Documents { partial, primary_key, documents } => {
+                let body = Bytes::from(serde_json::to_vec(documents).unwrap_or_default());
+                let batch = read_documents(PayloadKind::Json, &body)?;
+                RequestedWork::Documents {
+                    partial: *partial,
+                    primary_key: primary_key.clone(),
+                    count: batch.len() as u64,
+                    payload: encode_documents(&batch),
+                }
+            }
+            Request::DeleteIds(ids) => RequestedWork::DeleteIds {
+                payload: Bytes::from(serde_json::to_vec(ids).unwrap_or_default()),
+                count: ids.len() as u64,
+                single: false,
+            },
+            Request::DeleteMatching(terms) => {
+                let all: Vec<Value> =
+                    terms.iter().map(|term| Value::String(term.expression())).collect();
+                let filter = match all.as_slice() {
+                    [only] => only.to_string(),
+                    _ => Value::Array(all).to_string(),
+                };
+                RequestedWork::Plain(Work::DeleteByFilter { filter })
+            }
+            Request::Clear => RequestedWork::Plain(Work::Clear),
+            Request::Settings(patch) => RequestedWork::Plain(Work::Settings {
+                patch: patch.to_string(),
+                is_deletion: false,
+            }),
+            Request::Create { primary_key } => {
+                RequestedWork::Plain(Work::CreateIndex { primary_key: primary_key.clone() })
+            }
+            Request::Update { primary_key } => {
+                RequestedWork::Plain(Work::UpdateIndex { primary_key: primary_key.clone() })
+            }
+            Request::DeleteIndex => RequestedWork::Plain(Work::DeleteIndex),
+            Request::Swap(other) => RequestedWork::Plain(Work::SwapIndexes {
+                pairs: vec![(self.name.clone(), other.clone())],
+            }),
+            Request::Cancel(uids) => RequestedWork::Plain(Work::CancelTasks {
+                original_filter: "?statuses=enqueued".to_owned(),
+                uids: uids.clone(),
+            }),
+        };
+        let of_no_index = matches!(self.request, Request::Swap(_) | Request::Cancel(_));
+        let creates_index = matches!(
+            self.request,
+            Request::Documents { .. } | Request::Settings(_) | Request::Create { .. }
+        );
+        Ok(WriteRequest {
+            index: (!of_no_index).then(|| self.name.clone()),
+            work,
+            creates_index,
+            custom_metadata: Some(label(self.number)),
+        })
+    }
+
+    /// One line for the trace.
+    pub fn describe(&self) -> String {
+        let what = match &self.request {
+            Request::Documents { partial, primary_key, documents } => {
+                let ids: Vec<String> = documents
+                    .iter()
+                    .map(|d| d.get("id").map_or("?".to_owned(), crate::model_node::id_text))
+                    .collect();
+                let verb = if *partial { "update" } else { "add" };
+                let key = primary_key.as_ref().map_or(String::new(), |key| format!(" key {key}"));
+                format!("{verb} {}{key}", ids.join(" "))
+            }
+            Request::DeleteIds(ids) => format!("delete {}", ids.join(" ")),
+            Request::DeleteMatching(terms) => {
+                let all: Vec<String> = terms.iter().map(Term::expression).collect();
+                format!("delete where {}", all.join(" AND "))
+            }
+            Request::Clear => "clear".to_owned(),
+            Request::Settings(patch) => format!("settings {patch}"),
+            Request::Create { primary_key } => format!("create {primary_key:?}"),
+            Request::Update { primary_key } => format!("change key {primary_key:?}"),
+            Request::DeleteIndex => "delete index".to_owned(),
+            Request::Swap(other) => format!("swap with {other}"),
+            Request::Cancel(uids) => {
+                let uids: Vec<String> = uids.iter().map(ToString::to_string).collect();
+                format!("cancel {}", uids.join(" "))
+            }
+        };
+        format!("op-{} {} {what}", self.number, self.name)
+    }
+}

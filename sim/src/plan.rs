@@ -1,0 +1,156 @@
+//! What a seed makes of the world: its size, its workload, its weather.
+
+use std::time::Duration;
+
+use miroir_storage::ids::{GroupId, NodeId};
+
+use crate::dice::Dice;
+use crate::network::FaultRates;
+
+/// What clients like to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// Whole documents and partial updates of few ids.
+    Documents,
+    /// Deletions of every kind between additions.
+    Deletions,
+    /// Settings between writes that depend on them.
+    Settings,
+    /// Indexes come, go and change names.
+    Indexes,
+    /// Everything.
+    Everything,
+}
+
+/// How bad the faults are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// None.
+    Calm,
+    /// Single messages go wrong.
+    Messages,
+    /// Nodes and links go down.
+    Nodes,
+    /// The pod crashes.
+    Pods,
+    /// All of it.
+    Storm,
+}
+
+/// One world. Everything follows from the seed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Replica groups.
+    pub groups: u32,
+    /// Nodes in each.
+    pub nodes_per_group: usize,
+    /// Copies in each.
+    pub replication_factor: usize,
+    /// Shards of every index.
+    pub shards: u32,
+    /// Client names of indexes.
+    pub names: Vec<String>,
+    /// Different document ids.
+    pub ids: u64,
+    /// Clients that write side by side.
+    pub clients: u64,
+    /// Writes of each.
+    pub operations: u64,
+    /// Longest pause between two writes of a client, milliseconds.
+    pub pause_ms_max: u64,
+    /// What they do.
+    pub habit: Habit,
+    /// What goes wrong.
+    pub weather: Weather,
+    /// How often messages go wrong.
+    pub rates: FaultRates,
+    /// Time between larger faults, milliseconds.
+    pub fault_pause_ms: u64,
+    /// Nodes may lose their disks.
+    pub loses_disks: bool,
+    /// Requests may arrive after their senders gave up.
+    pub comes_late: bool,
+    /// Longest usual batch of a node, milliseconds.
+    pub batch_ms_max: u64,
+}
+
+impl Plan {
+    /// The plan of `seed`.
+    pub fn new(seed: u64) -> Self {
+        let dice = Dice::new(seed, "plan");
+        let groups = dice.weighted(&[(1, 6), (2, 3)]).unwrap_or(1);
+        let replication_factor = dice.weighted(&[(1, 2), (2, 5), (3, 2)]).unwrap_or(2) as usize;
+        let nodes_per_group = replication_factor + dice.between(0, 2) as usize;
+        let habits = [
+            (Habit::Documents, 3),
+            (Habit::Deletions, 3),
+            (Habit::Settings, 3),
+            (Habit::Indexes, 3),
+            (Habit::Everything, 3),
+        ];
+        let weathers = [
+            (Weather::Calm, 1),
+            (Weather::Messages, 3),
+            (Weather::Nodes, 3),
+            (Weather::Pods, 3),
+            (Weather::Storm, 4),
+        ];
+        let weather = dice.weighted(&weathers).unwrap_or(Weather::Storm);
+        let comes_late = dice.chance(400);
+        let scale = dice.between(1, 4);
+        let rates = match weather {
+            Weather::Calm | Weather::Nodes | Weather::Pods => FaultRates::default(),
+            Weather::Messages | Weather::Storm => FaultRates {
+                lost_request: scale * dice.between(0, 12),
+                late_request: if comes_late { scale * dice.between(1, 12) } else { 0 },
+                lost_answer: scale * dice.between(0, 12),
+                broken_answer: scale * dice.between(0, 12),
+                error_before: scale * dice.between(0, 8),
+                error_after: scale * dice.between(0, 8),
+                garbage: scale * dice.between(0, 5),
+            },
+        };
+        let names = dice.between(1, 3);
+        Self {
+            seed,
+            groups,
+            nodes_per_group,
+            replication_factor,
+            shards: dice.weighted(&[(1, 1), (4, 3), (8, 3), (16, 1)]).unwrap_or(8),
+            names: ["a", "b", "c"].into_iter().take(names as usize).map(str::to_owned).collect(),
+            ids: dice.between(4, 40),
+            clients: dice.between(1, 3),
+            operations: dice.between(10, 40),
+            pause_ms_max: dice.weighted(&[(20, 2), (300, 3), (3000, 2)]).unwrap_or(300),
+            habit: dice.weighted(&habits).unwrap_or(Habit::Everything),
+            weather,
+            rates,
+            fault_pause_ms: dice.between(500, 12_000),
+            loses_disks: dice.chance(400),
+            comes_late,
+            batch_ms_max: dice.weighted(&[(5, 2), (60, 3), (2000, 1)]).unwrap_or(60),
+        }
+    }
+
+    /// Every node with its group.
+    pub fn nodes(&self) -> Vec<(NodeId, GroupId)> {
+        (0..self.groups)
+            .flat_map(|group| {
+                (0..self.nodes_per_group)
+                    .map(move |n| (NodeId(format!("node-{group}{n}")), GroupId(group)))
+            })
+            .collect()
+    }
+
+    /// Copies of each document.
+    pub fn copies(&self) -> usize {
+        self.groups as usize * self.replication_factor
+    }
+
+    /// A pause between two writes.
+    pub fn pause(&self, dice: &Dice) -> Duration {
+        dice.millis(0, self.pause_ms_max)
+    }
+}
