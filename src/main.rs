@@ -16,11 +16,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// glibc's allocator keeps the node's indexing threads waiting for each other, and musl's (for
-/// the static binary) is far slower still; see docs/dependencies.md.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// One Meilisearch endpoint over a fleet of ordinary Meilisearch servers.
 #[derive(Debug, Parser)]
 #[command(name = "miroir", version, about, arg_required_else_help = true)]

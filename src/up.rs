@@ -246,7 +246,7 @@ fn demo_invitation(state: &UpState) -> String {
         "\n3,201 films are in the index `{index}`. Try:\n\
          \x20 curl -s {url}/indexes/{index}/search -H 'Authorization: Bearer {key}' \\\n\
          \x20      -H 'Content-Type: application/json' \\\n\
-         \x20      -d '{{\"q\": \"star wars\", \"filter\": \"imdb_rating > 7\", \"facets\": [\"major_genre\"]}}'\n",
+         \x20      -d '{{\"q\": \"batman\", \"sort\": [\"imdb_rating:desc\"], \"facets\": [\"major_genre\"]}}'\n",
         index = demo::INDEX,
     )
 }
