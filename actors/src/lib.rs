@@ -10,6 +10,7 @@
 //! | [`replica_copy`] | filling a replica from others |
 //! | [`node_tasks`] | following one node's tasks |
 //! | [`health_checker`] | which nodes are down |
+//! | [`index_janitor`] | removing what the log does not know |
 //! | [`registrar`] | tasks that no index owns |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
@@ -17,6 +18,7 @@
 
 pub mod accept;
 pub mod health_checker;
+pub mod index_janitor;
 pub mod lane;
 pub mod node_calls;
 pub mod node_settings;

@@ -230,6 +230,14 @@ impl NodeCalls {
     }
 }
 
+/// A failure that says nothing about the client's data.
+pub fn is_about_the_node(error: &ResponseError) -> bool {
+    matches!(
+        error.code.as_str(),
+        "internal" | "no_space_left_on_device" | "io_error" | "too_many_open_files"
+    )
+}
+
 fn faulty(status: u16, body: &[u8]) -> NodeCallError {
     const TEXT_BYTES_MAX: usize = 200;
     let shown = body.get(..body.len().min(TEXT_BYTES_MAX)).unwrap_or_default();

@@ -20,7 +20,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::node_calls::{CONTROL_TIMEOUT, NodeCallError, NodeTask};
+use crate::node_calls::{CONTROL_TIMEOUT, NodeCallError, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
 use crate::pod::PodContext;
 use crate::writer::WriterMessage;
@@ -108,8 +108,12 @@ impl OperationArguments {
             match sent {
                 Ok(uid) => match self.follow(node, uid).await {
                     Some(task) if task.status == "succeeded" => return Ok(Some(task)),
-                    Some(NodeTask { error: Some(error), .. }) if error.code != "internal" => {
+                    Some(NodeTask { error: Some(error), .. }) if !is_about_the_node(&error) => {
                         return Err(error);
+                    }
+                    Some(NodeTask { error: Some(error), .. }) => {
+                        tracing::warn!(%node, code = error.code, message = error.message,
+                            "node task failed on the node's own account, trying again");
                     }
                     Some(_) | None => {}
                 },

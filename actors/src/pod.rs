@@ -3,6 +3,7 @@
 //! ```text
 //! Pod ─┬─ NodeTasks/<node>     one per node: follows the node's tasks
 //!      ├─ HealthChecker        who is down
+//!      ├─ IndexJanitor         removes indexes that the log does not know
 //!      ├─ Registrar            tasks that no index owns
 //!      └─ Writer/<index> ─┬─ Lane/<node>    one per node that holds a shard
 //!                         ├─ Operation      settings, creation, deletion; while it runs
@@ -30,6 +31,7 @@ use miroir_storage::tables::tasks;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, NodeHealthView};
+use crate::index_janitor::{IndexJanitor, IndexJanitorMessage};
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::{NodeTasks, NodeTasksArguments, NodeTasksMessage};
 use crate::registrar::{Registrar, RegistrarMessage};
@@ -124,6 +126,8 @@ pub enum Child {
     Follower(NodeId),
     /// Health checks.
     Health,
+    /// Removes strays.
+    Janitor,
     /// Tasks that no index owns.
     Registrar,
     /// An index's writer.
@@ -140,6 +144,7 @@ pub struct PodState {
     context: Arc<PodContext>,
     names: BTreeMap<ActorId, Child>,
     registrar: Option<ActorRef<RegistrarMessage>>,
+    janitor: Option<ActorRef<IndexJanitorMessage>>,
     writers: BTreeMap<IndexUid, ActorRef<WriterMessage>>,
 }
 
@@ -170,6 +175,7 @@ impl Actor for Pod {
             context: context.clone(),
             names: BTreeMap::new(),
             registrar: None,
+            janitor: None,
             writers: BTreeMap::new(),
         };
         release_orphans(&context)?;
@@ -179,7 +185,7 @@ impl Actor for Pod {
             .keys()
             .cloned()
             .map(Child::Follower)
-            .chain([Child::Health, Child::Registrar])
+            .chain([Child::Health, Child::Janitor, Child::Registrar])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             start_child(&myself, &mut state, child).await?;
@@ -205,6 +211,9 @@ impl Actor for Pod {
         match message {
             PodMessage::Applied(event) => on_applied(&myself, state, &event).await,
             PodMessage::NodeHealthChanged { node, down } => {
+                if let (Some(janitor), false) = (&state.janitor, down) {
+                    let _restarting = janitor.cast(IndexJanitorMessage::Look(node.clone()));
+                }
                 for writer in state.writers.values() {
                     let change = WriterMessage::NodeHealthChanged { node: node.clone(), down };
                     let _restarting = writer.cast(change);
@@ -290,6 +299,11 @@ async fn start_child(
             };
             let (actor, _) =
                 Actor::spawn_linked(None, HealthChecker, arguments, supervisor).await?;
+            actor.get_id()
+        }
+        Child::Janitor => {
+            let (actor, _) = Actor::spawn_linked(None, IndexJanitor, context, supervisor).await?;
+            state.janitor = Some(actor.clone());
             actor.get_id()
         }
         Child::Registrar => {

@@ -124,7 +124,7 @@ fn end_next(
     for task in state.open.values() {
         let mut waits = false;
         for before in &task.after {
-            waits |= tasks::read(engine, *before)?.is_some_and(|before| !before.ended());
+            waits |= tasks::holds_up(engine, *before)?;
         }
         if !waits {
             due = Some(task.clone());

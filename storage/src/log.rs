@@ -383,3 +383,6 @@ async fn write(raft: &Raft<TypeConfig>, proposal: Proposal) -> Result<Vec<Outcom
         Err(_) => Err(ProposeError::Unknown),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome};
-use crate::node_calls::{NodeCallError, NodeCalls, NodeTask};
+use crate::node_calls::{NodeCallError, NodeCalls, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
 
 /// Between tries while a node is down or faulty; doubles up to [`RETRY_WAIT_MAX`].
@@ -390,14 +390,6 @@ fn is_older(newest: Option<u64>, known: Option<u64>) -> bool {
         (None, Some(_)) => true,
         (Some(newest), Some(known)) => newest < known,
     }
-}
-
-/// A failure that says nothing about the client's data.
-fn is_about_the_node(error: &ResponseError) -> bool {
-    matches!(
-        error.code.as_str(),
-        "internal" | "no_space_left_on_device" | "io_error" | "too_many_open_files"
-    )
 }
 
 fn unexplained() -> ResponseError {

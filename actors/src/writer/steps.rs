@@ -89,7 +89,8 @@ fn start_tasks(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     let engine = state.pod.log.engine().as_ref();
     let uids = startable(
         &state.entries,
-        |uid| matches!(tasks::read(engine, uid), Ok(Some(task)) if !task.ended()),
+        // When the store can't say, it is looked at again with the next message.
+        |uid| tasks::holds_up(engine, uid).unwrap_or(true),
     );
     if uids.is_empty() {
         return;

@@ -4,7 +4,7 @@
 //! fsynced; appends that arrive while an fsync is under way share the next one. A released
 //! record's bytes go when every record of its segment is released. Which records are still
 //! wanted is in the coordinator log: releases are not durable, and after a restart the owner
-//! releases again what [`Journal::sequences`] lists and the log no longer names.
+//! releases again what [`Journal::recovered`] lists and the log no longer names.
 //!
 //! Upholds safety rule 1 on one pod: an acknowledged payload is read back whole or reported
 //! corrupt, whatever crashed. Sequences are never given twice.
@@ -175,10 +175,17 @@ impl Journal {
         self.shared.remove_files(emptied);
     }
 
-    /// Every record not yet released, damaged ones included, in order. After a restart these
-    /// may be more than were acknowledged: release what nothing refers to.
+    /// Every record not yet released, damaged ones included, in order.
     pub fn sequences(&self) -> Vec<JournalSequence> {
         self.shared.lock().records.keys().copied().map(JournalSequence).collect()
+    }
+
+    /// The records of earlier runs not yet released, damaged ones included, in order. These may
+    /// be more than were acknowledged: release what nothing refers to. Records of this run are
+    /// left out, since an append may be between its journal and its log entry.
+    pub fn recovered(&self) -> Vec<JournalSequence> {
+        let earlier = ..self.shared.first_of_run;
+        self.shared.lock().records.range(earlier).map(|(key, _)| JournalSequence(*key)).collect()
     }
 
     /// How full the journal is.

@@ -26,6 +26,8 @@ pub(super) struct Shared {
     pub(super) files: Arc<dyn Files>,
     pub(super) config: JournalConfig,
     pub(super) seams: Seams,
+    /// Records below were written by earlier runs.
+    pub(super) first_of_run: u64,
     state: Mutex<State>,
     /// Locked by the one writer over its disk work; `None` until there is a segment, and after
     /// an error: what such a segment holds is unknown, so it takes nothing more.
@@ -43,7 +45,14 @@ impl Shared {
         state: State,
         active: Option<Active>,
     ) -> Self {
-        Self { files, config, seams, state: Mutex::new(state), active: Mutex::new(active) }
+        Self {
+            files,
+            config,
+            seams,
+            first_of_run: state.next_sequence,
+            state: Mutex::new(state),
+            active: Mutex::new(active),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {

@@ -5,7 +5,7 @@ use super::names::{self, Side};
 use super::records::u64_from;
 use super::tasks::{self, TaskRecord, TaskState};
 use super::{ApplyError, TAILS, take_number};
-use crate::commands::{EnqueueTask, NewIndex, Outcome, Work};
+use crate::commands::{Ending, EnqueueTask, NewIndex, Outcome, Work};
 use crate::engine::Tx;
 use crate::ids::{Epoch, IndexUid, TaskUid};
 
@@ -73,7 +73,7 @@ fn involved_names(task: &EnqueueTask) -> Vec<String> {
 }
 
 /// Whether every name of a swap means an index to writers.
-fn all_bound(tx: &Tx<'_>, pairs: &[(String, String)]) -> Result<bool, ApplyError> {
+pub(super) fn all_bound(tx: &Tx<'_>, pairs: &[(String, String)]) -> Result<bool, ApplyError> {
     for (a, b) in pairs {
         if names::get(tx, Side::Write, a)?.is_none() || names::get(tx, Side::Write, b)?.is_none() {
             return Ok(false);
@@ -83,7 +83,8 @@ fn all_bound(tx: &Tx<'_>, pairs: &[(String, String)]) -> Result<bool, ApplyError
 }
 
 /// The last tasks of these names that are still open in another queue than `queue`: within one
-/// queue order is given, across queues it must be waited for.
+/// queue order is given, across queues it must be waited for. Tasks that no index owns have no
+/// queue in common.
 fn tails_elsewhere(
     tx: &Tx<'_>,
     involved: &[String],
@@ -95,11 +96,15 @@ fn tails_elsewhere(
         let mut padded = vec![0; 4];
         padded.extend_from_slice(&bytes);
         let tail = TaskUid(u64_from(&padded)? as u32);
-        if let Some(task) = tasks::get(tx, tail)?
-            && !task.ended()
-            && task.index.as_ref() != queue
-            && !after.contains(&tail)
-        {
+        let Some(task) = tasks::get(tx, tail)? else { continue };
+        // Tasks that no index owns stand in no queue. What a cancelled task waited for is
+        // waited for in its place (`tasks::holds_up`).
+        let waits = match task.state {
+            TaskState::Ended(Ending::Canceled) => true,
+            TaskState::Ended(_) => false,
+            _ => queue.is_none() || task.index.as_ref() != queue,
+        };
+        if waits && !after.contains(&tail) {
             after.push(tail);
         }
     }

@@ -3,9 +3,9 @@
 use super::indexes;
 use super::names::{self, Side};
 use super::tasks::{self, TaskState};
-use super::{ApplyError, TASKS};
-use crate::commands::{Effect, Ending, Fence, FinishTask, Outcome};
-use crate::engine::Tx;
+use super::{ApplyError, OPEN_TASKS, TAILS, TASKS};
+use crate::commands::{Effect, Ending, Fence, FinishTask, Outcome, Work};
+use crate::engine::{ALL_KEYS, Direction, Tx};
 use crate::ids::{IndexUid, TaskUid};
 
 /// The refusal, if the fence is of an older epoch. An index that is gone fences nothing: its
@@ -141,7 +141,7 @@ pub(crate) fn cancel(
     let mut canceled = Vec::new();
     for uid in uids {
         let Some(mut task) = tasks::get(tx, *uid)? else { continue };
-        if task.state != TaskState::Enqueued || *uid == by {
+        if task.state != TaskState::Enqueued || *uid == by || is_built_on(tx, &task)? {
             continue;
         }
         task.state = TaskState::Ended(Ending::Canceled);
@@ -149,15 +149,56 @@ pub(crate) fn cancel(
         task.finished_at = Some(at);
         tasks::put(tx, &task)?;
         undo_names(tx, &task)?;
+        mend_tails(tx, &task)?;
         canceled.push(*uid);
     }
     Ok(Outcome::Matched(canceled))
 }
 
-/// What a task changed for writers when it was accepted is taken back when it is cancelled, as
-/// far as nothing has built on it since.
+/// A cancelled task may have been the last of its names: then the last open one before it is,
+/// so that what comes later still waits for that.
+fn mend_tails(tx: &mut Tx<'_>, canceled: &tasks::TaskRecord) -> Result<(), ApplyError> {
+    for name in canceled.names() {
+        let is_tail = tx.get(TAILS, name.as_bytes())? == Some(canceled.uid.to_key().to_vec());
+        if !is_tail {
+            continue;
+        }
+        let open = tx.scan(OPEN_TASKS, ALL_KEYS, Direction::Backward, usize::MAX)?;
+        for (key, _) in open {
+            let Ok(key) = <[u8; 4]>::try_from(key.as_slice()) else { continue };
+            let uid = TaskUid(u32::from_be_bytes(key));
+            if tasks::get(tx, uid)?.is_some_and(|task| task.names().contains(&name)) {
+                tx.put(TAILS, name.as_bytes(), key.to_vec());
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a later task was accepted under what this one made names mean to writers. Such a
+/// task can't be cancelled: the later one would have gone to another index.
+fn is_built_on(tx: &Tx<'_>, task: &tasks::TaskRecord) -> Result<bool, ApplyError> {
+    if !matches!(task.work, Work::DeleteIndex | Work::SwapIndexes { .. }) {
+        return Ok(false);
+    }
+    for name in task.names() {
+        if tx.get(TAILS, name.as_bytes())?.as_deref() != Some(task.uid.to_key().as_slice()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What a task changed for writers when it was accepted is taken back when it is cancelled.
 fn undo_names(tx: &mut Tx<'_>, task: &tasks::TaskRecord) -> Result<(), ApplyError> {
-    use crate::commands::Work;
+    if let Work::SwapIndexes { pairs } = &task.work
+        && all_bound(tx, pairs)?
+    {
+        for (a, b) in pairs {
+            names::swap(tx, Side::Write, a, b)?;
+        }
+    }
     let Some(name) = &task.name else { return Ok(()) };
     if matches!(task.work, Work::DeleteIndex) && names::get(tx, Side::Write, name)?.is_none() {
         names::set(tx, Side::Write, name, task.index.as_ref());

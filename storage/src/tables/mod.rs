@@ -123,6 +123,17 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
     }
 }
 
+/// How many indexes were ever created; their sequences are below this.
+///
+/// # Errors
+/// When the store fails or the counter can't be read.
+pub fn indexes_created(engine: &dyn crate::engine::Engine) -> Result<u64, ApplyError> {
+    match engine.get(META, b"index")? {
+        Some(bytes) => Ok(records::u64_from(&bytes)?),
+        None => Ok(0),
+    }
+}
+
 /// Reads a counter and returns it, leaving the next number in its place.
 pub(crate) fn take_number(tx: &mut Tx<'_>, name: &[u8]) -> Result<u64, ApplyError> {
     let next = match tx.get(META, name)? {

@@ -62,9 +62,29 @@ impl Record for TaskRecord {
 }
 
 impl TaskRecord {
+    /// The client names that it is about.
+    pub fn names(&self) -> Vec<&str> {
+        match &self.work {
+            Work::SwapIndexes { pairs } => {
+                pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect()
+            }
+            _ => self.name.as_deref().into_iter().collect(),
+        }
+    }
+
     /// Whether it is over.
     pub fn ended(&self) -> bool {
         matches!(self.state, TaskState::Ended(_))
+    }
+
+    /// The clients' names that it is about.
+    pub fn names(&self) -> Vec<&str> {
+        match &self.work {
+            Work::SwapIndexes { pairs } => {
+                pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect()
+            }
+            _ => self.name.as_deref().into_iter().collect(),
+        }
     }
 }
 
@@ -93,6 +113,25 @@ pub fn read(engine: &dyn Engine, uid: TaskUid) -> Result<Option<TaskRecord>, App
     match engine.get(TASKS, &uid.to_key())? {
         Some(bytes) => Ok(Some(decode(&bytes)?)),
         None => Ok(None),
+    }
+}
+
+/// Whether a task that names `uid` among its predecessors must wait. A cancelled predecessor
+/// ended early: in its place stand the earlier open tasks of its names.
+///
+/// # Errors
+/// When the store fails or a record can't be read.
+pub fn holds_up(engine: &dyn Engine, uid: TaskUid) -> Result<bool, ApplyError> {
+    let Some(before) = read(engine, uid)? else { return Ok(false) };
+    match before.state {
+        TaskState::Enqueued | TaskState::Processing => Ok(true),
+        TaskState::Ended(Ending::Succeeded | Ending::Failed) => Ok(false),
+        TaskState::Ended(Ending::Canceled) => {
+            let names = before.names();
+            let shares_name = |task: &TaskRecord| task.names().iter().any(|n| names.contains(n));
+            let open = read_open(engine)?;
+            Ok(open.iter().take_while(|task| task.uid < uid).any(shares_name))
+        }
     }
 }
 

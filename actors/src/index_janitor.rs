@@ -1,0 +1,138 @@
+//! Removes from nodes the indexes that the log does not know.
+//!
+//! A node that was away when an index was deleted, or that carried out a late request, holds an
+//! index that nothing will ever read: uids are never reused. Owns nothing; looks at every node
+//! that is up, every [`INTERVAL`] and when a node comes back. Only names of our own form whose
+//! sequence the log has given out are touched. A restart only delays the next look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use miroir_storage::ids::{IndexUid, NodeId};
+use miroir_storage::tables::{ApplyError, indexes_created};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::Value;
+
+use crate::node_calls::NodeCallError;
+use crate::pod::PodContext;
+
+/// Between looks at all nodes; nothing waits for them.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Indexes listed at a time.
+const PAGE: usize = 1000;
+
+/// What the janitor is told.
+#[derive(Debug)]
+pub enum IndexJanitorMessage {
+    /// Time to look at every node.
+    LookAround,
+    /// A node came back.
+    Look(NodeId),
+}
+
+/// The janitor actor.
+#[derive(Debug)]
+pub struct IndexJanitor;
+
+/// Why a node could not be cleaned; it is tried again at the next look.
+#[derive(Debug, thiserror::Error)]
+enum CleanError {
+    #[error(transparent)]
+    Call(#[from] NodeCallError),
+    #[error(transparent)]
+    State(#[from] ApplyError),
+}
+
+#[ractor::async_trait]
+impl Actor for IndexJanitor {
+    type Msg = IndexJanitorMessage;
+    type State = Arc<PodContext>;
+    type Arguments = Arc<PodContext>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<IndexJanitorMessage>,
+        pod: Arc<PodContext>,
+    ) -> Result<Arc<PodContext>, ActorProcessingErr> {
+        schedule(&myself, &pod);
+        Ok(pod)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<IndexJanitorMessage>,
+        message: IndexJanitorMessage,
+        pod: &mut Arc<PodContext>,
+    ) -> Result<(), ActorProcessingErr> {
+        let nodes = match message {
+            IndexJanitorMessage::Look(node) => vec![node],
+            IndexJanitorMessage::LookAround => {
+                schedule(&myself, pod);
+                pod.log.routing().nodes.keys().cloned().collect()
+            }
+        };
+        let pod = pod.clone();
+        pod.seams.tasks.clone().spawn("index janitor", async move {
+            for node in nodes.iter().filter(|node| !pod.health.is_down(node)) {
+                if let Err(error) = clean(&pod, node).await {
+                    tracing::debug!(%node, %error, "node could not be cleaned");
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+fn schedule(myself: &ActorRef<IndexJanitorMessage>, pod: &PodContext) {
+    let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
+    pod.seams.tasks.spawn("index janitor pace", async move {
+        clock.sleep(INTERVAL).await;
+        let _stopped = myself.cast(IndexJanitorMessage::LookAround);
+    });
+}
+
+async fn clean(pod: &PodContext, node: &NodeId) -> Result<(), CleanError> {
+    let path = format!("/indexes?limit={PAGE}");
+    let listed: Value = pod.calls.json(node, Method::GET, path, None).await?;
+    let uids = listed.get("results").and_then(Value::as_array).into_iter().flatten();
+    // Asked after the listing: what is on a node was in the log before.
+    let created = indexes_created(pod.log.engine().as_ref())?;
+    let routing = pod.log.routing();
+    for uid in uids.filter_map(|index| index.get("uid")?.as_str()) {
+        if is_stray(uid, created) && !routing.by_uid.contains_key(&IndexUid::from(uid)) {
+            tracing::info!(%node, index = uid, "removing an index that the log does not know");
+            pod.calls
+                .enqueue(
+                    node,
+                    Method::DELETE,
+                    format!("/indexes/{uid}"),
+                    None,
+                    crate::node_calls::CONTROL_TIMEOUT,
+                )
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a node-side uid is of our form, `{sequence}-{name}`, and the log has given the
+/// sequence out.
+fn is_stray(uid: &str, created: u64) -> bool {
+    uid.split_once('-')
+        .and_then(|(sequence, _)| sequence.parse::<u64>().ok())
+        .is_some_and(|sequence| sequence < created)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_uids_that_the_log_gave_out_are_ours() {
+        assert!(is_stray("3-movies", 4));
+        assert!(!is_stray("4-movies", 4));
+        assert!(!is_stray("movies", 4));
+        assert!(!is_stray("x3-movies", 4));
+    }
+}
