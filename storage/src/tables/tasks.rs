@@ -76,16 +76,6 @@ impl TaskRecord {
     pub fn ended(&self) -> bool {
         matches!(self.state, TaskState::Ended(_))
     }
-
-    /// The clients' names that it is about.
-    pub fn names(&self) -> Vec<&str> {
-        match &self.work {
-            Work::SwapIndexes { pairs } => {
-                pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect()
-            }
-            _ => self.name.as_deref().into_iter().collect(),
-        }
-    }
 }
 
 pub(crate) fn get(tx: &Tx<'_>, uid: TaskUid) -> Result<Option<TaskRecord>, ApplyError> {
