@@ -1,5 +1,6 @@
 //! Starting, ending, cancelling and forgetting tasks.
 
+use super::enqueue::all_bound;
 use super::indexes;
 use super::names::{self, Side};
 use super::tasks::{self, TaskState};
