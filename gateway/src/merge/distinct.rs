@@ -17,12 +17,28 @@ use crate::json_scan::member;
 pub struct Distinct {
     path: String,
     seen: HashSet<String>,
+    dropped: u64,
 }
 
 impl Distinct {
     /// Nothing seen yet of the attribute `path` (dotted for nested fields).
     pub fn new(path: impl Into<String>) -> Self {
-        Self { path: path.into(), seen: HashSet::new() }
+        Self { path: path.into(), seen: HashSet::new(), dropped: 0 }
+    }
+
+    /// Hits that were not admitted.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The attribute.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether an admitted hit has this value, given in normal form.
+    pub fn has_seen(&self, normal: &str, number: Option<f64>) -> bool {
+        self.seen.contains(&number.map_or_else(|| text_key(normal), number_key))
     }
 
     /// Whether `hit` shares no value with an earlier hit; it counts as seen then. A hit without
@@ -30,6 +46,7 @@ impl Distinct {
     pub fn admit(&mut self, hit: &[u8]) -> bool {
         let keys = distinct_keys(hit, &self.path);
         if keys.iter().any(|key| self.seen.contains(key)) {
+            self.dropped += 1;
             return false;
         }
         self.seen.extend(keys);
@@ -87,16 +104,24 @@ fn collect_values(value: &Value, keys: &mut Vec<String>) {
         Value::Array(items) => items.iter().for_each(|item| collect_values(item, keys)),
         Value::Number(number) => {
             if let Some(number) = number.as_f64() {
-                // Adding zero makes -0 and 0 one.
-                keys.push(format!("n{}", number + 0.0));
+                keys.push(number_key(number));
             }
         }
         Value::String(text) if !text.is_empty() => {
-            keys.push(format!("s{}", normalize_string(text)))
+            keys.push(text_key(&normalize_string(text)))
         }
-        Value::Bool(bool) => keys.push(format!("s{bool}")),
+        Value::Bool(bool) => keys.push(text_key(&bool.to_string())),
         Value::String(_) | Value::Null | Value::Object(_) => {}
     }
+}
+
+fn number_key(number: f64) -> String {
+    // Adding zero makes -0 and 0 one.
+    format!("n{}", number + 0.0)
+}
+
+fn text_key(normal: &str) -> String {
+    format!("s{normal}")
 }
 
 #[cfg(test)]

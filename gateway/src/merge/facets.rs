@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use miroir_wire::reserved::is_reserved;
 
+use super::distinct::Distinct;
 use super::normal::{normalize_string, printed_number};
 use crate::json_scan::{Malformed, integer, member, members, number, unescape};
 
@@ -41,6 +42,26 @@ pub struct FacetRules {
     pub hidden: BTreeSet<String>,
     /// The client asked for no facets at all; those there are were added for the merge.
     pub only_added: bool,
+}
+
+/// Values of the distinct attribute that only one kept document has. The nodes each kept one.
+#[derive(Clone, Copy, Debug)]
+pub enum CountedOnce<'a> {
+    /// All values of this field.
+    All(&'a str),
+    /// Those that hits were admitted with.
+    Seen(&'a Distinct),
+}
+
+impl CountedOnce<'_> {
+    fn holds(self, field: &str, value: &FacetValue<'_>) -> bool {
+        match self {
+            Self::All(path) => path == field,
+            Self::Seen(distinct) => {
+                distinct.path() == field && distinct.has_seen(&value.normal, value.number)
+            }
+        }
+    }
 }
 
 /// The two parts of an answer, as JSON objects.
@@ -75,7 +96,8 @@ struct FacetValue<'a> {
 }
 
 /// Merges what nodes said; `None` when none said anything. `candidates` is the number of matching
-/// documents on all nodes, which decides how numbers are sorted.
+/// documents on all nodes, which decides how numbers are sorted; `once` says which values may count
+/// one document only.
 ///
 /// # Errors
 /// When a node's part is malformed.
@@ -83,6 +105,7 @@ pub fn merge_facets(
     nodes: &[NodeFacets<'_>],
     rules: &FacetRules,
     candidates: u64,
+    once: Option<CountedOnce<'_>>,
 ) -> Result<Option<MergedFacets>, Malformed> {
     if nodes.iter().all(|node| node.distribution.is_none()) {
         return Ok(None);
@@ -100,6 +123,7 @@ pub fn merge_facets(
             fields.entry(name).or_default().push(values);
         }
     }
+    let printed_order = candidates <= PRINTED_ORDER_CANDIDATES_MAX;
     let mut merged = MergedFacets { stats: merge_stats(nodes, rules)?, ..Default::default() };
     merged.distribution.push(b'{');
     for (name, lists) in fields {
@@ -107,7 +131,20 @@ pub fn merge_facets(
         if by_count && !is_exact_by_count(&lists, rules) {
             merged.inexact.push(name.clone().into_owned());
         }
-        let values = merge_values(lists, by_count, candidates, rules.values_max);
+        let mut values = if nodes.len() == 1 {
+            // Its order stands.
+            lists.into_iter().flatten().collect()
+        } else {
+            let mut values = sum_values(lists);
+            for value in &mut values {
+                if once.is_some_and(|once| once.holds(&name, value)) {
+                    value.count = value.count.min(1);
+                }
+            }
+            values.sort_by(|left, right| compare_values(left, right, by_count, printed_order));
+            values
+        };
+        values.truncate(rules.values_max);
         write_field(&mut merged.distribution, &name, &values);
     }
     merged.distribution.push(b'}');
@@ -142,25 +179,6 @@ fn read_values<'a>(
         list.push(FacetValue { printed: value.key, normal, number, count });
     }
     Ok(list)
-}
-
-/// Sums, orders and cuts one field. A single list keeps its node's order.
-fn merge_values<'a>(
-    mut lists: Vec<NodeValues<'a>>,
-    by_count: bool,
-    candidates: u64,
-    values_max: usize,
-) -> NodeValues<'a> {
-    let mut values = if lists.len() == 1 {
-        lists.pop().unwrap_or_default()
-    } else {
-        let mut values = sum_values(lists);
-        let printed_order = candidates <= PRINTED_ORDER_CANDIDATES_MAX;
-        values.sort_by(|left, right| compare_values(left, right, by_count, printed_order));
-        values
-    };
-    values.truncate(values_max);
-    values
 }
 
 fn sum_values(lists: Vec<NodeValues<'_>>) -> NodeValues<'_> {
@@ -356,7 +374,7 @@ mod tests {
                 stats: Some(stats.as_bytes()),
             })
             .collect();
-        let merged = merge_facets(&nodes, rules, candidates).ok().flatten().unwrap_or_default();
+        let merged = merge_facets(&nodes, rules, candidates, None).ok().flatten().unwrap_or_default();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (text(merged.distribution), text(merged.stats))
     }
@@ -409,7 +427,7 @@ mod tests {
             texts.map(|text| NodeFacets { distribution: Some(text.as_bytes()), stats: None })
         };
         let inexact = |nodes: [NodeFacets<'_>; 2]| {
-            merge_facets(&nodes, &rules, 10).ok().flatten().unwrap_or_default().inexact
+            merge_facets(&nodes, &rules, 10, None).ok().flatten().unwrap_or_default().inexact
         };
         // The second list may hide up to one `a`, the first up to two `c`.
         assert_eq!(inexact(nodes([r#"{"g":{"a":3,"b":2}}"#, r#"{"g":{"c":3,"b":1}}"#])), ["g"]);

@@ -18,13 +18,13 @@ const GEO_BUCKET_METRES: f64 = 1.0;
 pub fn merge_hits<'a>(
     lists: &[Vec<&'a [u8]>],
     order: HitOrder,
-    mut distinct: Option<Distinct>,
+    mut distinct: Option<&mut Distinct>,
     window: Range<usize>,
 ) -> Vec<&'a [u8]> {
     let mut kept = Vec::with_capacity(window.len().min(lists.iter().map(Vec::len).sum()));
     let mut position = 0;
     let mut take = |hit: &'a [u8]| {
-        if distinct.as_mut().is_some_and(|distinct| !distinct.admit(hit)) {
+        if distinct.as_deref_mut().is_some_and(|distinct| !distinct.admit(hit)) {
             return true;
         }
         if window.contains(&position) {

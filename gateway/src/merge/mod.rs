@@ -23,7 +23,7 @@ use std::ops::Range;
 use crate::json_scan::Malformed;
 use answer::NodeAnswer;
 use distinct::Distinct;
-use facets::{FacetRules, NodeFacets, merge_facets, write_string};
+use facets::{CountedOnce, FacetRules, NodeFacets, merge_facets, write_string};
 use rank::HitOrder;
 use render::{HitCuts, write_hit};
 
@@ -90,17 +90,25 @@ pub fn merge_answers(
     elapsed_ms: u128,
 ) -> Result<Merged, Malformed> {
     let lists: Vec<Vec<&[u8]>> = answers.iter().map(NodeAnswer::hits).collect();
-    let distinct = plan.distinct.as_ref().map(|path| Distinct::new(path.as_str()));
-    let hits = hits::merge_hits(&lists, plan.order, distinct, plan.window.clone());
+    let mut distinct = plan.distinct.as_ref().map(|path| Distinct::new(path.as_str()));
+    let hits = hits::merge_hits(&lists, plan.order, distinct.as_mut(), plan.window.clone());
     let candidates: u64 = answers.iter().map(|answer| answer.total_hits).sum();
     let nodes: Vec<NodeFacets<'_>> = answers.iter().map(NodeAnswer::facets).collect();
-    let mut facets = merge_facets(&nodes, &plan.facets, candidates)?;
-    let kept = match &plan.distinct {
-        Some(path) if plan.counts_distinct => {
+    // Like one node, which in pages drops all further documents of a value, and otherwise those
+    // that it came across while it filled the window.
+    let kept = match &distinct {
+        Some(distinct) if plan.counts_distinct => {
+            let path = distinct.path();
             facets::count_distinct(&nodes, path, candidates, plan.facets.node_values_max)
         }
-        _ => candidates,
+        Some(distinct) => candidates.saturating_sub(distinct.dropped()),
+        None => candidates,
     };
+    let once = distinct.as_ref().map(|distinct| match plan.echo {
+        WindowEcho::Page { .. } => CountedOnce::All(distinct.path()),
+        WindowEcho::Offset { .. } => CountedOnce::Seen(distinct),
+    });
+    let mut facets = merge_facets(&nodes, &plan.facets, kept, once)?;
 
     let hit_bytes: usize = hits.iter().map(|hit| hit.len() + 1).sum();
     let mut out = Vec::with_capacity(hit_bytes + 512);

@@ -288,3 +288,31 @@ fn totals_are_capped() {
     let merged = merge_answers(&answers, &plan, 0).map(|merged| merged.body).unwrap_or_default();
     assert!(String::from_utf8_lossy(&merged).contains(r#""estimatedTotalHits":1}"#));
 }
+
+#[test]
+fn documents_dropped_by_distinct_are_not_counted() {
+    let body = |text: &'static str| {
+        NodeAnswer::parse(Bytes::from_static(text.as_bytes())).unwrap_or_else(|_| answer(&[]))
+    };
+    let answers = [
+        body(
+            r#"{"hits":[{"b":"x"},{"b":7}],"estimatedTotalHits":2,"facetDistribution":{"b":{"7":1,"x":1}},"facetStats":{"b":{"min":7,"max":7}}}"#,
+        ),
+        body(
+            r#"{"hits":[{"b":"X"},{"b":"z"}],"estimatedTotalHits":9,"facetDistribution":{"b":{"X":1,"z":1,"y":8}},"facetStats":{}}"#,
+        ),
+    ];
+    let mut plan = plan(HitOrder::Arrival, 0..20);
+    plan.distinct = Some("b".into());
+    plan.facets = FacetRules { values_max: 10, node_values_max: 10, ..Default::default() };
+    let merged = |plan: &MergePlan| {
+        let merged = merge_answers(&answers, plan, 3).map(|merged| merged.body);
+        String::from_utf8_lossy(&merged.unwrap_or_default()).into_owned()
+    };
+    let offset = merged(&plan);
+    assert!(offset.contains(r#""estimatedTotalHits":10"#), "{offset}");
+    assert!(offset.contains(r#"{"b":{"7":1,"x":1,"y":8,"z":1}}"#), "{offset}");
+    plan.echo = WindowEcho::Page { page: 1, hits_per_page: 20 };
+    let pages = merged(&plan);
+    assert!(pages.contains(r#"{"b":{"7":1,"x":1,"y":1,"z":1}}"#), "{pages}");
+}
