@@ -261,6 +261,8 @@ impl StateMachine {
         self.applied.clone()
     }
 
+    // openraft's own error type; the path that makes one ends the pod.
+    #[allow(clippy::result_large_err)]
     fn position(&self) -> Result<Position, StorageError> {
         position(self.store.engine.as_ref())
             .map_err(|error| StorageIoError::read_state_machine(&error).into())
