@@ -97,14 +97,20 @@ pub async fn accept(pod: &Arc<PodContext>, request: WriteRequest) -> Result<Acce
     };
     let at = to_nanoseconds(pod.seams.clock.now());
     let (work, journalled) = journal(pod, request.work).await?;
-    let task = EnqueueTask {
+    let mut task = EnqueueTask {
         index: request.index,
         work,
         create,
         custom_metadata: request.custom_metadata,
         at,
     };
-    match pod.log.propose(&Command::EnqueueTask(Box::new(task))).await {
+    let mut answer = pod.log.propose(&Command::EnqueueTask(Box::new(task.clone()))).await;
+    if answer == Ok(Outcome::Unplaced) {
+        // Its index was deleted in between.
+        task.create = Some(plan_index(pod)?);
+        answer = pod.log.propose(&Command::EnqueueTask(Box::new(task))).await;
+    }
+    match answer {
         Ok(Outcome::Enqueued { uid, .. }) => Ok(Accepted { uid, at }),
         Ok(other) => {
             tracing::error!(?other, "log answered an accepted task otherwise");

@@ -273,10 +273,11 @@ impl Actor for Writer {
             WriterMessage::Tick => on_tick(&myself, state),
         }
         steps::advance(&myself, state).await?;
-        if state.done {
+        if state.done || is_orphaned(state) {
             for node in state.lanes.keys() {
                 lane_marks::forget(state.pod.log.engine().as_ref(), &state.fence.index, node)?;
             }
+            steps::release_all(state);
             myself.stop(None);
         }
         Ok(())
@@ -298,6 +299,11 @@ impl Actor for Writer {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the task that was to create the index was cancelled, and the index is gone with it.
+fn is_orphaned(state: &WriterState) -> bool {
+    steps::routing(state).is_none() && state.entries.iter().all(Entry::ended)
 }
 
 fn schedule_tick(myself: &ActorRef<WriterMessage>, pod: &PodContext) {

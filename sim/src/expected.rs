@@ -50,13 +50,13 @@ impl Expected {
             operation.request,
             Request::Documents { .. } | Request::Settings(_) | Request::Create { .. }
         );
+        if ending == Ending::Canceled {
+            return Ok(());
+        }
         let existed = self.indexes.contains_key(&operation.name);
         let is_swap_or_cancel = matches!(operation.request, Request::Swap(_) | Request::Cancel(_));
         if creates && !existed {
             self.indexes.insert(operation.name.clone(), ExpectedIndex::default());
-        }
-        if ending == Ending::Canceled {
-            return Ok(());
         }
         let prediction = if is_swap_or_cancel {
             self.apply_to_names(operation)

@@ -127,15 +127,16 @@ impl Faults {
             self.disk_lost_at_ms = Some(now_ms);
             return Some(Fault::LoseDisk(node));
         }
-        self.dice.pick(&[
-            Fault::CrashNode(node.clone()),
-            Fault::CrashNode(node.clone()),
-            Fault::CutLink(node.clone(), Link::Refusing),
-            Fault::CutLink(node.clone(), Link::Hanging),
-            Fault::SlowNode(node.clone(), self.dice.between(5, 200)),
-            Fault::FillDisk(node),
-        ])
-        .cloned()
+        self.dice
+            .pick(&[
+                Fault::CrashNode(node.clone()),
+                Fault::CrashNode(node.clone()),
+                Fault::CutLink(node.clone(), Link::Refusing),
+                Fault::CutLink(node.clone(), Link::Hanging),
+                Fault::SlowNode(node.clone(), self.dice.between(5, 200)),
+                Fault::FillDisk(node),
+            ])
+            .cloned()
     }
 
     /// Between two looks at what is due.

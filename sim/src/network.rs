@@ -180,7 +180,10 @@ impl Network {
             return None;
         }
         if fate == Fate::ErrorBefore {
-            return Some(Ok(answer(StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"oops"))));
+            return Some(Ok(answer(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Bytes::from_static(b"oops"),
+            )));
         }
         let (method, path) = (&call.method, &call.path);
         let Some((status, body)) = node.answer(method, path, &call.body) else {
@@ -194,7 +197,13 @@ impl Network {
             let task = body.get("taskUid").and_then(serde_json::Value::as_u64);
             let task = task.map_or(String::new(), |task| format!(" task {task}"));
             let fate = if fate == Fate::Fine { String::new() } else { format!(" {fate:?}") };
-            self.trace.note(&node.id, format!("{method} {path} -> {status}{task}{fate}{}", if late { " LATE" } else { "" }));
+            self.trace.note(
+                &node.id,
+                format!(
+                    "{method} {path} -> {status}{task}{fate}{}",
+                    if late { " LATE" } else { "" }
+                ),
+            );
         }
         tokio::time::sleep(self.dice.millis(1, 8)).await;
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -211,10 +220,7 @@ impl Network {
         }
     }
 
-    async fn exchange(
-        self: &Arc<Self>,
-        call: NodeCall,
-    ) -> Result<Response<Bytes>, TransportError> {
+    async fn exchange(self: &Arc<Self>, call: NodeCall) -> Result<Response<Bytes>, TransportError> {
         let Some(node) = self.nodes.get(&call.base).cloned() else {
             return Err(TransportError::BadAddress(call.base));
         };

@@ -77,8 +77,7 @@ impl RunningPod {
             health: HealthConfig::default(),
         };
         let transport = Arc::new(LifeTransport { network: network.clone(), life: life.clone() });
-        let context =
-            PodContext::new(PodId::from("pod-0"), config, log, journal, transport, seams);
+        let context = PodContext::new(PodId::from("pod-0"), config, log, journal, transport, seams);
         let root = start_pod(context.clone()).await.map_err(|error| failed(&error))?;
         Ok(Self { context, life, root })
     }

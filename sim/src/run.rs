@@ -161,11 +161,13 @@ async fn write(plan: &Plan, client: u64, entrance: &Entrance, history: &History,
                 trace.note(&who, format!("op-{number} is no request: {}", error.message));
                 Answer::Refused
             }
-            Ok(request) => match tokio::time::timeout(ANSWER_TIMEOUT, accept(&pod, request)).await {
-                Ok(Ok(accepted)) => Answer::Acknowledged(accepted.uid),
-                Ok(Err(AcceptError::OutcomeUnknown)) | Err(_) => Answer::Unknown,
-                Ok(Err(_)) => Answer::Refused,
-            },
+            Ok(request) => {
+                match tokio::time::timeout(ANSWER_TIMEOUT, accept(&pod, request)).await {
+                    Ok(Ok(accepted)) => Answer::Acknowledged(accepted.uid),
+                    Ok(Err(AcceptError::OutcomeUnknown)) | Err(_) => Answer::Unknown,
+                    Ok(Err(_)) => Answer::Refused,
+                }
+            }
         };
         // A pod that died meanwhile answers nobody.
         let alive = open_to().is_some_and(|now| Arc::ptr_eq(&now, &pod));
@@ -182,10 +184,8 @@ impl Cluster {
             .nodes()
             .into_iter()
             .map(|(id, _)| {
-                let traits = NodeTraits {
-                    keeps_names: dice.chance(600),
-                    batch_ms_max: plan.batch_ms_max,
-                };
+                let traits =
+                    NodeTraits { keeps_names: dice.chance(600), batch_ms_max: plan.batch_ms_max };
                 let node =
                     ModelNode::start(id.clone(), traits, plan.seed, trace.clone(), world_tasks);
                 (id, node)

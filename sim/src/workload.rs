@@ -106,9 +106,9 @@ impl Workload {
             Choice::DeleteMatching => Request::DeleteMatching(self.terms()),
             Choice::Clear => Request::Clear,
             Choice::Settings => Request::Settings(self.settings()),
-            Choice::Create => Request::Create {
-                primary_key: self.dice.chance(500).then(|| "id".to_owned()),
-            },
+            Choice::Create => {
+                Request::Create { primary_key: self.dice.chance(500).then(|| "id".to_owned()) }
+            }
             Choice::UpdateIndex => Request::Update { primary_key: Some("id".to_owned()) },
             Choice::DeleteIndex => Request::DeleteIndex,
             Choice::Swap => {

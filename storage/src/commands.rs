@@ -194,6 +194,11 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether it creates the index that it names when there is none.
+    pub fn creates_index(&self) -> bool {
+        matches!(self, Self::Documents { .. } | Self::Settings { .. } | Self::CreateIndex { .. })
+    }
+
     /// The journalled payload, if the work has one.
     pub fn payload(&self) -> Option<&PayloadRef> {
         match self {
@@ -288,4 +293,7 @@ pub enum Outcome {
         /// The epoch in force.
         current: Epoch,
     },
+    /// Refused: the work creates its index, whose name is unbound by now, and the command brings
+    /// no plan for it.
+    Unplaced,
 }

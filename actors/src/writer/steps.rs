@@ -567,7 +567,18 @@ fn release(state: &mut WriterState) {
     if all_gone {
         return;
     }
-    for entry in trim(&mut state.entries, needed_after) {
+    let dropped = trim(&mut state.entries, needed_after);
+    release_payloads(state, dropped);
+}
+
+/// Gives back every payload: the index is gone.
+pub(super) fn release_all(state: &mut WriterState) {
+    let dropped = state.entries.drain(..).collect();
+    release_payloads(state, dropped);
+}
+
+fn release_payloads(state: &WriterState, dropped: Vec<Entry>) {
+    for entry in dropped {
         if let Some(payload) = entry.task.work.payload() {
             for (pod, sequence) in &payload.holders {
                 if *pod == state.pod.id {

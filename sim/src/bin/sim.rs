@@ -218,10 +218,8 @@ fn search(time: Duration, from: u64, jobs: usize, keep_going: bool) -> anyhow::R
 }
 
 fn budget() -> anyhow::Result<bool> {
-    let corpus: Vec<u64> = CORPUS
-        .lines()
-        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
-        .collect();
+    let corpus: Vec<u64> =
+        CORPUS.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
     if corpus.is_empty() {
         bail!("the corpus is empty");
     }

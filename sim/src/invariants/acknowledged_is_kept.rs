@@ -40,14 +40,16 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
             Answer::Open | Answer::Unknown => true,
         };
         if !holds {
-            let evidence = format!("op-{number} was answered {:?}, its task is {task:?}", sent.answer);
+            let evidence =
+                format!("op-{number} was answered {:?}, its task is {task:?}", sent.answer);
             found.push(Violation { property: PROPERTY, evidence });
         }
     }
     for (_, answered, earlier) in &acknowledged {
         for (sent, _, later) in &acknowledged {
             if answered < sent && earlier >= later {
-                let evidence = format!("task {later} was sent after task {earlier} was acknowledged");
+                let evidence =
+                    format!("task {later} was sent after task {earlier} was acknowledged");
                 found.push(Violation { property: PROPERTY, evidence });
             }
         }

@@ -9,10 +9,7 @@ use crate::expected::Expected;
 use crate::history::Sent;
 
 /// Builds the model from the ended tasks, oldest first, and compares each end with it.
-pub fn replay(
-    tasks: &[TaskRecord],
-    history: &BTreeMap<u64, Sent>,
-) -> (Expected, Vec<Violation>) {
+pub fn replay(tasks: &[TaskRecord], history: &BTreeMap<u64, Sent>) -> (Expected, Vec<Violation>) {
     let mut expected = Expected::default();
     let mut found = Vec::new();
     for task in tasks {

@@ -33,14 +33,13 @@ pub fn check(
     nodes: &BTreeMap<NodeId, ModelNode>,
     excused: &BTreeSet<NodeId>,
 ) -> Vec<Violation> {
-    let (expected, _) = replay(tasks, history);
+    let (expected, mut found) = replay(tasks, history);
     let mut touched: BTreeMap<&str, Touched> = BTreeMap::new();
     for task in tasks.iter().filter(|task| !task.ended()) {
         if let Some(sent) = sent_of(history, task) {
             touch(&mut touched, &sent.operation);
         }
     }
-    let mut found = Vec::new();
     for (name, index) in &routing.indexes {
         let Some(wanted) = expected.indexes.get(name) else { continue };
         let changing = touched.get(name.as_str());
@@ -63,7 +62,8 @@ fn touch<'a>(touched: &mut BTreeMap<&'a str, Touched>, operation: &'a Operation)
     let of_name = touched.entry(operation.name.as_str()).or_default();
     match &operation.request {
         Request::Documents { documents, .. } => {
-            let ids = documents.iter().flat_map(|document| [document.get("id"), document.get("sku")]);
+            let ids =
+                documents.iter().flat_map(|document| [document.get("id"), document.get("sku")]);
             of_name.ids.extend(ids.flatten().map(id_text));
         }
         Request::DeleteIds(ids) => of_name.ids.extend(ids.iter().cloned()),

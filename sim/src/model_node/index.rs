@@ -27,12 +27,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(created_at: String, primary_key: Option<String>) -> Self {
-        Self {
-            primary_key,
-            created_at,
-            settings: Settings::default(),
-            documents: BTreeMap::new(),
-        }
+        Self { primary_key, created_at, settings: Settings::default(), documents: BTreeMap::new() }
     }
 
     /// All or nothing, as one indexing run is.
@@ -156,7 +151,9 @@ fn filterable(settings: &Settings) -> BTreeSet<String> {
             }
             pattern => {
                 let names = pattern.get("attributePatterns").and_then(Value::as_array);
-                known.extend(names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+                known.extend(
+                    names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned),
+                );
             }
         }
     }

@@ -25,9 +25,9 @@ use serde_json::{Map, Value, json};
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Notify;
 
+use self::index::Index;
 pub(crate) use self::index::id_text;
 pub use self::index::{POISON_FIELD, REFUSED_DISTINCT};
-use self::index::Index;
 use self::queue::{Status, Task, next_batch, run_batch};
 use crate::dice::Dice;
 use crate::trace::Trace;
@@ -247,7 +247,9 @@ impl ModelNode {
             if let Some(task) = state.tasks.get(uid) {
                 let error = task.error.as_ref().map_or("", |error| error.code);
                 let (kind, status) = (task.work.kind(), task.status.name());
-                self.shared.trace.note(&self.id, format!("task {uid} {kind} {} {status} {error}", task.index));
+                self.shared
+                    .trace
+                    .note(&self.id, format!("task {uid} {kind} {} {status} {error}", task.index));
             }
         }
     }

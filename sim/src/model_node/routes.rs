@@ -56,7 +56,8 @@ fn route(
         ("GET", ["indexes", uid, "stats"]) => {
             known(state, uid)?;
             let count = state.indexes.get(*uid).map_or(0, |index| index.documents.len());
-            let stats = json!({ "numberOfDocuments": count, "isIndexing": false, "fieldDistribution": {} });
+            let stats =
+                json!({ "numberOfDocuments": count, "isIndexing": false, "fieldDistribution": {} });
             Ok((200, stats))
         }
         ("GET", ["indexes", uid, "settings"]) => {
@@ -90,7 +91,8 @@ fn documents(
 ) -> Result<(u16, Value), Refusal> {
     let name = parameter(query, "customMetadata");
     if name.is_some() && !state.keeps_names {
-        let message = "Unknown parameter `customMetadata`: expected one of `primaryKey`, `csvDelimiter`";
+        let message =
+            "Unknown parameter `customMetadata`: expected one of `primaryKey`, `csvDelimiter`";
         return Err(Refusal::invalid("bad_request", message.into()));
     }
     match (method.as_str(), rest) {

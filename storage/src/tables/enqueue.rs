@@ -13,12 +13,17 @@ use crate::ids::{Epoch, IndexUid, TaskUid};
 const TASK_UID_MAX: u64 = u32::MAX as u64;
 
 pub(crate) fn enqueue(tx: &mut Tx<'_>, task: &EnqueueTask) -> Result<Outcome, ApplyError> {
-    let uid = TaskUid(take_number(tx, b"task")?.min(TASK_UID_MAX) as u32);
-    let involved = involved_names(task);
     let mut bound = match &task.index {
         Some(name) => names::get(tx, Side::Write, name)?,
         None => None,
     };
+    // The name was deleted since the proposer looked.
+    if bound.is_none() && task.index.is_some() && task.create.is_none() && task.work.creates_index()
+    {
+        return Ok(Outcome::Unplaced);
+    }
+    let uid = TaskUid(take_number(tx, b"task")?.min(TASK_UID_MAX) as u32);
+    let involved = involved_names(task);
     let mut creates_index = false;
     if let (None, Some(name), Some(plan)) = (&bound, &task.index, &task.create) {
         bound = Some(create_index(tx, name, plan, task)?);

@@ -140,7 +140,9 @@ pub(crate) fn cancel(
         return Ok(Outcome::Unchanged);
     }
     let mut canceled = Vec::new();
-    for uid in uids {
+    // Newest first, so that a task that only cancelled ones build on can be cancelled too.
+    let newest_first: std::collections::BTreeSet<TaskUid> = uids.iter().copied().collect();
+    for uid in newest_first.iter().rev() {
         let Some(mut task) = tasks::get(tx, *uid)? else { continue };
         if task.state != TaskState::Enqueued || *uid == by || is_built_on(tx, &task)? {
             continue;
@@ -177,10 +179,11 @@ fn mend_tails(tx: &mut Tx<'_>, canceled: &tasks::TaskRecord) -> Result<(), Apply
     Ok(())
 }
 
-/// Whether a later task was accepted under what this one made names mean to writers. Such a
+/// Whether a later task was accepted under what this one made its names mean to writers. Such a
 /// task can't be cancelled: the later one would have gone to another index.
 fn is_built_on(tx: &Tx<'_>, task: &tasks::TaskRecord) -> Result<bool, ApplyError> {
-    if !matches!(task.work, Work::DeleteIndex | Work::SwapIndexes { .. }) {
+    let binds = matches!(task.work, Work::DeleteIndex | Work::SwapIndexes { .. });
+    if !binds && !task.creates_index {
         return Ok(false);
     }
     for name in task.names() {
@@ -191,23 +194,24 @@ fn is_built_on(tx: &Tx<'_>, task: &tasks::TaskRecord) -> Result<bool, ApplyError
     Ok(false)
 }
 
-/// What a task changed for writers when it was accepted is taken back when it is cancelled.
+/// What a task changed for writers when it was accepted is taken back when it is cancelled:
+/// nothing builds on it ([`is_built_on`]).
 fn undo_names(tx: &mut Tx<'_>, task: &tasks::TaskRecord) -> Result<(), ApplyError> {
-    if let Work::SwapIndexes { pairs } = &task.work
-        && all_bound(tx, pairs)?
-    {
-        for (a, b) in pairs {
-            names::swap(tx, Side::Write, a, b)?;
+    match (&task.work, &task.name, &task.index) {
+        (Work::SwapIndexes { pairs }, ..) if all_bound(tx, pairs)? => {
+            for (a, b) in pairs {
+                names::swap(tx, Side::Write, a, b)?;
+            }
         }
-    }
-    let Some(name) = &task.name else { return Ok(()) };
-    if matches!(task.work, Work::DeleteIndex) && names::get(tx, Side::Write, name)?.is_none() {
-        names::set(tx, Side::Write, name, task.index.as_ref());
-    }
-    // An index whose creating task is cancelled stays, empty, as Meilisearch leaves it when a
-    // later task used it; readers see it so that it can be deleted.
-    if task.creates_index {
-        names::set(tx, Side::Read, name, task.index.as_ref());
+        (Work::DeleteIndex, Some(name), Some(index)) => {
+            names::set(tx, Side::Write, name, Some(index));
+        }
+        // As in Meilisearch, the index of a task that never ran does not exist.
+        (_, Some(name), Some(index)) if task.creates_index => {
+            names::set(tx, Side::Write, name, None);
+            indexes::remove(tx, index);
+        }
+        _ => {}
     }
     Ok(())
 }

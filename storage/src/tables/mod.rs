@@ -97,7 +97,7 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
 
 /// Whether the routing view must be loaded again after this command.
 pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
-    if matches!(outcome, Outcome::Unchanged | Outcome::Fenced { .. }) {
+    if matches!(outcome, Outcome::Unchanged | Outcome::Fenced { .. } | Outcome::Unplaced) {
         return false;
     }
     match command {
