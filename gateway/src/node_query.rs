@@ -97,7 +97,9 @@ pub fn prepare(
         Lists::Many => query.distinct.clone().or_else(|| settings.distinct.clone()),
     };
     set_attributes(&mut sent, settings.displayed.as_ref());
-    let field = distinct.as_deref().and_then(|path| add_field(&mut sent, path));
+    let (field, formatted_field) =
+        distinct.as_deref().and_then(|path| add_field(&mut sent, path)).unzip();
+    let formatted_field = formatted_field.flatten();
     let (facets, counts_distinct) = set_facets(&mut sent, settings, distinct.as_deref());
     for name in sent.sort.iter_mut().flatten().chain(sent.distinct.as_mut()) {
         *name = disguise(name).into_owned();
@@ -113,6 +115,7 @@ pub fn prepare(
         score: score && !query.show_ranking_score,
         details: details && !query.show_ranking_score_details,
         field,
+        formatted_field,
         displayed: (query.show_ranking_score_details || query.show_matches_position)
             .then(|| settings.displayed.clone())
             .flatten(),
@@ -279,20 +282,32 @@ fn set_attributes(sent: &mut SearchQuery, displayed: Option<&BTreeSet<String>>) 
     }
 }
 
-/// Adds `path` to the attributes to retrieve unless it comes anyway.
-fn add_field(sent: &mut SearchQuery, path: &str) -> Option<AddedField> {
-    let list = sent.attributes_to_retrieve.as_mut()?;
-    let covers = |name: &String| {
-        path.strip_prefix(name.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+/// Adds `path` to the attributes to retrieve unless it comes anyway. Returns what is to be cut out
+/// of hits, and out of `_formatted`.
+fn add_field(sent: &mut SearchQuery, path: &str) -> Option<(AddedField, Option<AddedField>)> {
+    let root = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let covers = |name: &str| {
+        name == "*"
+            || path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    if is_reserved(path) || list.iter().any(covers) {
+    let list = sent.attributes_to_retrieve.as_mut()?;
+    if is_reserved(path) || list.iter().any(|name| covers(name)) {
         return None;
     }
-    let root = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     let shares_its_root = list.iter().any(|name| root(name) == root(path));
     list.insert(path.to_owned());
-    Some(AddedField { path: path.to_owned(), shares_its_root })
+    let field = AddedField { path: path.to_owned(), shares_its_root };
+    let highlighted = sent.attributes_to_highlight.iter().flatten().map(String::as_str);
+    let cropped = sent.attributes_to_crop.iter().flatten();
+    let cropped =
+        cropped.map(|entry| entry.rsplit_once(':').map_or(entry.as_str(), |(name, _)| name));
+    let formatted: Vec<&str> = highlighted.chain(cropped).collect();
+    if formatted.iter().any(|name| covers(name)) {
+        return Some((field, None));
+    }
+    let shares_its_root = shares_its_root || formatted.iter().any(|name| root(name) == root(path));
+    let formatted = AddedField { path: path.to_owned(), shares_its_root };
+    Some((field, Some(formatted)))
 }
 
 /// Sets the facets to ask for; the second part says whether the distinct attribute is among them

@@ -25,6 +25,9 @@ pub struct HitCuts {
     pub details: bool,
     /// This field was added (dotted path), to tell distinct values apart.
     pub field: Option<AddedField>,
+    /// The same field where `_formatted` has it only because of that: what is highlighted or
+    /// cropped shows there, asked for or not.
+    pub formatted_field: Option<AddedField>,
     /// The displayed attributes, when not all are: sort rules over others are hidden in details,
     /// and matches in others are cut.
     pub displayed: Option<BTreeSet<String>>,
@@ -84,9 +87,14 @@ pub fn write_hit(out: &mut Vec<u8>, hit: &[u8], cuts: &HitCuts) {
         }
         match part.key {
             b"_formatted" => {
-                separate.next(out);
-                out.extend_from_slice(b"\"_formatted\":");
-                write_fields(out, part.value, cuts);
+                let mut formatted = Vec::with_capacity(part.value.len());
+                write_object(&mut formatted, part.value, cuts, cuts.formatted_field.as_ref());
+                // Left out when there is nothing to show.
+                if formatted != b"{}" {
+                    separate.next(out);
+                    out.extend_from_slice(b"\"_formatted\":");
+                    out.append(&mut formatted);
+                }
             }
             b"_matchesPosition" => {
                 separate.next(out);
@@ -98,7 +106,7 @@ pub fn write_hit(out: &mut Vec<u8>, hit: &[u8], cuts: &HitCuts) {
                 out.extend_from_slice(b"\"_rankingScoreDetails\":");
                 write_details(out, part.value, cuts);
             }
-            _ => write_field(out, part, cuts, &mut separate),
+            _ => write_field(out, part, cuts.field.as_ref(), &mut separate),
         }
     }
     out.push(b'}');
@@ -150,13 +158,17 @@ fn cut_ends<'a>(hit: &'a [u8], cuts: &HitCuts) -> Option<&'a [u8]> {
     }
 }
 
-/// Appends a document (or `_formatted`) without reserved and added fields.
+/// Appends a document without reserved and added fields.
 pub fn write_fields(out: &mut Vec<u8>, object: &[u8], cuts: &HitCuts) {
+    write_object(out, object, cuts, cuts.field.as_ref());
+}
+
+fn write_object(out: &mut Vec<u8>, object: &[u8], cuts: &HitCuts, added: Option<&AddedField>) {
     out.push(b'{');
     let mut separate = Separator::default();
     for part in members(object).map_while(Result::ok) {
         if !cuts.drops(part.key) {
-            write_field(out, part, cuts, &mut separate);
+            write_field(out, part, added, &mut separate);
         }
     }
     out.push(b'}');
@@ -176,8 +188,13 @@ impl Separator {
     }
 }
 
-fn write_field(out: &mut Vec<u8>, part: Member<'_>, cuts: &HitCuts, separate: &mut Separator) {
-    let Some(field) = &cuts.field else {
+fn write_field(
+    out: &mut Vec<u8>,
+    part: Member<'_>,
+    added: Option<&AddedField>,
+    separate: &mut Separator,
+) {
+    let Some(field) = added else {
         separate.next(out);
         out.extend_from_slice(part.whole);
         return;
@@ -335,6 +352,17 @@ mod tests {
         assert_eq!(written(r#"{"a":{"x":1,"y":2}}"#, &field("a.x", true)), r#"{"a":{"y":2}}"#);
         assert_eq!(written(r#"{"a":{"x":1},"b":2}"#, &field("a.x", true)), r#"{"b":2}"#);
         assert_eq!(written(r#"{"a.x":1,"b":2}"#, &field("a.x", true)), r#"{"b":2}"#);
+    }
+
+    #[test]
+    fn an_added_field_that_is_highlighted_stays_in_formatted() {
+        let added = || Some(AddedField { path: "a".into(), shares_its_root: false });
+        let hit = r#"{"a":1,"b":2,"_formatted":{"a":"1","b":"2"}}"#;
+        let mut cuts = HitCuts { formatted: true, field: added(), ..Default::default() };
+        assert_eq!(written(hit, &cuts), r#"{"b":2,"_formatted":{"a":"1","b":"2"}}"#);
+        cuts.formatted_field = added();
+        assert_eq!(written(hit, &cuts), r#"{"b":2,"_formatted":{"b":"2"}}"#);
+        assert_eq!(written(r#"{"_formatted":{"a":"1"},"b":2}"#, &cuts), r#"{"b":2}"#);
     }
 
     #[test]

@@ -126,6 +126,15 @@ fn the_distinct_attribute_is_fetched_and_cut_again() {
         prepared.merge.cuts.field,
         Some(AddedField { path: "a.b".into(), shares_its_root: true })
     );
+    assert_eq!(prepared.merge.cuts.formatted_field, prepared.merge.cuts.field);
+    for shown in [json!({"attributesToHighlight": ["*"]}), json!({"attributesToCrop": ["a:3"]})] {
+        let mut query = query.clone();
+        if let (Some(query), Some(shown)) = (query.as_object_mut(), shown.as_object()) {
+            query.extend(shown.clone());
+        }
+        let cuts = self::prepared(&query, json!({}), Lists::Many).merge.cuts;
+        assert!(cuts.field.is_some() && cuts.formatted_field.is_none());
+    }
     let whole = json!({"distinct": "a.b", "attributesToRetrieve": ["a"]});
     assert_eq!(self::prepared(&whole, json!({}), Lists::Many).merge.cuts.field, None);
     let counted = self::prepared(
