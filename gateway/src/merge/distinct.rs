@@ -107,9 +107,7 @@ fn collect_values(value: &Value, keys: &mut Vec<String>) {
                 keys.push(number_key(number));
             }
         }
-        Value::String(text) if !text.is_empty() => {
-            keys.push(text_key(&normalize_string(text)))
-        }
+        Value::String(text) if !text.is_empty() => keys.push(text_key(&normalize_string(text))),
         Value::Bool(bool) => keys.push(text_key(&bool.to_string())),
         Value::String(_) | Value::Null | Value::Object(_) => {}
     }

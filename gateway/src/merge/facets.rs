@@ -374,7 +374,8 @@ mod tests {
                 stats: Some(stats.as_bytes()),
             })
             .collect();
-        let merged = merge_facets(&nodes, rules, candidates, None).ok().flatten().unwrap_or_default();
+        let merged =
+            merge_facets(&nodes, rules, candidates, None).ok().flatten().unwrap_or_default();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (text(merged.distribution), text(merged.stats))
     }
