@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::hash::Hasher;
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -50,7 +51,8 @@ impl Trace {
         inner.digest.write(b"\n");
         inner.count += 1;
         if inner.prints {
-            println!("{line}");
+            // Who has read enough closes the pipe.
+            let _closed = writeln!(std::io::stdout().lock(), "{line}");
         }
         if inner.recent.len() == LINES_KEPT {
             inner.recent.pop_front();

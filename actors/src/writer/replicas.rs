@@ -9,7 +9,7 @@ use miroir_storage::tables::indexes::in_sync_of;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::entries::Stage;
-use super::lanes::{Standing, changes_for};
+use super::lanes::{LaneView, Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
 use super::{Hold, WriterMessage, WriterState};
 use crate::replica_copy::{ReplicaCopy, ReplicaCopyArguments, assign_sources};
@@ -28,24 +28,21 @@ pub(super) async fn start_copy(
             lane.standing == Standing::NeedsCopy && !lane.busy && !state.pod.health.is_down(node)
         });
         let Some((target, _)) = empty else { return Ok(()) };
-        let limit = state
-            .lanes
-            .iter()
-            .filter(|(node, lane)| required.contains(*node) && lane.standing == Standing::Current)
-            .map(|(_, lane)| lane.passed)
-            .max()
-            .flatten();
-        state.hold = Some(Hold { target: target.clone(), limit, copying: false });
+        // A new index reaches its nodes with its first task, which a hold would keep back.
+        if sources(state, &required, target).any(|lane| !lane.provisioned) {
+            return Ok(());
+        }
+        state.hold = Some(Hold { target: target.clone(), limit: None, copying: false });
     }
-    let Some(hold) = &state.hold else { return Ok(()) };
-    let sources_ready = state
-        .lanes
-        .iter()
-        .filter(|(node, _)| required.contains(*node) && **node != hold.target)
-        .all(|(node, lane)| {
-            state.pod.health.is_down(node) || (!lane.busy && lane.passed == hold.limit)
-        });
-    if hold.copying || !sources_ready {
+    let Some(hold) = state.hold.clone().filter(|hold| !hold.copying) else { return Ok(()) };
+    // Lanes that were busy when the hold began may have come further since.
+    let furthest = sources(state, &required, &hold.target).map(|lane| lane.passed).max().flatten();
+    let limit = hold.limit.max(furthest);
+    if let Some(hold) = &mut state.hold {
+        hold.limit = limit;
+    }
+    let is_ready = |lane: &LaneView| !lane.busy && lane.provisioned && lane.passed == limit;
+    if !sources(state, &required, &hold.target).all(is_ready) {
         return Ok(());
     }
     let (Some(index), Some(lane)) = (routing(state), state.lanes.get(&hold.target)) else {
@@ -74,6 +71,21 @@ pub(super) async fn start_copy(
     }
     Actor::spawn_linked(None, ReplicaCopy, arguments, myself.get_cell()).await?;
     Ok(())
+}
+
+/// The lanes of the nodes that a copy to `target` may be read from.
+fn sources<'a>(
+    state: &'a WriterState,
+    required: &'a BTreeSet<NodeId>,
+    target: &'a NodeId,
+) -> impl Iterator<Item = &'a LaneView> {
+    let usable = move |(node, lane): &(&NodeId, &LaneView)| {
+        required.contains(*node)
+            && *node != target
+            && lane.standing != Standing::NeedsCopy
+            && !state.pod.health.is_down(node)
+    };
+    state.lanes.iter().filter(usable).map(|(_, lane)| lane)
 }
 
 /// Takes a node out of every in-sync set that has another member.
