@@ -19,6 +19,9 @@ use crate::prepare::Prepared;
 /// the body before it looks at it.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
+/// Document ids with their shards.
+pub type PlacedIds = Arc<Vec<(ShardId, String)>>;
+
 /// A run of tasks for one node.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -50,7 +53,7 @@ pub enum JobWork {
     /// Deletes documents by id; each part is one task.
     DeleteIds {
         /// The ids of each task, with their shards.
-        parts: Vec<(TaskUid, Arc<Vec<(ShardId, String)>>)>,
+        parts: Vec<(TaskUid, PlacedIds)>,
     },
     /// Deletes what a filter matches.
     DeleteByFilter {

@@ -39,7 +39,10 @@ fn disk_with(name: &str, bytes: &[u8]) -> io::Result<MemoryFiles> {
 }
 
 /// The bytes of a segment with three records, and their payloads.
-fn three_records() -> Result<(String, Vec<u8>, [&'static [u8]; 3]), JournalError> {
+/// A segment's name, its bytes, and the payloads in it.
+type Segment = (String, Vec<u8>, [&'static [u8]; 3]);
+
+fn three_records() -> Result<Segment, JournalError> {
     let payloads: [&[u8]; 3] = [b"first", b"", b"the third"];
     let disk = MemoryFiles::new();
     let journal = open(&disk, ONE_SEGMENT)?;

@@ -1,5 +1,8 @@
 //! openraft's own tests of a store, against each engine.
 
+// openraft's own error type, as its suite wants it.
+#![allow(clippy::result_large_err)]
+
 use std::sync::Arc;
 
 use miroir_seams::Tasks;
