@@ -10,7 +10,7 @@ use futures::future::join_all;
 use miroir_storage::ids::{IndexUid, ShardId};
 use miroir_storage::routing::{IndexRouting, Routing};
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::search::{LIMIT_DEFAULT, MultiSearchQuery, SearchQuery};
+use miroir_wire::search::{MultiSearchQuery, SearchQuery};
 use tokio::time::Instant;
 
 use crate::context::GatewayContext;
@@ -115,16 +115,23 @@ fn finish(
     Ok(merged.body)
 }
 
-/// The hash of a query without its window: pages of one query are cut from one list.
+/// The hash of what finds and orders the hits of a query. Its window and what is shown of hits are
+/// no part of it: pages are cut from one list, and the list stays when a score is asked for, say.
 fn hash_of(uid: &IndexUid, query: &SearchQuery) -> u64 {
-    let mut windowless = query.clone();
-    windowless.offset = 0;
-    windowless.limit = LIMIT_DEFAULT;
-    windowless.page = None;
-    windowless.hits_per_page = None;
+    let ordering = SearchQuery {
+        q: query.q.clone(),
+        vector: query.vector.clone(),
+        hybrid: query.hybrid.clone(),
+        filter: query.filter.clone(),
+        sort: query.sort.clone(),
+        matching_strategy: query.matching_strategy,
+        attributes_to_search_on: query.attributes_to_search_on.clone(),
+        locales: query.locales.clone(),
+        ..SearchQuery::default()
+    };
     let mut words = uid.as_str().as_bytes().to_vec();
     // Writing into memory can't fail.
-    let _ = serde_json::to_writer(&mut words, &windowless);
+    let _ = serde_json::to_writer(&mut words, &ordering);
     query_hash(&words)
 }
 
@@ -173,4 +180,26 @@ pub async fn multi_search(
     merged.missing.sort_unstable();
     merged.missing.dedup();
     Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_and_shape_do_not_choose_the_replicas() {
+        let hash = |body: &str| {
+            let query = SearchQuery::from_json(body.as_bytes()).unwrap_or_default();
+            hash_of(&IndexUid::from("0-a"), &query)
+        };
+        let plain = hash(r#"{"q":"x","filter":"a = 1"}"#);
+        for shape in [
+            r#"{"q":"x","filter":"a = 1","page":3,"showRankingScore":true}"#,
+            r#"{"q":"x","filter":"a = 1","offset":40,"attributesToHighlight":["*"],"facets":["a"]}"#,
+        ] {
+            assert_eq!(hash(shape), plain, "{shape}");
+        }
+        assert_ne!(hash(r#"{"q":"x"}"#), plain);
+        assert_ne!(hash(r#"{"q":"x","filter":"a = 1","sort":["a:asc"]}"#), plain);
+    }
 }
