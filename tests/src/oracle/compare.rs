@@ -124,6 +124,17 @@ impl Question<'_> {
         (offset, limit.min(self.variant.total_hits_max - offset))
     }
 
+    /// Whether words may be found by a typo.
+    pub fn typos_are_tolerated(&self) -> bool {
+        self.variant.settings["typoTolerance"]["enabled"] != json!(false)
+    }
+
+    /// What stands before and after a highlighted match.
+    pub fn tags(&self) -> (&str, &str) {
+        let tag = |key| self.body.get(key).and_then(Value::as_str);
+        (tag("highlightPreTag").unwrap_or("<em>"), tag("highlightPostTag").unwrap_or("</em>"))
+    }
+
     /// Whether one node's totals and facets depend on the query only. A threshold removes
     /// only documents that were looked at, as does a distinct without exact pages: such
     /// numbers are right only when the window was not filled.

@@ -12,6 +12,7 @@ use super::compare::{
     scores_differ,
 };
 use super::documents::text_of;
+use super::excuse::excuse;
 use super::filters::quote;
 use super::order::{OrderFault, Standing, check_order, plainly_equal};
 use super::variants::Variant;
@@ -88,6 +89,8 @@ impl Answers for Servers {
 pub struct Verdict {
     /// The differences; none when the answers agree.
     pub faults: Vec<Fault>,
+    /// Differences that are shown not to be the subject's to avoid; see [`super::excuse`].
+    pub excused: Vec<Fault>,
     /// Whether ranking scores differ, which is only counted.
     pub scores_differ: bool,
     /// The reference's answer.
@@ -112,6 +115,7 @@ pub async fn judge<A: Answers>(
     let (reference, subject) = (reference?, subject?);
     let mut verdict = Verdict {
         faults: Vec::new(),
+        excused: Vec::new(),
         scores_differ: false,
         reference: reference.body,
         subject: subject.body,
@@ -162,17 +166,64 @@ async fn judge_search<A: Answers>(
         return Ok(());
     };
     let question = Question { body, variant };
+    let reference = from_the_start(answers, &question, reference).await?;
+    let mut faults = Vec::new();
     let (left, right) = (hit_ids(&reference), hit_ids(&subject));
     if !plainly_equal(&left, &right) {
         let standings = ask_standings(answers, variant, body, &left, &right).await?;
         if let Err(fault) = check_order(&left, &right, &standings) {
-            verdict.faults.push(Fault::Order(fault));
+            faults.push(Fault::Order(fault));
         }
-        verdict.faults.extend(question.distinct().and_then(|at| distinct_twice(at, &subject)));
+        faults.extend(question.distinct().and_then(|at| distinct_twice(at, &subject)));
     }
-    verdict.faults.extend(compare_search(&question, &reference, &subject));
+    faults.extend(compare_search(&question, &reference, &subject));
+    let (faults, excused) = excuse(answers, &question, &reference, &subject, faults).await?;
+    verdict.faults.extend(faults);
+    verdict.excused.extend(excused);
     verdict.scores_differ |= scores_differ(&reference, &subject);
     Ok(())
+}
+
+/// The reference's answer, under a threshold taken from a list that begins at the start.
+///
+/// One node skips whole buckets that lie before the window without asking whether their documents
+/// reach the threshold. So a later page of its is cut from another list than its first, and counts
+/// others; asked from the start, it looks at every document.
+async fn from_the_start<A: Answers>(
+    answers: &A,
+    question: &Question<'_>,
+    reference: Value,
+) -> Result<Value, ApiFault> {
+    let (start, length) = question.window();
+    if start == 0 || !question.body.contains_key("rankingScoreThreshold") {
+        return Ok(reference);
+    }
+    let mut body = question.body.clone();
+    // The name of a query in a multi-search.
+    body.remove("indexUid");
+    let keys = if question.in_pages() { ["page", "hitsPerPage"] } else { ["offset", "limit"] };
+    body.insert(keys[0].into(), json!(u64::from(question.in_pages())));
+    body.insert(keys[1].into(), json!(start + length));
+    let index = question.variant.index;
+    let whole = answers.ask(Side::Reference, Route::Search, index, &body).await?.body;
+    let (Some(whole), Value::Object(mut answer)) = (whole.as_object(), reference) else {
+        return Ok(whole);
+    };
+    for key in ["hits", "totalHits", "estimatedTotalHits", "facetDistribution", "facetStats"] {
+        if let Some(value) = whole.get(key) {
+            answer.insert(key.into(), value.clone());
+        }
+    }
+    if let Some(Value::Array(hits)) = answer.get_mut("hits") {
+        hits.drain(..hits.len().min(start as usize));
+    }
+    if let (Some(total), Some(size)) = (
+        answer.get("totalHits").and_then(Value::as_u64),
+        answer.get("hitsPerPage").and_then(Value::as_u64).filter(|size| *size > 0),
+    ) {
+        answer.insert("totalPages".into(), json!(total.div_ceil(size)));
+    }
+    Ok(Value::Object(answer))
 }
 
 /// Documents asked about in one probe; below the smallest `maxTotalHits` of any variant.

@@ -10,15 +10,18 @@
 //! | [`order`] | when are two lists of hits the same, ties aside |
 //! | [`compare`] | when are two answers the same |
 //! | [`judge`](mod@judge) | asks both sides, and the reference again about ties |
+//! | [`excuse`](mod@excuse) | which differences sharding makes, shown case by case |
 //! | [`shrink`] | the smallest query that still differs |
 //! | [`run`] | loads both sides, runs a seed, counts and prints |
 //!
 //! A case is *strict* (no difference is allowed) or *rate*: its mechanism is not independent
 //! of sharding (frequencies of words, early exits, caps), so only the share of agreement is
-//! reported.
+//! reported. A strict case may be *excused*, when both sides show in their ranking details or
+//! marks that the engine judges a document by what stands beside it; few may.
 
 pub mod compare;
 pub mod documents;
+pub mod excuse;
 pub mod filters;
 pub mod judge;
 pub mod order;

@@ -38,6 +38,16 @@ impl Standing {
         Self(places)
     }
 
+    /// Whether all but relevance rules (sorts, geo sorts, vectors) say the same of two hits.
+    pub fn sorts_like(&self, other: &Self) -> bool {
+        let sorts = |standing: &Self| -> Vec<Place> {
+            let relevance = ["words", "typo", "proximity", "attribute", "exactness"];
+            let places = standing.0.iter();
+            places.filter(|place| !relevance.contains(&place.rule.as_str())).cloned().collect()
+        };
+        Self(sorts(self)).ties_with(&Self(sorts(other)))
+    }
+
     /// Whether two hits are tied: floats within rounding error are equal.
     pub fn ties_with(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()

@@ -132,7 +132,11 @@ fn simpler_bodies(body: &Object) -> Vec<Object> {
                 if number > least { vec![json!(least), json!(number / 2)] } else { Vec::new() }
             }
             (_, Value::Array(items)) if items.len() > 1 && key != "vector" => {
-                without_each(items).into_iter().map(Value::Array).collect()
+                let shown = key == "attributesToRetrieve" || key == "fields";
+                // By the id documents are told apart.
+                let tells_apart = |items: &Vec<Value>| !shown || items.contains(&json!("id"));
+                let lists = without_each(items).into_iter();
+                lists.filter(tells_apart).map(Value::Array).collect()
             }
             _ => Vec::new(),
         };
