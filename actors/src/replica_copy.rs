@@ -3,14 +3,17 @@
 //! Owns: one copy. The writer starts it under a hold: every lane of the index is idle at one
 //! place, and stays so until [`WriterMessage::CopyEnded`]; so a page can neither miss a write
 //! nor overtake one. Writes go on being accepted into the journal meanwhile. A restart begins
-//! the copy again: the target's index is deleted first, so that nothing stale survives.
+//! the copy again. The target's index is made anew, so that nothing stale survives; or, when the
+//! target is itself read for some of its shards, the others are emptied and filled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use miroir_storage::ids::{IndexUid, NodeId, ShardId};
+use miroir_storage::routing::IndexRouting;
 use miroir_wire::reserved::{SHARD_FIELD, shard_token};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Deserialize;
@@ -27,6 +30,9 @@ use crate::writer::WriterMessage;
 /// Documents read and written at a time.
 const PAGE_DOCUMENTS: usize = 1000;
 
+/// While a task of the target runs, how often the target's health is looked at.
+const TARGET_LOOK: Duration = Duration::from_secs(1);
+
 /// Why a copy did not come to its end. It is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
@@ -36,6 +42,9 @@ pub enum CopyError {
     /// The target's task failed.
     #[error("target refused a page: {0}")]
     TargetRefused(String),
+    /// The target went down.
+    #[error("target is down")]
+    TargetDown,
     /// The target did not say how its task ended.
     #[error("target lost a task")]
     TaskLost,
@@ -65,6 +74,9 @@ pub struct ReplicaCopyArguments {
     pub target: NodeId,
     /// Where each of the target's shards is read; shards without a source are left empty.
     pub sources: BTreeMap<NodeId, BTreeSet<ShardId>>,
+    /// The shards to fill, when the target is read for its others; `None`: the target's index
+    /// is made anew.
+    pub missing: Option<BTreeSet<ShardId>>,
 }
 
 /// The copying actor: one message, one copy.
@@ -128,25 +140,18 @@ async fn copy(arguments: &ReplicaCopyArguments) -> Result<u64, CopyError> {
     let index = routing.by_uid.get(&arguments.index).ok_or(CopyError::IndexGone)?;
     let uid = &arguments.index;
     let target = &arguments.target;
-    match task(arguments, Method::DELETE, format!("/indexes/{uid}"), None).await {
-        Err(CopyError::TargetRefused(code)) if code == "index_not_found" => {}
-        other => {
-            other?;
+    match &arguments.missing {
+        None => make_anew(arguments, index).await?,
+        Some(missing) => {
+            let path = format!("/indexes/{uid}/documents/delete");
+            let body = json!({ "filter": in_shards(missing, index.shards) });
+            task(arguments, Method::POST, path, Some(json_body(&body))).await?;
         }
     }
-    let create = json!({ "uid": uid.as_str(), "primaryKey": index.primary_key });
-    task(arguments, Method::POST, "/indexes".into(), Some(json_body(&create))).await?;
-    let settings = node_side(&index.settings);
-    let path = format!("/indexes/{uid}/settings");
-    task(arguments, Method::PATCH, path, Some(json_body(&settings))).await?;
 
     let mut copied = 0;
     for (source, shards) in &arguments.sources {
-        let tokens: Vec<String> = shards
-            .iter()
-            .map(|shard| format!("\"{}\"", shard_token(shard.0, index.shards)))
-            .collect();
-        let filter = format!("{SHARD_FIELD} IN [{}]", tokens.join(", "));
+        let filter = in_shards(shards, index.shards);
         let mut offset = 0;
         loop {
             let page = read_page(arguments, source, &filter, offset).await?;
@@ -164,17 +169,56 @@ async fn copy(arguments: &ReplicaCopyArguments) -> Result<u64, CopyError> {
             }
         }
     }
-    let stats: Value = arguments
-        .pod
-        .calls
-        .json(target, Method::GET, format!("/indexes/{uid}/stats"), None)
-        .await?;
-    let held = stats.get("numberOfDocuments").and_then(Value::as_u64).unwrap_or(0);
+    let held = count(arguments, index).await?;
     if held != copied {
         return Err(CopyError::CountDiffers { copied, held });
     }
     tracing::info!(index = %uid, %target, documents = copied, "replica copied");
     Ok(arguments.pod.calls.newest_task(target).await?.unwrap_or(0))
+}
+
+/// Removes the target's index, and creates it with its settings.
+async fn make_anew(
+    arguments: &ReplicaCopyArguments,
+    index: &IndexRouting,
+) -> Result<(), CopyError> {
+    let uid = &arguments.index;
+    match task(arguments, Method::DELETE, format!("/indexes/{uid}"), None).await {
+        Err(CopyError::TargetRefused(code)) if code == "index_not_found" => {}
+        other => {
+            other?;
+        }
+    }
+    let create = json!({ "uid": uid.as_str(), "primaryKey": index.primary_key });
+    task(arguments, Method::POST, "/indexes".into(), Some(json_body(&create))).await?;
+    let settings = node_side(&index.settings);
+    let path = format!("/indexes/{uid}/settings");
+    task(arguments, Method::PATCH, path, Some(json_body(&settings))).await
+}
+
+fn in_shards(shards: &BTreeSet<ShardId>, of: u32) -> String {
+    let tokens: Vec<String> =
+        shards.iter().map(|shard| format!("\"{}\"", shard_token(shard.0, of))).collect();
+    format!("{SHARD_FIELD} IN [{}]", tokens.join(", "))
+}
+
+/// Documents that the target holds of the shards that were to be filled.
+async fn count(arguments: &ReplicaCopyArguments, index: &IndexRouting) -> Result<u64, CopyError> {
+    let uid = &arguments.index;
+    let calls = &arguments.pod.calls;
+    let target = &arguments.target;
+    let (answer, field): (Value, _) = match &arguments.missing {
+        None => {
+            let path = format!("/indexes/{uid}/stats");
+            (calls.json(target, Method::GET, path, None).await?, "numberOfDocuments")
+        }
+        Some(missing) => {
+            let path = format!("/indexes/{uid}/documents/fetch");
+            let query = json!({ "filter": [in_shards(missing, index.shards)], "limit": 0 });
+            (calls.json(target, Method::POST, path, Some(&query)).await?, "total")
+        }
+    };
+    Ok(answer.get(field).and_then(Value::as_u64).unwrap_or(0))
 }
 
 #[derive(Deserialize)]
@@ -225,7 +269,15 @@ async fn task(
     let follower = pod.follower(target).ok_or(CopyError::TaskLost)?;
     let (reply, ended) = oneshot::channel();
     follower.cast(NodeTasksMessage::Follow { uid, reply }).map_err(|_| CopyError::TaskLost)?;
-    let ended = ended.await.ok().flatten().ok_or(CopyError::TaskLost)?;
+    let mut ended = ended;
+    let ended = loop {
+        match tokio::time::timeout(TARGET_LOOK, &mut ended).await {
+            Ok(end) => break end.ok().flatten().ok_or(CopyError::TaskLost)?,
+            // Writes of the index wait for the copy; they must not wait for a dead node.
+            Err(_) if pod.health.is_down(target) => return Err(CopyError::TargetDown),
+            Err(_) => {}
+        }
+    };
     match ended.error {
         Some(error) => Err(CopyError::TargetRefused(error.code)),
         None => Ok(()),

@@ -32,7 +32,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::time::Instant;
 
 use self::entries::{Decision, Entry, Sendable};
-use self::lanes::{LaneView, Standing, held_shards, in_sync_nodes};
+use self::lanes::{LaneView, Standing, held_shards};
 use crate::lane::deliver::{Delivery, RunEnd};
 use crate::lane::job::{Job, JobTarget};
 use crate::lane::{Lane, LaneArguments};
@@ -186,7 +186,6 @@ impl Actor for Writer {
             .filter(|task| task.index.as_ref() == Some(&index))
             .map(Entry::new)
             .collect();
-        let in_sync = in_sync_nodes(&placed.groups);
         let mut lanes = BTreeMap::new();
         for (node, held) in held_shards(&placed.groups) {
             let mark = lane_marks::load(pod.log.engine().as_ref(), &index, &node)?;
@@ -215,7 +214,7 @@ impl Actor for Writer {
                 passed: mark.through,
                 busy: false,
                 provisioned: mark.provisioned,
-                standing: if in_sync.contains(&node) {
+                standing: if lanes::is_in_sync(&placed.groups, &node) {
                     Standing::Current
                 } else {
                     Standing::NeedsCopy
@@ -418,6 +417,9 @@ fn on_tick(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     let now = state.pod.seams.clock.instant();
     let required = steps::required(state);
     for node in lanes::lagging(&state.lanes, &required, now) {
+        if state.lanes.get(&node).is_none_or(|lane| lane.standing != Standing::Current) {
+            continue;
+        }
         replicas::leave(myself, state, &node, "lane lags behind");
     }
     // A node that was down when its change could not be logged is tried again.

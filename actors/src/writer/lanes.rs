@@ -55,6 +55,14 @@ pub struct LaneView {
     pub moved_at: Instant,
 }
 
+impl LaneView {
+    /// Whether the node is read for some shards though it may miss others: it was the last
+    /// in-sync replica of those when it left the other sets, and still has them.
+    pub fn keeps_shards(&self, groups: &[GroupPlacement], node: &NodeId) -> bool {
+        self.provisioned && in_sync_nodes(groups).contains(node)
+    }
+}
+
 /// The nodes of an index, with the shards that each holds.
 pub fn held_shards(groups: &[GroupPlacement]) -> BTreeMap<NodeId, BTreeSet<ShardId>> {
     let mut held: BTreeMap<NodeId, BTreeSet<ShardId>> = BTreeMap::new();
@@ -75,6 +83,14 @@ pub fn in_sync_nodes(groups: &[GroupPlacement]) -> BTreeSet<NodeId> {
         .flat_map(|group| &group.shards)
         .flat_map(|shard| shard.in_sync.iter().cloned())
         .collect()
+}
+
+/// Whether a node is in the in-sync set of every shard that it holds.
+pub fn is_in_sync(groups: &[GroupPlacement], node: &NodeId) -> bool {
+    groups
+        .iter()
+        .flat_map(|group| &group.shards)
+        .all(|shard| !shard.replicas.contains(node) || shard.in_sync.contains(node))
 }
 
 /// Changes that take a node out of, or put it into, every in-sync set it can be in.
@@ -99,7 +115,6 @@ pub fn lagging(
         .iter()
         .filter(|(node, lane)| {
             required.contains(*node)
-                && lane.standing == Standing::Current
                 && lane.passed < most
                 && now.saturating_duration_since(lane.moved_at) > LAG_MAX
         })

@@ -1,15 +1,16 @@
 //! Replicas that leave the in-sync sets, are copied, and come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::commands::{Command, Outcome};
-use miroir_storage::ids::NodeId;
+use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::log::ProposeError;
+use miroir_storage::routing::IndexRouting;
 use miroir_storage::tables::indexes::in_sync_of;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::entries::Stage;
-use super::lanes::{LaneView, Standing, changes_for};
+use super::lanes::{self, LaneView, Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
 use super::{Hold, WriterMessage, WriterState};
 use crate::replica_copy::{ReplicaCopy, ReplicaCopyArguments, assign_sources};
@@ -20,14 +21,18 @@ pub(super) async fn start_copy(
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
     let required = required(state);
+    let Some(index) = routing(state) else { return Ok(()) };
     if state.hold.is_none() && state.operation.is_none() {
         if state.pod.seams.clock.instant() < state.copy_after {
             return Ok(());
         }
-        let empty = state.lanes.iter().find(|(node, lane)| {
-            lane.standing == Standing::NeedsCopy && !lane.busy && !state.pod.health.is_down(node)
+        let target = state.lanes.iter().find(|(node, lane)| {
+            lane.standing == Standing::NeedsCopy
+                && !lane.busy
+                && !state.pod.health.is_down(node)
+                && plan_copy(state, &index, node, lane).is_some()
         });
-        let Some((target, _)) = empty else { return Ok(()) };
+        let Some((target, _)) = target else { return Ok(()) };
         // A new index reaches its nodes with its first task, which a hold would keep back.
         if sources(state, &required, target).any(|lane| !lane.provisioned) {
             return Ok(());
@@ -35,42 +40,87 @@ pub(super) async fn start_copy(
         state.hold = Some(Hold { target: target.clone(), limit: None, copying: false });
     }
     let Some(hold) = state.hold.clone().filter(|hold| !hold.copying) else { return Ok(()) };
+    let Some(lane) = state.lanes.get(&hold.target) else { return Ok(()) };
+    // A target that is read for some of its shards must come to the same place.
+    let target = lane.keeps_shards(&index.groups, &hold.target).then_some(lane);
+    let at_one_place = || sources(state, &required, &hold.target).chain(target);
     // Lanes that were busy when the hold began may have come further since.
-    let furthest = sources(state, &required, &hold.target).map(|lane| lane.passed).max().flatten();
-    let limit = hold.limit.max(furthest);
+    let limit = at_one_place().map(|lane| lane.passed).max().flatten().max(hold.limit);
+    let is_ready = |lane: &LaneView| !lane.busy && lane.provisioned && lane.passed == limit;
+    let all_ready = at_one_place().all(is_ready);
+    let plan = plan_copy(state, &index, &hold.target, lane);
     if let Some(hold) = &mut state.hold {
         hold.limit = limit;
     }
-    let is_ready = |lane: &LaneView| !lane.busy && lane.provisioned && lane.passed == limit;
-    if !sources(state, &required, &hold.target).all(is_ready) {
+    if !all_ready {
         return Ok(());
     }
-    let (Some(index), Some(lane)) = (routing(state), state.lanes.get(&hold.target)) else {
+    let Some(plan) = plan else {
+        // A source has gone down since: writes must not wait for it.
+        state.hold = None;
         return Ok(());
     };
-    let sources = assign_sources(
-        &lane.held,
-        &hold.target,
-        |shard| in_sync_of(&index.groups, shard),
-        |node| !state.pod.health.is_down(node),
-    );
-    let covered: usize = sources.values().map(BTreeSet::len).sum();
-    if covered < lane.held.len() {
-        tracing::error!(index = %state.fence.index, node = %hold.target,
-            shards = lane.held.len() - covered, "shards have no replica to copy from");
-    }
     let arguments = ReplicaCopyArguments {
         pod: state.pod.clone(),
         writer: myself.clone(),
         index: state.fence.index.clone(),
         target: hold.target.clone(),
-        sources,
+        sources: plan.sources,
+        missing: plan.missing,
     };
     if let Some(hold) = &mut state.hold {
         hold.copying = true;
     }
     Actor::spawn_linked(None, ReplicaCopy, arguments, myself.get_cell()).await?;
     Ok(())
+}
+
+struct CopyPlan {
+    sources: BTreeMap<NodeId, BTreeSet<ShardId>>,
+    /// `None`: the whole index of the target is made anew.
+    missing: Option<BTreeSet<ShardId>>,
+}
+
+/// What to copy to a node, and from where; `None` while a shard's only sources are down. A
+/// target that is itself in the in-sync set of some shards keeps those: it may be their last
+/// member.
+fn plan_copy(
+    state: &WriterState,
+    index: &IndexRouting,
+    target: &NodeId,
+    lane: &LaneView,
+) -> Option<CopyPlan> {
+    let keeps = lane.keeps_shards(&index.groups, target);
+    let missing: BTreeSet<ShardId> = lane
+        .held
+        .iter()
+        .copied()
+        .filter(|shard| !keeps || !in_sync_of(&index.groups, *shard).contains(target))
+        .collect();
+    let sources = assign_sources(
+        &missing,
+        target,
+        |shard| in_sync_of(&index.groups, shard),
+        |node| {
+            let holds_data = state
+                .lanes
+                .get(node)
+                .is_some_and(|lane| lane.provisioned && lane.standing != Standing::NeedsCopy);
+            let partly = state.lanes.get(node).is_some_and(|l| l.keeps_shards(&index.groups, node));
+            (holds_data || partly) && !state.pod.health.is_down(node)
+        },
+    );
+    let covered: BTreeSet<ShardId> = sources.values().flatten().copied().collect();
+    for shard in missing.difference(&covered) {
+        let in_sync = in_sync_of(&index.groups, *shard);
+        if in_sync.iter().any(|node| node != target) {
+            return None;
+        }
+        // Its last in-sync replica was this node's, whose disk is gone.
+        tracing::error!(index = %state.fence.index, node = %target, shard = shard.0,
+            "shard has no replica to copy from, its documents are lost");
+    }
+    Some(CopyPlan { sources, missing: keeps.then_some(missing) })
 }
 
 /// The lanes of the nodes that a copy to `target` may be read from.
@@ -82,7 +132,7 @@ fn sources<'a>(
     let usable = move |(node, lane): &(&NodeId, &LaneView)| {
         required.contains(*node)
             && *node != target
-            && lane.standing != Standing::NeedsCopy
+            && (lane.standing != Standing::NeedsCopy || lane.provisioned)
             && !state.pod.health.is_down(node)
     };
     state.lanes.iter().filter(usable).map(|(_, lane)| lane)
@@ -121,6 +171,8 @@ pub(super) fn join_caught_up(myself: &ActorRef<WriterMessage>, state: &mut Write
         })
         .map(|entry| entry.task.uid)
         .max();
+    let required = required(state);
+    let lagging = lanes::lagging(&state.lanes, &required, state.pod.seams.clock.instant());
     let mut joining = Vec::new();
     for (node, lane) in &mut state.lanes {
         let caught_up = last_ended.is_none_or(|last| lane.passed.is_some_and(|p| p >= last));
@@ -128,6 +180,7 @@ pub(super) fn join_caught_up(myself: &ActorRef<WriterMessage>, state: &mut Write
             && !lane.leaving
             && lane.provisioned
             && caught_up
+            && !lagging.contains(node)
             && !state.pod.health.is_down(node)
         {
             lane.standing = Standing::Joining;

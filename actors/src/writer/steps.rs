@@ -335,8 +335,10 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let hold = state.hold.clone();
     let index = routing(state);
     for (node, lane) in &mut state.lanes {
-        let held_back = hold.as_ref().is_some_and(|hold| hold.copying || hold.target == *node);
-        if lane.busy || held_back || lane.standing == Standing::NeedsCopy {
+        let keeps_shards =
+            index.as_ref().is_some_and(|index| lane.keeps_shards(&index.groups, node));
+        let is_empty = lane.standing == Standing::NeedsCopy && !keeps_shards;
+        if lane.busy || is_empty || hold.as_ref().is_some_and(|hold| hold.copying) {
             continue;
         }
         if hold.as_ref().is_some_and(|hold| lane.passed >= hold.limit) {
@@ -467,7 +469,8 @@ fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
 
 /// Writes the ends that are due to the log, in task order.
 fn finish(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
-    if state.finishing {
+    // A replica that lacks what is being ended must be out of the sets first.
+    if state.finishing || state.lanes.values().any(|lane| lane.leaving) {
         return;
     }
     let at = now(state);
