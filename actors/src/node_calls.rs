@@ -64,6 +64,9 @@ pub struct NodeTask {
     pub uid: u64,
     /// `enqueued`, `processing`, `succeeded`, `failed`, `canceled`.
     pub status: String,
+    /// Meilisearch's name of what it does (`settingsUpdate` …).
+    #[serde(rename = "type", default)]
+    pub kind: String,
     /// Node-side index.
     #[serde(default)]
     pub index_uid: Option<String>,

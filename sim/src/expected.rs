@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::model_node::{POISON_FIELD, REFUSED_DISTINCT, id_text};
 use crate::operation::{Document, Operation, Request, Term};
 
+/// Codes of failures that are a node's own.
+const NODES_OWN_CODES: [&str; 1] = ["no_space_left_on_device"];
+
 /// One index as clients may expect it.
 #[derive(Clone, Debug, Default)]
 pub struct ExpectedIndex {
@@ -54,6 +57,10 @@ impl Expected {
             return Ok(());
         }
         let existed = self.indexes.contains_key(&operation.name);
+        if ending == Ending::Failed && code.is_some_and(|code| NODES_OWN_CODES.contains(&code)) {
+            self.note_uncertain(operation);
+            return Ok(());
+        }
         let is_swap_or_cancel = matches!(operation.request, Request::Swap(_) | Request::Cancel(_));
         if creates && !existed {
             self.indexes.insert(operation.name.clone(), ExpectedIndex::default());
@@ -69,6 +76,27 @@ impl Expected {
             (prediction, ..) => {
                 Err(format!("ended as {ending:?} {code:?}, expected {prediction:?}"))
             }
+        }
+    }
+
+    /// Every replica failed for reasons of its own (disk full): as in Meilisearch the task fails;
+    /// over several nodes that is not atomic.
+    fn note_uncertain(&mut self, operation: &Operation) {
+        let creates = matches!(operation.request, Request::Documents { .. } | Request::Settings(_));
+        if creates {
+            self.indexes.entry(operation.name.clone()).or_default();
+        }
+        let Some(index) = self.indexes.get_mut(&operation.name) else { return };
+        match &operation.request {
+            Request::Documents { documents, .. } => {
+                let ids = documents.iter().flat_map(|document| document.values().map(id_text));
+                index.uncertain.extend(ids);
+            }
+            Request::DeleteIds(ids) => index.uncertain.extend(ids.iter().cloned()),
+            Request::DeleteMatching(_) | Request::Clear => {
+                index.uncertain.extend(index.documents.keys().cloned());
+            }
+            _ => {}
         }
     }
 

@@ -212,7 +212,7 @@ impl Delivery {
         loop {
             let mut found = None;
             if doubtful {
-                match self.look_up(&name, mark).await {
+                match self.look_up(request, &name, mark).await {
                     LookUp::Listed(task) => found = Some(task),
                     LookUp::Replaced => return RequestEnd::NodeReplaced,
                     LookUp::NotListed
@@ -283,7 +283,7 @@ impl Delivery {
             let body = request.body.clone();
             self.calls.enqueue(&self.node, request.method.clone(), path, body, request.timeout)
         };
-        if !request.path.contains("/documents") || !self.calls.keeps_names(&self.node) {
+        if !self.is_named(request) {
             return send(request.path.clone()).await;
         }
         let joint = if request.path.contains('?') { '&' } else { '?' };
@@ -297,8 +297,9 @@ impl Delivery {
         }
     }
 
-    /// Whether the node lists the open request.
-    async fn look_up(&self, name: &str, mark: &LaneMark) -> LookUp {
+    /// Whether the node lists the open request: by its name, or, where there is none, by what it
+    /// does.
+    async fn look_up(&self, request: &JobRequest, name: &str, mark: &LaneMark) -> LookUp {
         let query = format!("indexUids={}&limit=20", self.target.index);
         let Ok(newest) = self.calls.newest_task(&self.node).await else { return LookUp::NoAnswer };
         if is_older(newest, mark.node_task) {
@@ -306,14 +307,20 @@ impl Delivery {
         }
         let Ok(tasks) = self.calls.tasks(&self.node, &query).await else { return LookUp::NoAnswer };
         let newer = |task: &&NodeTask| mark.node_task.is_none_or(|known| task.uid > known);
-        let listed = tasks
-            .iter()
-            .filter(newer)
-            .find(|task| task.custom_metadata.as_deref().is_none_or(|kept| kept == name));
+        let named = self.is_named(request);
+        let listed = tasks.iter().filter(newer).find(|task| match &task.custom_metadata {
+            Some(kept) => kept == name,
+            None => !named && task.kind == request.task_kind(),
+        });
         match listed {
             Some(task) => LookUp::Listed(task.uid),
             None => LookUp::NotListed,
         }
+    }
+
+    /// Whether the node is told, and keeps, the request's name.
+    fn is_named(&self, request: &JobRequest) -> bool {
+        request.path.contains("/documents") && self.calls.keeps_names(&self.node)
     }
 
     async fn is_replaced(&self, mark: &LaneMark) -> bool {

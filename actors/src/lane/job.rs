@@ -113,6 +113,19 @@ pub struct JobRequest {
     pub repeatable: bool,
 }
 
+impl JobRequest {
+    /// Meilisearch's name of the task that it makes.
+    pub fn task_kind(&self) -> &'static str {
+        let path = self.path.split('?').next().unwrap_or_default();
+        match (path.rsplit('/').next().unwrap_or_default(), &self.method) {
+            ("settings", _) => "settingsUpdate",
+            ("indexes", _) => "indexCreation",
+            ("documents", method) if *method != Method::DELETE => "documentAdditionOrUpdate",
+            _ => "documentDeletion",
+        }
+    }
+}
+
 /// What the requests of one index on one node have in common.
 #[derive(Clone, Debug)]
 pub struct JobTarget {
