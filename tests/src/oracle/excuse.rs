@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | a relevance rule's value | typo costs, proximity and exactness are judged over the words that the node's documents have and the paths that lead to documents of the bucket: a word that a shard lacks is not asked of its documents for exactness (`aug 199` where no `199` is), a bucket without a far pair has its near one cheaper, and so on | the ranking details of a document that stands elsewhere: a relevance rule differs, every sort value agrees |
 //! | what a threshold keeps | the score's scale is the product of the rules' largest ranks, which follow from the same paths (`maxTypoCount` 3 on the whole, 2 on a shard) | as above, or its score |
+//! | marks in fields that are not searched | tokens are marked by words of the dictionary, which is filled from the searched fields: for `co`, all of `Contemporary` Fiction's likes are marked where some searched field has the word `co`, and else only those that searched fields have, too | both sides show the same text, and mark all that is searched as in the next row |
 //! | marks on words found by a typo | a shard derives from the query the words that *its* dictionary has; a derived word that is the beginning of a token marks that much of it (`2002` marks `200`0 only where the word `200` occurs) | both sides mark whatever begins with a word of the query alike, and show the same text |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,8 +72,8 @@ pub async fn excuse<A: Answers>(
     }
     let is_marked = |fault: &Fault| matches!(fault, Fault::Document { key, .. } if key == "_formatted" || key == "_matchesPosition");
     let mut marked = BTreeMap::new();
-    if faults.iter().any(is_marked) && question.typos_are_tolerated() {
-        marked = documents_with_marks_by_typo(answers, question).await?;
+    if faults.iter().any(is_marked) {
+        marked = documents_with_other_marks(answers, question).await?;
     }
     Ok(faults.into_iter().partition(|fault| {
         let excused = match fault {
@@ -141,8 +142,8 @@ async fn disputed_stand_apart<A: Answers>(
 const TAGS: (&str, &str) = ("\u{2}", "\u{3}");
 
 /// Asks both sides for all marks, uncropped. Says of each document whose marks differ whether
-/// all that differ are on tokens that do not begin with a word of the query.
-async fn documents_with_marks_by_typo<A: Answers>(
+/// all that differ may.
+async fn documents_with_other_marks<A: Answers>(
     answers: &A,
     question: &Question<'_>,
 ) -> Result<BTreeMap<String, bool>, ApiFault> {
@@ -154,48 +155,87 @@ async fn documents_with_marks_by_typo<A: Answers>(
     let index = question.variant.index;
     let reference = answers.ask(Side::Reference, Route::Search, index, &body).await?.body;
     let subject = answers.ask(Side::Subject, Route::Search, index, &body).await?.body;
-    let formatted = |answer: &Value| -> BTreeMap<String, Value> {
+    let formatted = |answer: &Value| -> BTreeMap<String, Object> {
         let hits = answer["hits"].as_array().cloned().unwrap_or_default();
-        hits.iter().map(|hit| (text_of(&hit["id"]), hit["_formatted"].clone())).collect()
+        let fields = |hit: &Value| hit["_formatted"].as_object().cloned().unwrap_or_default();
+        hits.iter().map(|hit| (text_of(&hit["id"]), fields(hit))).collect()
     };
-    let words = query_words(question.body);
+    let rule = MarkRule::of(question);
     let (left, right) = (formatted(&reference), formatted(&subject));
     let both = left.iter().filter_map(|(id, a)| Some((id, a, right.get(id)?)));
     Ok(both
         .filter(|(_, a, b)| a != b)
-        .map(|(id, a, b)| (id.clone(), differ_in_typos_only(a, b, &words)))
+        .map(|(id, a, b)| (id.clone(), rule.lets_documents_differ(a, b)))
         .collect())
 }
 
-fn query_words(body: &Object) -> Vec<String> {
-    let q = body.get("q").and_then(Value::as_str).unwrap_or_default();
-    let words = q.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(str::to_lowercase).collect()
+/// Which marks follow from the dictionary.
+struct MarkRule {
+    /// The words of the query.
+    words: Vec<String>,
+    typos: bool,
+    /// `searchableAttributes`, when not all.
+    searchable: Option<Vec<String>>,
 }
 
-/// Whether two documents are the same but for marks, and those that differ are on tokens that
-/// do not begin with one of `words`.
-fn differ_in_typos_only(a: &Value, b: &Value, words: &[String]) -> bool {
-    match (a, b) {
-        (Value::String(a), Value::String(b)) => {
-            let ((text, left), (other, right)) = (unmark(a, TAGS), unmark(b, TAGS));
-            text == other
-                && left.symmetric_difference(&right).all(|(start, _)| {
-                    let rest = text.get(*start..).unwrap_or_default();
-                    let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
-                    let token = rest.get(..end).unwrap_or_default().to_lowercase();
-                    !words.iter().any(|word| token.starts_with(word))
+impl MarkRule {
+    fn of(question: &Question<'_>) -> Self {
+        let q = question.body.get("q").and_then(Value::as_str).unwrap_or_default();
+        let words = q.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        Self {
+            words: words.map(str::to_lowercase).collect(),
+            typos: question.typos_are_tolerated(),
+            searchable: question.variant.searchable.clone(),
+        }
+    }
+
+    fn is_searched(&self, field: &str) -> bool {
+        self.searchable
+            .as_ref()
+            .is_none_or(|names| names.iter().any(|name| name.split('.').next() == Some(field)))
+    }
+
+    /// Whether two documents have the same text, and marks that differ only where they may.
+    fn lets_documents_differ(&self, a: &Object, b: &Object) -> bool {
+        a.len() == b.len()
+            && a.iter().all(|(field, a)| {
+                b.get(field).is_some_and(|b| {
+                    if self.is_searched(field) {
+                        self.lets_values_differ(a, b)
+                    } else {
+                        same_text(a, b, TAGS)
+                    }
                 })
+            })
+    }
+
+    fn lets_values_differ(&self, a: &Value, b: &Value) -> bool {
+        match (a, b) {
+            (Value::String(a), Value::String(b)) => {
+                let ((text, left), (other, right)) = (unmark(a, TAGS), unmark(b, TAGS));
+                text == other
+                    && left
+                        .symmetric_difference(&right)
+                        .all(|(start, _)| self.typos && self.is_typo(text.get(*start..)))
+            }
+            (Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.lets_values_differ(a, b))
+            }
+            (Value::Object(a), Value::Object(b)) => {
+                a.len() == b.len()
+                    && a.iter()
+                        .all(|(key, a)| b.get(key).is_some_and(|b| self.lets_values_differ(a, b)))
+            }
+            _ => a == b,
         }
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| differ_in_typos_only(a, b, words))
-        }
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter()
-                    .all(|(key, a)| b.get(key).is_some_and(|b| differ_in_typos_only(a, b, words)))
-        }
-        _ => a == b,
+    }
+
+    /// Whether the token at the beginning of `rest` does not begin with a word of the query.
+    fn is_typo(&self, rest: Option<&str>) -> bool {
+        let rest = rest.unwrap_or_default();
+        let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+        let token = rest.get(..end).unwrap_or_default().to_lowercase();
+        !self.words.iter().any(|word| token.starts_with(word))
     }
 }
 
@@ -233,18 +273,32 @@ fn unmark(marked: &str, (before, after): (&str, &str)) -> (String, BTreeSet<(usi
 mod tests {
     use super::*;
 
+    fn differ(a: &str, b: &str, words: &[&str], searchable: Option<&str>) -> bool {
+        let marked = |text: &str| {
+            let text = text.replace('[', TAGS.0).replace(']', TAGS.1);
+            Object::from_iter([("t".to_owned(), json!([text]))])
+        };
+        let rule = MarkRule {
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            typos: true,
+            searchable: searchable.map(|name| vec![name.to_owned()]),
+        };
+        rule.lets_documents_differ(&marked(a), &marked(b))
+    }
+
     #[test]
     fn only_marks_on_tokens_reached_by_a_typo_may_differ() {
-        let marked = |text: &str| json!({ "t": [text.replace('[', TAGS.0).replace(']', TAGS.1)] });
-        let differ = |a: &str, b: &str, q: &str| {
-            let body = Object::from_iter([("q".to_owned(), json!(q))]);
-            differ_in_typos_only(&marked(a), &marked(b), &query_words(&body))
-        };
-        assert!(differ("[200]0 Jul [2002]", "[2000] Jul [2002]", "2002"));
-        assert!(differ("Sony [Clas]sics", "Sony Classics", "clau"));
-        assert!(!differ("[Moon]raker", "[Moonr]aker", "moon"), "a word of the query");
-        assert!(!differ("[Moon]", "Moon", "full Moon"));
-        assert!(!differ("[200]0", "[200]1", "2002"), "another text");
+        assert!(differ("[200]0 Jul [2002]", "[2000] Jul [2002]", &["2002"], None));
+        assert!(differ("Sony [Clas]sics", "Sony Classics", &["clau"], Some("t.en")));
+        assert!(!differ("[Moon]raker", "[Moonr]aker", &["moon"], None), "a word of the query");
+        assert!(!differ("[Moon]", "Moon", &["full", "moon"], None));
+        assert!(!differ("[200]0", "[200]1", &["2002"], None), "another text");
+    }
+
+    #[test]
+    fn marks_may_differ_where_nothing_is_searched() {
+        assert!(differ("[Co]wboy Pictures", "Cowboy Pictures", &["co"], Some("title")));
+        assert!(!differ("[Co]wboy", "Cowgirl", &["co"], Some("title")), "another text");
     }
 
     #[test]
