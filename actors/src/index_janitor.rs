@@ -93,6 +93,8 @@ fn schedule(myself: &ActorRef<IndexJanitorMessage>, pod: &PodContext) {
 }
 
 async fn clean(pod: &PodContext, node: &NodeId) -> Result<(), CleanError> {
+    // Also shows whether the node still has its disk, when nothing is sent to it.
+    pod.calls.newest_task(node).await?;
     let path = format!("/indexes?limit={PAGE}");
     let listed: Value = pod.calls.json(node, Method::GET, path, None).await?;
     let uids = listed.get("results").and_then(Value::as_array).into_iter().flatten();

@@ -9,9 +9,11 @@
 //!
 //! ```text
 //!  idle --Run--> running --(run ended: report to writer)--> idle
+//!  idle --Audit--> looking --(report to writer)--> idle
 //!                   `-----Stop (index deleted, writer gone)--> stopped, run aborted
 //! ```
 
+pub mod audit;
 pub mod deliver;
 pub mod job;
 
@@ -20,6 +22,7 @@ use miroir_storage::tables::lane_marks::{self, LaneMark};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
+use self::audit::Audit;
 use self::deliver::{Delivery, RunEnd};
 use self::job::Job;
 use crate::writer::WriterMessage;
@@ -35,6 +38,15 @@ pub enum LaneMessage {
         job: Box<Job>,
         /// How.
         end: RunEnd,
+        /// The mark after it.
+        mark: LaneMark,
+    },
+    /// Look through the node's tasks for strays. The lane must be idle.
+    Audit,
+    /// The audit ended (from the lane's own task).
+    Audited {
+        /// What it found.
+        audit: Audit,
         /// The mark after it.
         mark: LaneMark,
     },
@@ -82,6 +94,8 @@ impl Actor for Lane {
             &delivery.target.index,
             &delivery.node,
         )?;
+        let mut mark = mark;
+        delivery.resume_doubts(&mut mark);
         Ok(LaneState { writer, delivery, mark, running: None })
     }
 
@@ -94,6 +108,8 @@ impl Actor for Lane {
         match message {
             LaneMessage::Run(job) => on_run(myself, state, job),
             LaneMessage::Ended { job, end, mark } => on_ended(state, *job, end, mark),
+            LaneMessage::Audit => on_audit(myself, state),
+            LaneMessage::Audited { audit, mark } => on_audited(state, audit, mark),
             LaneMessage::Reset(mark) => state.mark = mark,
         }
         Ok(())
@@ -127,4 +143,21 @@ fn on_ended(state: &mut LaneState, job: Job, end: RunEnd, mark: LaneMark) {
     state.mark = mark;
     let node: NodeId = state.delivery.node.clone();
     let _writer_gone = state.writer.cast(WriterMessage::LaneEnded { node, job, end });
+}
+
+fn on_audit(myself: ActorRef<LaneMessage>, state: &mut LaneState) {
+    let delivery = state.delivery.clone();
+    let mut mark = state.mark.clone();
+    let looking = state.delivery.seams.tasks.clone().spawn("lane audit", async move {
+        let audit = delivery.audit(&mut mark).await;
+        let _stopped = myself.cast(LaneMessage::Audited { audit, mark });
+    });
+    state.running = Some(looking.abort_handle());
+}
+
+fn on_audited(state: &mut LaneState, audit: Audit, mark: LaneMark) {
+    state.running = None;
+    state.mark = mark;
+    let node = state.delivery.node.clone();
+    let _writer_gone = state.writer.cast(WriterMessage::LaneAudited { node, audit });
 }

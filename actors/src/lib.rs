@@ -9,6 +9,8 @@
 //! | [`operation`] | settings in two phases; creation, change, deletion of an index |
 //! | [`replica_copy`] | filling a replica from others |
 //! | [`node_tasks`] | following one node's tasks |
+//! | [`sent_tasks`] | which tasks of the nodes are ours, which requests may come late |
+//! | [`disk_lives`] | which nodes have lost their disks |
 //! | [`health_checker`] | which nodes are down |
 //! | [`index_janitor`] | removing what the log does not know |
 //! | [`registrar`] | tasks that no index owns |
@@ -17,6 +19,7 @@
 //! [`payload`], [`task_details`], `writer::entries`, `writer::lanes`, `lane::job`.
 
 pub mod accept;
+pub mod disk_lives;
 pub mod health_checker;
 pub mod index_janitor;
 pub mod lane;
@@ -29,5 +32,6 @@ pub mod pod;
 pub mod prepare;
 pub mod registrar;
 pub mod replica_copy;
+pub mod sent_tasks;
 pub mod task_details;
 pub mod writer;

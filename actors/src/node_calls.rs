@@ -17,6 +17,9 @@ use miroir_wire::error::ResponseError;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::disk_lives::DiskLives;
+use crate::sent_tasks::{Attempt, SentTasks, index_of};
+
 /// Control calls: short answers, small bodies.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sending a payload: up to 90 MB to a busy node.
@@ -111,12 +114,30 @@ pub struct NodeCalls {
     log: CoordinatorLog,
     /// Nodes that refuse `customMetadata`; learned, and lost with the process.
     nameless: Arc<ArcSwap<BTreeSet<NodeId>>>,
+    sent: SentTasks,
+    disks: DiskLives,
 }
 
 impl NodeCalls {
     /// Calls over `transport`, to the nodes that `log` knows.
     pub fn new(transport: Arc<dyn NodeTransport>, log: CoordinatorLog) -> Self {
-        Self { transport, log, nameless: Arc::default() }
+        Self {
+            transport,
+            log,
+            nameless: Arc::default(),
+            sent: SentTasks::default(),
+            disks: DiskLives::default(),
+        }
+    }
+
+    /// Which tasks of the nodes are ours.
+    pub fn sent(&self) -> &SentTasks {
+        &self.sent
+    }
+
+    /// Which nodes have lost their disks.
+    pub fn disks(&self) -> &DiskLives {
+        &self.disks
     }
 
     /// Whether the node remembers the names of requests (`customMetadata`).
@@ -207,10 +228,23 @@ impl NodeCalls {
         body: Option<Bytes>,
         timeout: Duration,
     ) -> Result<u64, NodeCallError> {
-        let answer = self.call(node, method, path, body, timeout).await?;
-        match serde_json::from_slice::<Summary>(&answer) {
-            Ok(summary) => Ok(summary.task_uid),
-            Err(_) => Err(faulty(202, &answer)),
+        let index = index_of(&path).map(str::to_owned);
+        let before = self.disks.before(node);
+        let attempt = Attempt { sent: &self.sent, node, index: index.as_deref() };
+        let answer = self.call(node, method, path, body, timeout).await;
+        match answer.map(|answer| serde_json::from_slice::<Summary>(&answer).map_err(|_| answer)) {
+            Ok(Ok(summary)) => {
+                attempt.settle(Some(summary.task_uid));
+                self.disks.note_made(node, before, summary.task_uid);
+                Ok(summary.task_uid)
+            }
+            Ok(Err(garbage)) => Err(faulty(202, &garbage)),
+            Err(error) => {
+                if error.not_carried_out() {
+                    attempt.settle(None);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -229,7 +263,10 @@ impl NodeCalls {
     /// # Errors
     /// See [`NodeCallError`].
     pub async fn newest_task(&self, node: &NodeId) -> Result<Option<u64>, NodeCallError> {
-        Ok(self.tasks(node, "limit=1").await?.first().map(|task| task.uid))
+        let before = self.disks.before(node);
+        let newest = self.tasks(node, "limit=1").await?.first().map(|task| task.uid);
+        self.disks.note_newest(node, before, newest);
+        Ok(newest)
     }
 }
 

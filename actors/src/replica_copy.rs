@@ -15,10 +15,11 @@ use http::Method;
 use miroir_storage::ids::{IndexUid, NodeId, ShardId};
 use miroir_storage::routing::IndexRouting;
 use miroir_wire::reserved::{SHARD_FIELD, shard_token};
+use miroir_wire::settings::Settings;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
@@ -143,6 +144,7 @@ async fn copy(arguments: &ReplicaCopyArguments) -> Result<u64, CopyError> {
     match &arguments.missing {
         None => make_anew(arguments, index).await?,
         Some(missing) => {
+            put_settings_right(arguments, index).await?;
             let path = format!("/indexes/{uid}/documents/delete");
             let body = json!({ "filter": in_shards(missing, index.shards) });
             task(arguments, Method::POST, path, Some(json_body(&body))).await?;
@@ -196,6 +198,24 @@ async fn make_anew(
     task(arguments, Method::PATCH, path, Some(json_body(&settings))).await
 }
 
+/// Gives the target the settings whole: what isn't set goes back to its default.
+async fn put_settings_right(
+    arguments: &ReplicaCopyArguments,
+    index: &IndexRouting,
+) -> Result<(), CopyError> {
+    let mut settings = match serde_json::to_value(Settings::reset_all()) {
+        Ok(Value::Object(all)) => all,
+        _ => Map::new(),
+    };
+    // Experimental; nodes refuse to hear of it unless it is switched on.
+    settings.remove("chat");
+    if let Value::Object(set) = node_side(&index.settings) {
+        settings.extend(set);
+    }
+    let path = format!("/indexes/{}/settings", arguments.index);
+    task(arguments, Method::PATCH, path, Some(json_body(&Value::Object(settings)))).await
+}
+
 fn in_shards(shards: &BTreeSet<ShardId>, of: u32) -> String {
     let tokens: Vec<String> =
         shards.iter().map(|shard| format!("\"{}\"", shard_token(shard.0, of))).collect();
@@ -213,6 +233,7 @@ async fn count(arguments: &ReplicaCopyArguments, index: &IndexRouting) -> Result
             (calls.json(target, Method::GET, path, None).await?, "numberOfDocuments")
         }
         Some(missing) => {
+            put_settings_right(arguments, index).await?;
             let path = format!("/indexes/{uid}/documents/fetch");
             let query = json!({ "filter": [in_shards(missing, index.shards)], "limit": 0 });
             (calls.json(target, Method::POST, path, Some(&query)).await?, "total")

@@ -14,6 +14,7 @@
 //!           (log)                 (off-actor)      (lanes or operation)   (log)
 //! ```
 
+mod audits;
 pub mod entries;
 pub mod lanes;
 mod replicas;
@@ -33,6 +34,7 @@ use tokio::time::Instant;
 
 use self::entries::{Decision, Entry, Sendable};
 use self::lanes::{LaneView, Standing, held_shards};
+use crate::lane::audit::Audit;
 use crate::lane::deliver::{Delivery, RunEnd};
 use crate::lane::job::{Job, JobTarget};
 use crate::lane::{Lane, LaneArguments};
@@ -73,6 +75,13 @@ pub enum WriterMessage {
         job: Job,
         /// How.
         end: RunEnd,
+    },
+    /// A lane's audit ended.
+    LaneAudited {
+        /// The lane's node.
+        node: NodeId,
+        /// What it found.
+        audit: Audit,
     },
     /// An operation ended.
     OperationEnded {
@@ -220,6 +229,9 @@ impl Actor for Writer {
                     Standing::NeedsCopy
                 },
                 leaving: false,
+                suspect: mark.doubts && mark.audited < mark.node_task,
+                disk_life: pod.calls.disks().number(&node),
+                audited_at: pod.seams.clock.instant(),
                 moved_at: pod.seams.clock.instant(),
             };
             lanes.insert(node, view);
@@ -254,6 +266,9 @@ impl Actor for Writer {
             WriterMessage::LaneEnded { node, job, end } => {
                 steps::on_lane_ended(&myself, state, &node, &job, end)?;
             }
+            WriterMessage::LaneAudited { node, audit } => {
+                audits::on_lane_audited(&myself, state, &node, audit);
+            }
             WriterMessage::OperationEnded { uid, end } => {
                 on_operation_ended(state, uid, *end)?;
             }
@@ -275,6 +290,7 @@ impl Actor for Writer {
         if state.done || is_orphaned(state) {
             for node in state.lanes.keys() {
                 lane_marks::forget(state.pod.log.engine().as_ref(), &state.fence.index, node)?;
+                state.pod.calls.sent().forget(node, state.fence.index.as_str());
             }
             steps::release_all(state);
             myself.stop(None);
@@ -351,7 +367,7 @@ fn on_operation_ended(
             open: None,
             node_task: *newest,
             provisioned: true,
-            notable: Vec::new(),
+            ..LaneMark::default()
         };
         pass_lane(state, node, mark)?;
     }
@@ -380,7 +396,8 @@ fn on_copy_ended(
                 open: None,
                 node_task: Some(newest),
                 provisioned: true,
-                notable: Vec::new(),
+                audited: Some(newest),
+                ..LaneMark::default()
             };
             pass_lane(state, target, mark)?;
             if let Some(lane) = state.lanes.get_mut(target) {
@@ -395,11 +412,15 @@ fn on_copy_ended(
 fn pass_lane(
     state: &mut WriterState,
     node: &NodeId,
-    mark: LaneMark,
+    mut mark: LaneMark,
 ) -> Result<(), ActorProcessingErr> {
     let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
+    let engine = state.pod.log.engine().as_ref();
+    let before = lane_marks::load(engine, &state.fence.index, node)?;
+    mark.audited = mark.audited.max(before.audited);
+    mark.doubts = before.doubts;
     lane_marks::save(
-        state.pod.log.engine().as_ref(),
+        engine,
         &state.fence.index,
         node,
         &mark,
@@ -414,6 +435,7 @@ fn pass_lane(
 
 fn on_tick(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     schedule_tick(myself, &state.pod);
+    audits::notice_lost_disks(myself, state);
     let now = state.pod.seams.clock.instant();
     let required = steps::required(state);
     for node in lanes::lagging(&state.lanes, &required, now) {

@@ -70,8 +70,8 @@ pub struct Plan {
     pub fault_pause_ms: u64,
     /// Nodes may lose their disks.
     pub loses_disks: bool,
-    /// Requests may arrive after their senders gave up.
-    pub comes_late: bool,
+    /// Requests may arrive here after their senders gave up.
+    pub late_node: Option<NodeId>,
     /// Longest usual batch of a node, milliseconds.
     pub batch_ms_max: u64,
 }
@@ -98,7 +98,8 @@ impl Plan {
             (Weather::Storm, 4),
         ];
         let weather = dice.weighted(&weathers).unwrap_or(Weather::Storm);
-        let comes_late = dice.chance(400);
+        // With a single copy a late request does harm that nothing can make up for yet.
+        let comes_late = dice.chance(400) && groups * replication_factor as u32 > 1;
         let scale = dice.between(1, 4);
         let rates = match weather {
             Weather::Calm | Weather::Nodes | Weather::Pods => FaultRates::default(),
@@ -129,7 +130,10 @@ impl Plan {
             rates,
             fault_pause_ms: dice.between(500, 12_000),
             loses_disks: dice.chance(400),
-            comes_late,
+            late_node: comes_late.then(|| {
+                let node = dice.between(0, nodes_per_group as u64 - 1);
+                node_id(dice.between(0, u64::from(groups) - 1) as u32, node as usize)
+            }),
             batch_ms_max: dice.weighted(&[(5, 2), (60, 3), (2000, 1)]).unwrap_or(60),
         }
     }
@@ -138,8 +142,7 @@ impl Plan {
     pub fn nodes(&self) -> Vec<(NodeId, GroupId)> {
         (0..self.groups)
             .flat_map(|group| {
-                (0..self.nodes_per_group)
-                    .map(move |n| (NodeId(format!("node-{group}{n}")), GroupId(group)))
+                (0..self.nodes_per_group).map(move |n| (node_id(group, n), GroupId(group)))
             })
             .collect()
     }
@@ -153,4 +156,8 @@ impl Plan {
     pub fn pause(&self, dice: &Dice) -> Duration {
         dice.millis(0, self.pause_ms_max)
     }
+}
+
+fn node_id(group: u32, n: usize) -> NodeId {
+    NodeId(format!("node-{group}{n}"))
 }

@@ -93,6 +93,9 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     let clients_done = || clients.iter().all(tokio::task::JoinHandle::is_finished);
 
     cluster.network.set_rates(plan.rates);
+    if let Some(node) = &plan.late_node {
+        cluster.network.set_late_node(node.clone());
+    }
     let mut faults = Faults::new(plan);
     let mut observed_ms = 0;
     while !clients_done() && trace.now_ms() < FIRE_MS_MAX && cluster.violations.is_empty() {

@@ -205,6 +205,7 @@ impl Delivery {
         let mut doubtful_since = self.seams.clock.instant();
         if !resumed {
             mark.open = Some(open);
+            mark.doubts = self.calls.sent().in_doubt(&self.node, self.target.index.as_str());
             if self.save(mark, Durability::Synced).is_err() {
                 return RequestEnd::StoreFailed;
             }
@@ -306,14 +307,22 @@ impl Delivery {
             return LookUp::Replaced;
         }
         let Ok(tasks) = self.calls.tasks(&self.node, &query).await else { return LookUp::NoAnswer };
-        let newer = |task: &&NodeTask| mark.node_task.is_none_or(|known| task.uid > known);
-        let named = self.is_named(request);
+        let (sent, index) = (self.calls.sent(), self.target.index.as_str());
+        let newer = |task: &&NodeTask| {
+            mark.node_task.is_none_or(|known| task.uid > known)
+                && !sent.knows(&self.node, index, task.uid)
+        };
+        // A task without a name is this request's only if no other request can have made it.
+        let only_doubt = !self.is_named(request) && sent.lost(&self.node, index) <= 1;
         let listed = tasks.iter().filter(newer).find(|task| match &task.custom_metadata {
             Some(kept) => kept == name,
-            None => !named && task.kind == request.task_kind(),
+            None => only_doubt && task.kind == request.task_kind(),
         });
         match listed {
-            Some(task) => LookUp::Listed(task.uid),
+            Some(task) => {
+                sent.note_found(&self.node, index, task.uid);
+                LookUp::Listed(task.uid)
+            }
             None => LookUp::NotListed,
         }
     }
@@ -359,7 +368,7 @@ impl Delivery {
         *wait = (*wait * 2).min(RETRY_WAIT_MAX);
     }
 
-    fn save(&self, mark: &LaneMark, durability: Durability) -> Result<(), ()> {
+    pub(super) fn save(&self, mark: &LaneMark, durability: Durability) -> Result<(), ()> {
         lane_marks::save(
             self.log.engine().as_ref(),
             &self.target.index,

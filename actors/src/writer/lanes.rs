@@ -51,6 +51,12 @@ pub struct LaneView {
     pub standing: Standing,
     /// The log is being told that it left the in-sync sets; until then it can't come back.
     pub leaving: bool,
+    /// Something may have changed its replica out of turn: it leaves and is copied.
+    pub suspect: bool,
+    /// The life of the node's disk that the lane knows of.
+    pub disk_life: u64,
+    /// When its node's tasks were last looked through.
+    pub audited_at: Instant,
     /// When it last moved, or first had something to do.
     pub moved_at: Instant,
 }

@@ -27,8 +27,10 @@ pub(super) async fn start_copy(
             return Ok(());
         }
         let target = state.lanes.iter().find(|(node, lane)| {
+            // What it keeps is known when the log has taken it out of the sets.
             lane.standing == Standing::NeedsCopy
                 && !lane.busy
+                && !lane.leaving
                 && !state.pod.health.is_down(node)
                 && plan_copy(state, &index, node, lane).is_some()
         });
@@ -47,7 +49,11 @@ pub(super) async fn start_copy(
     // Lanes that were busy when the hold began may have come further since.
     let limit = at_one_place().map(|lane| lane.passed).max().flatten().max(hold.limit);
     let is_ready = |lane: &LaneView| !lane.busy && lane.provisioned && lane.passed == limit;
-    let all_ready = at_one_place().all(is_ready);
+    // Settings that were agreed by an operation count for the copy once they are in the log.
+    let committed = !state.entries.iter().any(|entry| {
+        entry.is_barrier() && matches!(entry.stage, Stage::Decided(_) | Stage::Finishing(_))
+    });
+    let all_ready = committed && !lane.leaving && at_one_place().all(is_ready);
     let plan = plan_copy(state, &index, &hold.target, lane);
     if let Some(hold) = &mut state.hold {
         hold.limit = limit;
@@ -223,6 +229,10 @@ pub(super) fn on_in_sync_changed(
         (false, Err(error)) if lane.standing == Standing::CatchingUp => {
             tracing::warn!(%error, "in-sync change could not be logged, trying again");
             lane.standing = Standing::Current;
+        }
+        (false, Err(error)) if lane.standing == Standing::NeedsCopy => {
+            tracing::warn!(%error, "in-sync change could not be logged, trying again");
+            lane.suspect = true;
         }
         _ => {}
     }

@@ -18,7 +18,7 @@ use super::entries::{
     trim,
 };
 use super::lanes::{Standing, count_deleted, in_sync_nodes};
-use super::{WriterMessage, WriterState, replicas};
+use super::{WriterMessage, WriterState, audits, replicas};
 use crate::lane::LaneMessage;
 use crate::lane::deliver::RunEnd;
 use crate::lane::job::{Job, JobWork, PartOutcome};
@@ -39,7 +39,9 @@ pub(super) async fn advance(
     start_tasks(myself, state);
     prepare_next(myself, state);
     start_operation(myself, state).await?;
+    audits::take_out(myself, state);
     replicas::start_copy(myself, state).await?;
+    audits::start(state)?;
     dispatch(state)?;
     decide(myself, state);
     finish(myself, state);
@@ -412,14 +414,7 @@ pub(super) fn on_lane_ended(
                 }
             }
         }
-        RunEnd::NodeReplaced => {
-            tracing::error!(%node, index = %state.fence.index, "node has lost its disk");
-            lane.passed = None;
-            lane.provisioned = false;
-            lane.standing = Standing::NeedsCopy;
-            replicas::leave(myself, state, node, "node has lost its disk");
-        }
-        // The mark could not be stored: start again from what is stored.
+        RunEnd::NodeReplaced => audits::on_disk_lost(myself, state, node),
         RunEnd::StoreFailed => return Err("a lane mark could not be stored".into()),
     }
     Ok(())

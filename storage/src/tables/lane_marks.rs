@@ -30,6 +30,10 @@ pub struct LaneMark {
     /// Outcomes worth knowing after a restart (refusals, counts of deletions), as JSON; the
     /// newest [`NOTABLE_MAX`].
     pub notable: Vec<(TaskUid, String)>,
+    /// Every task of the index on the node up to this one is one that this pod sent.
+    pub audited: Option<u64>,
+    /// A request was given up and may be carried out yet: the node's tasks are to be audited.
+    pub doubts: bool,
 }
 
 /// Outcomes kept in a mark.
@@ -47,8 +51,25 @@ pub struct OpenRun {
 }
 
 impl Record for LaneMark {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "lane mark";
+
+    fn upgrade(version: u8, bytes: &[u8]) -> Option<Self> {
+        let LaneMarkV1 { through, open, node_task, provisioned, notable } =
+            (version == 1).then(|| postcard::from_bytes(bytes).ok()).flatten()?;
+        let audited = node_task;
+        Some(Self { through, open, node_task, provisioned, notable, audited, doubts: false })
+    }
+}
+
+/// The first version, without audits.
+#[derive(Deserialize)]
+struct LaneMarkV1 {
+    through: Option<TaskUid>,
+    open: Option<OpenRun>,
+    node_task: Option<u64>,
+    provisioned: bool,
+    notable: Vec<(TaskUid, String)>,
 }
 
 fn key(index: &IndexUid, node: &NodeId) -> Vec<u8> {
