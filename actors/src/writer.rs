@@ -229,7 +229,8 @@ impl Actor for Writer {
                     Standing::NeedsCopy
                 },
                 leaving: false,
-                suspect: mark.doubts && mark.audited < mark.node_task,
+                // What was never provisioned has nothing that a late request could spoil.
+                suspect: mark.provisioned && mark.doubts && mark.audited < mark.node_task,
                 disk_life: pod.calls.disks().number(&node),
                 audited_at: pod.seams.clock.instant(),
                 moved_at: pod.seams.clock.instant(),

@@ -50,17 +50,18 @@ pub(super) fn on_lane_audited(
     }
 }
 
-/// Takes suspects out of the in-sync sets, to be copied. The last replica of a shard stays: there
-/// is nothing better.
+/// Takes suspects out of the in-sync sets, to be copied. The last replica of a shard stays, so the
+/// most advanced goes last.
 pub(super) fn take_out(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     let mut suspects = Vec::new();
     for (node, lane) in &mut state.lanes {
         if std::mem::take(&mut lane.suspect) {
             lane.standing = Standing::NeedsCopy;
-            suspects.push(node.clone());
+            suspects.push((lane.passed, node.clone()));
         }
     }
-    for node in suspects {
+    suspects.sort();
+    for (_, node) in suspects {
         replicas::leave(myself, state, &node, "a late request may have changed the replica");
     }
 }

@@ -429,17 +429,23 @@ fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
         if !matches!(entry.stage, Stage::Ready(_)) || entry.is_barrier() {
             continue;
         }
-        // A lane may have passed a task without a report: by a copy, or before a restart (what
-        // is worth knowing of that is in its mark).
+        // A lane may have passed a task without a report. After a restart that means applied
+        // (what is worth knowing beyond that is in its mark); after a copy it means the same as
+        // its sources, whose reports then speak for it.
         let mut results = entry.results.clone();
-        for node in &required {
-            if state.lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid)) {
-                results.entry(node.clone()).or_insert(PartOutcome::Applied { deleted: None });
-            }
+        let passed = |node: &NodeId| {
+            state.lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid))
+        };
+        let (silent, mut voters): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
+            required.iter().cloned().partition(|node| !results.contains_key(node) && passed(node));
+        if voters.is_empty() {
+            let applied = |node: &NodeId| (node.clone(), PartOutcome::Applied { deleted: None });
+            results.extend(silent.iter().map(applied));
+            voters = silent;
         }
         // Tasks end in order: what is behind an open one waits.
         let in_sync = |shard| in_sync_of(&index.groups, shard);
-        let Some(verdict) = judge(&results, &required, in_sync) else { break };
+        let Some(verdict) = judge(&results, &voters, in_sync) else { break };
         alone.extend(verdict.failed_alone);
         let ending = match verdict.refusal {
             None => Ending::Succeeded,
