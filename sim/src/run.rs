@@ -1,9 +1,9 @@
 //! One run: a world under fire, then healed, then checked.
 //!
 //! 1. Clients write while faults come and go; what must hold at every moment is watched.
-//! 2. Everything heals. Within [`REST_MS_MAX`] of virtual time all tasks must have ended and
+//! 2. Everything heals. Within `REST_MS_MAX` of virtual time all tasks must have ended and
 //!    all replicas be in sync (liveness).
-//! 3. After [`QUIET_MS`] of quiet, for audits to do their work, the same again; then everything
+//! 3. After `QUIET_MS` of quiet, for audits to do their work, the same again; then everything
 //!    that must hold at rest is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
