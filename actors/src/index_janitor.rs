@@ -2,7 +2,7 @@
 //!
 //! A node that was away when an index was deleted, or that carried out a late request, holds an
 //! index that nothing will ever read: uids are never reused. Owns nothing; looks at every node
-//! that is up, every [`INTERVAL`] and when a node comes back. Only names of our own form whose
+//! that is up, every `INTERVAL` and when a node comes back. Only names of our own form whose
 //! sequence the log has given out are touched. A restart only delays the next look.
 
 use std::sync::Arc;

@@ -26,6 +26,9 @@ use crate::pod::PodContext;
 use crate::writer::WriterMessage;
 use crate::writer::entries::Decision;
 
+/// How long after an operation began a node that it covers may not yet be in the in-sync sets:
+/// the log was being told that it joins. (Else it is sent the outcome as a latecomer.)
+const JOINING_MAX: Duration = Duration::from_secs(10);
 /// Between tries while a node doesn't answer.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
@@ -81,6 +84,8 @@ pub struct OperationArguments {
     pub work: OperationWork,
     /// The nodes it covers.
     pub nodes: Vec<NodeId>,
+    /// When it began.
+    pub started: tokio::time::Instant,
 }
 
 impl OperationArguments {
@@ -129,17 +134,16 @@ impl OperationArguments {
         }
     }
 
-    /// Whether the node still counts: it is up, or it is in an in-sync set all the same (the
-    /// last member of one never leaves).
+    /// Whether the node still counts: it is in an in-sync set (the last member of one never
+    /// leaves), or about to be. A node that lost its disk is up and counts no more.
     pub fn is_needed(&self, node: &NodeId) -> bool {
-        if !self.pod.health.is_down(node) {
-            return true;
-        }
         let routing = self.pod.log.routing();
-        routing
+        let is_in_sync = routing
             .by_uid
             .get(self.index())
-            .is_some_and(|index| crate::writer::lanes::in_sync_nodes(&index.groups).contains(node))
+            .is_some_and(|index| crate::writer::lanes::in_sync_nodes(&index.groups).contains(node));
+        let may_be_joining = self.started.elapsed() < JOINING_MAX;
+        is_in_sync || (may_be_joining && !self.pod.health.is_down(node))
     }
 
     async fn follow(&self, node: &NodeId, uid: u64) -> Option<NodeTask> {

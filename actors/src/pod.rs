@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Owns: the children and the order of log events. Does not own any agreed state. Restart
-//! policy: every child is started again, after [`RESTART_WAIT`], without limit: each rebuilds
+//! policy: every child is started again, after `RESTART_WAIT`, without limit: each rebuilds
 //! itself from the log and its marks, and a pod that gave up would stop acknowledged writes for
 //! good; repeated failures are logged each time. An event for a child that is down is not
 //! lost: the child loads what is open when it starts, and events reach it only after they were

@@ -8,7 +8,7 @@
 //! A restart loses nothing: open tasks come from the log, lanes from their marks. A replica that
 //! was out of sync before the restart is copied anew, since what it missed may be gone.
 //!
-//! Each message ends in [`advance`], which does all that has become possible:
+//! Each message ends in `advance`, which does all that has become possible:
 //! ```text
 //! task: Waiting -> Starting -> Started -> Preparing -> Ready -> Decided -> Finishing -> Ended
 //!           (log)                 (off-actor)      (lanes or operation)   (log)
@@ -18,6 +18,7 @@ mod audits;
 pub mod entries;
 pub mod lanes;
 mod replicas;
+mod reports;
 mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -265,7 +266,7 @@ impl Actor for Writer {
             WriterMessage::Started { uids, answer } => steps::on_started(state, &uids, answer)?,
             WriterMessage::Prepared { uid, result } => steps::on_prepared(state, uid, result),
             WriterMessage::LaneEnded { node, job, end } => {
-                steps::on_lane_ended(&myself, state, &node, &job, end)?;
+                reports::on_lane_ended(&myself, state, &node, &job, end)?;
             }
             WriterMessage::LaneAudited { node, audit } => {
                 audits::on_lane_audited(&myself, state, &node, audit);
@@ -401,6 +402,7 @@ fn on_copy_ended(
                 ..LaneMark::default()
             };
             pass_lane(state, target, mark)?;
+            reports::forget_results(state, target);
             if let Some(lane) = state.lanes.get_mut(target) {
                 lane.standing = Standing::CatchingUp;
             }

@@ -6,7 +6,7 @@
 //! 3. no answer: the node's task list is asked for the name (or, on nodes that keep no names,
 //!    for a task newer than the last known one: a lane has at most one open). Not listed means
 //!    *unknown*; what can be repeated is sent again, with nothing newer in between; a filter
-//!    deletion waits [`CERTAINTY_WAIT`] and asks once more before it is repeated;
+//!    deletion waits `CERTAINTY_WAIT` and asks once more before it is repeated;
 //! 4. the node's task is followed to its end.
 //!
 //! A node whose newest task is older than one we know of has lost its disk: [`RunEnd::NodeReplaced`].

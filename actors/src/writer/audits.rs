@@ -7,7 +7,7 @@ use miroir_storage::ids::NodeId;
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::lanes::Standing;
-use super::{WriterMessage, WriterState, replicas};
+use super::{WriterMessage, WriterState, replicas, reports};
 use crate::lane::LaneMessage;
 use crate::lane::audit::Audit;
 
@@ -91,5 +91,6 @@ pub(super) fn on_disk_lost(
     lane.passed = None;
     lane.provisioned = false;
     lane.standing = Standing::NeedsCopy;
+    reports::forget_results(state, node);
     replicas::leave(myself, state, node, "node has lost its disk");
 }

@@ -85,6 +85,8 @@ pub struct Entry {
     pub sendable: Option<Sendable>,
     /// What each node's lane reported.
     pub results: BTreeMap<NodeId, PartOutcome>,
+    /// The shards for which every in-sync replica refused it, once it is decided.
+    pub refused: BTreeSet<ShardId>,
 }
 
 impl Entry {
@@ -95,7 +97,7 @@ impl Entry {
             TaskState::Processing => Stage::Started,
             TaskState::Ended(_) => Stage::Ended,
         };
-        Self { task, stage, sendable: None, results: BTreeMap::new() }
+        Self { task, stage, sendable: None, results: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
     /// Whether it needs every earlier task to have ended and runs over all nodes at once.
@@ -228,10 +230,12 @@ fn join(work: &mut JobWork, next: JobWork) -> bool {
 }
 
 /// What the reports of the replicas that count make of a task.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdict {
     /// The refusal, when some shard's every in-sync replica refused the task.
     pub refusal: Option<ResponseError>,
+    /// Those shards.
+    pub refused: BTreeSet<ShardId>,
     /// Replicas that refused what another replica of the same shard applied: they no longer
     /// equal the others and must leave the in-sync set.
     pub failed_alone: BTreeSet<NodeId>,
@@ -252,7 +256,7 @@ pub fn judge(
         Some(PartOutcome::Refused { shards, .. }) => shards.contains(shard),
         _ => false,
     };
-    let mut verdict = Verdict { refusal: None, failed_alone: BTreeSet::new() };
+    let mut verdict = Verdict::default();
     for node in required {
         let Some(PartOutcome::Refused { error, shards }) = results.get(node) else { continue };
         for shard in shards {
@@ -263,6 +267,7 @@ pub fn judge(
                 verdict.failed_alone.insert(node.clone());
             } else {
                 verdict.refusal.get_or_insert_with(|| error.clone());
+                verdict.refused.insert(*shard);
             }
         }
     }
@@ -401,10 +406,14 @@ mod tests {
         assert_eq!(judge(&results, &required, in_sync), None);
         results.insert(c, applied.clone());
         let none = BTreeSet::new();
-        let expected = Verdict { refusal: Some(error.clone()), failed_alone: none };
+        let expected = Verdict {
+            refusal: Some(error.clone()),
+            failed_alone: none,
+            refused: [ShardId(0)].into(),
+        };
         assert_eq!(judge(&results, &required, in_sync), Some(expected));
         results.insert(b, applied);
-        let expected = Verdict { refusal: None, failed_alone: BTreeSet::from([a]) };
+        let expected = Verdict { failed_alone: BTreeSet::from([a]), ..Verdict::default() };
         assert_eq!(judge(&results, &required, in_sync), Some(expected));
     }
 }

@@ -9,7 +9,7 @@ use miroir_storage::routing::IndexRouting;
 use miroir_storage::tables::indexes::in_sync_of;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::entries::Stage;
+use super::entries::{Entry, Stage};
 use super::lanes::{self, LaneView, Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
 use super::{Hold, WriterMessage, WriterState};
@@ -48,7 +48,14 @@ pub(super) async fn start_copy(
     let at_one_place = || sources(state, &required, &hold.target).chain(target);
     // Lanes that were busy when the hold began may have come further since.
     let limit = at_one_place().map(|lane| lane.passed).max().flatten().max(hold.limit);
-    let is_ready = |lane: &LaneView| !lane.busy && lane.provisioned && lane.passed == limit;
+    // Marks may be older than their lanes; what the queue holds no more was applied.
+    let is_ready = |lane: &LaneView| {
+        let left = |entry: &Entry| {
+            let uid = Some(entry.task.uid);
+            uid > lane.passed && uid <= limit
+        };
+        !lane.busy && lane.provisioned && !state.entries.iter().any(left)
+    };
     // Settings that were agreed by an operation count for the copy once they are in the log.
     let committed = !state.entries.iter().any(|entry| {
         entry.is_barrier() && matches!(entry.stage, Stage::Decided(_) | Stage::Finishing(_))
@@ -169,14 +176,15 @@ pub(super) fn leave(
 
 /// Puts lanes that have applied every ended task back into the in-sync sets.
 pub(super) fn join_caught_up(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+    // Cancelled tasks may have ended far ahead.
     let last_ended = state
         .entries
         .iter()
-        .filter(|entry| {
+        .take_while(|entry| {
             matches!(entry.stage, Stage::Ended | Stage::Finishing(_) | Stage::Decided(_))
         })
         .map(|entry| entry.task.uid)
-        .max();
+        .last();
     let required = required(state);
     let lagging = lanes::lagging(&state.lanes, &required, state.pod.seams.clock.instant());
     let mut joining = Vec::new();

@@ -8,20 +8,17 @@ use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::journal::JournalError;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{IndexRouting, to_nanoseconds};
-use miroir_storage::tables::indexes::in_sync_of;
 use miroir_storage::tables::tasks;
 use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::entries::{
-    Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, judge, next_run, preparable, startable,
-    trim,
+    Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, next_run, preparable, startable, trim,
 };
-use super::lanes::{Standing, count_deleted, in_sync_nodes};
-use super::{WriterMessage, WriterState, audits, replicas};
+use super::lanes::{Standing, in_sync_nodes};
+use super::{WriterMessage, WriterState, audits, replicas, reports};
 use crate::lane::LaneMessage;
-use crate::lane::deliver::RunEnd;
-use crate::lane::job::{Job, JobWork, PartOutcome};
+use crate::lane::job::{Job, JobWork};
 use crate::operation::{Operation, OperationArguments, OperationWork};
 use crate::payload::decode_documents;
 use crate::pod::PodContext;
@@ -43,7 +40,7 @@ pub(super) async fn advance(
     replicas::start_copy(myself, state).await?;
     audits::start(state)?;
     dispatch(state)?;
-    decide(myself, state);
+    reports::decide(myself, state);
     finish(myself, state);
     replicas::join_caught_up(myself, state);
     release(state);
@@ -323,6 +320,7 @@ async fn start_operation(
         name: entry.task.name.clone().unwrap_or_default(),
         work,
         nodes,
+        started: state.pod.seams.clock.instant(),
     };
     state.operation = Some(entry.task.uid);
     Actor::spawn_linked(None, Operation, arguments, myself.get_cell()).await?;
@@ -378,94 +376,6 @@ fn provision(
             settings: crate::node_settings::node_side(&index.settings),
         },
     })
-}
-
-pub(super) fn on_lane_ended(
-    myself: &ActorRef<WriterMessage>,
-    state: &mut WriterState,
-    node: &NodeId,
-    job: &Job,
-    end: RunEnd,
-) -> Result<(), ActorProcessingErr> {
-    let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
-    lane.busy = false;
-    lane.moved_at = state.pod.seams.clock.instant();
-    match end {
-        RunEnd::Done(outcomes) => {
-            if matches!(job.work, JobWork::Provision { .. }) {
-                let refused = outcomes.iter().find_map(|(_, outcome)| match outcome {
-                    PartOutcome::Refused { error, .. } => Some(error.clone()),
-                    PartOutcome::Applied { .. } => None,
-                });
-                match refused {
-                    None => lane.provisioned = true,
-                    Some(error) => {
-                        tracing::error!(%node, code = error.code, message = error.message, "node refuses the index");
-                        lane.standing = Standing::NeedsCopy;
-                        replicas::leave(myself, state, node, "node refuses the index");
-                    }
-                }
-                return Ok(());
-            }
-            lane.passed = Some(job.last);
-            for (uid, outcome) in outcomes {
-                if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
-                    entry.results.insert(node.clone(), outcome);
-                }
-            }
-        }
-        RunEnd::NodeReplaced => audits::on_disk_lost(myself, state, node),
-        RunEnd::StoreFailed => return Err("a lane mark could not be stored".into()),
-    }
-    Ok(())
-}
-
-/// Judges the tasks that every required replica has reported on.
-fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
-    let required = required(state);
-    let Some(index) = routing(state) else { return };
-    let mut alone = BTreeSet::new();
-    for entry in &mut state.entries {
-        if !matches!(entry.stage, Stage::Ready(_)) || entry.is_barrier() {
-            continue;
-        }
-        // A lane may have passed a task without a report. After a restart that means applied
-        // (what is worth knowing beyond that is in its mark); after a copy it means the same as
-        // its sources, whose reports then speak for it.
-        let mut results = entry.results.clone();
-        let passed = |node: &NodeId| {
-            state.lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid))
-        };
-        let (silent, mut voters): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
-            required.iter().cloned().partition(|node| !results.contains_key(node) && passed(node));
-        if voters.is_empty() {
-            let applied = |node: &NodeId| (node.clone(), PartOutcome::Applied { deleted: None });
-            results.extend(silent.iter().map(applied));
-            voters = silent;
-        }
-        // Tasks end in order: what is behind an open one waits.
-        let in_sync = |shard| in_sync_of(&index.groups, shard);
-        let Some(verdict) = judge(&results, &voters, in_sync) else { break };
-        alone.extend(verdict.failed_alone);
-        let ending = match verdict.refusal {
-            None => Ending::Succeeded,
-            Some(_) => Ending::Failed,
-        };
-        let affected = count_deleted(&index.groups, &results);
-        let decision = Decision {
-            ending,
-            details: Some(ended_details(&entry.task.work, ending, affected)),
-            error: verdict.refusal,
-            effects: Vec::new(),
-        };
-        entry.stage = Stage::Decided(Box::new(decision));
-    }
-    for node in alone {
-        if let Some(lane) = state.lanes.get_mut(&node) {
-            lane.standing = Standing::NeedsCopy;
-        }
-        replicas::leave(myself, state, &node, "replica refused what others applied");
-    }
 }
 
 /// Writes the ends that are due to the log, in task order.

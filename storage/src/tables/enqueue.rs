@@ -112,6 +112,15 @@ fn tails_elsewhere(
         if waits && !after.contains(&tail) {
             after.push(tail);
         }
+        // Should the one before in the same queue be cancelled, this one waits for the same.
+        if !waits && !task.ended() {
+            for uid in task.after {
+                let open = tasks::get(tx, uid)?.is_some_and(|before| !before.ended());
+                if open && !after.contains(&uid) {
+                    after.push(uid);
+                }
+            }
+        }
     }
     Ok(after)
 }

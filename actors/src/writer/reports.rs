@@ -1,0 +1,127 @@
+//! What lanes report, and what their reports make of tasks and replicas.
+
+use std::collections::BTreeSet;
+
+use miroir_storage::commands::Ending;
+use miroir_storage::ids::{NodeId, ShardId};
+use miroir_storage::tables::indexes::in_sync_of;
+use ractor::{ActorProcessingErr, ActorRef};
+
+use super::entries::{Decision, Entry, Stage, judge};
+use super::lanes::{Standing, count_deleted};
+use super::steps::{required, routing};
+use super::{WriterMessage, WriterState, audits, replicas};
+use crate::lane::deliver::RunEnd;
+use crate::lane::job::{Job, JobWork, PartOutcome};
+use crate::task_details::ended_details;
+
+pub(super) fn on_lane_ended(
+    myself: &ActorRef<WriterMessage>,
+    state: &mut WriterState,
+    node: &NodeId,
+    job: &Job,
+    end: RunEnd,
+) -> Result<(), ActorProcessingErr> {
+    let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
+    lane.busy = false;
+    lane.moved_at = state.pod.seams.clock.instant();
+    match end {
+        RunEnd::Done(outcomes) => {
+            if matches!(job.work, JobWork::Provision { .. }) {
+                let refused = outcomes.iter().find_map(|(_, outcome)| match outcome {
+                    PartOutcome::Refused { error, .. } => Some(error.clone()),
+                    PartOutcome::Applied { .. } => None,
+                });
+                match refused {
+                    None => lane.provisioned = true,
+                    Some(error) => {
+                        tracing::error!(%node, code = error.code, message = error.message, "node refuses the index");
+                        lane.standing = Standing::NeedsCopy;
+                        replicas::leave(myself, state, node, "node refuses the index");
+                    }
+                }
+                return Ok(());
+            }
+            lane.passed = Some(job.last);
+            for (uid, outcome) in outcomes {
+                if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
+                    lane.suspect |= !agrees(entry, &lane.held, &outcome);
+                    entry.results.insert(node.clone(), outcome);
+                }
+            }
+        }
+        RunEnd::NodeReplaced => audits::on_disk_lost(myself, state, node),
+        RunEnd::StoreFailed => return Err("a lane mark could not be stored".into()),
+    }
+    Ok(())
+}
+
+/// Whether a lane that reports on a task after its end did with it what the others had done: one
+/// that catches up may apply what they had no space for, or the other way round.
+fn agrees(entry: &Entry, held: &BTreeSet<ShardId>, outcome: &PartOutcome) -> bool {
+    if !matches!(entry.stage, Stage::Decided(_) | Stage::Finishing(_) | Stage::Ended) {
+        return true;
+    }
+    let refused: BTreeSet<ShardId> = match outcome {
+        PartOutcome::Refused { shards, .. } => shards.intersection(held).copied().collect(),
+        PartOutcome::Applied { .. } => BTreeSet::new(),
+    };
+    let refused_by_all: BTreeSet<ShardId> = entry.refused.intersection(held).copied().collect();
+    refused == refused_by_all
+}
+
+/// What a replica reported before it was emptied counts no more.
+pub(super) fn forget_results(state: &mut WriterState, node: &NodeId) {
+    for entry in &mut state.entries {
+        entry.results.remove(node);
+    }
+}
+
+/// Judges the tasks that every required replica has reported on.
+pub(super) fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+    let required = required(state);
+    let Some(index) = routing(state) else { return };
+    let mut alone = BTreeSet::new();
+    for entry in &mut state.entries {
+        if !matches!(entry.stage, Stage::Ready(_)) || entry.is_barrier() {
+            continue;
+        }
+        // A lane may have passed a task without a report. After a restart that means applied
+        // (what is worth knowing beyond that is in its mark); after a copy it means the same as
+        // its sources, whose reports then speak for it.
+        let mut results = entry.results.clone();
+        let passed = |node: &NodeId| {
+            state.lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid))
+        };
+        let (silent, mut voters): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
+            required.iter().cloned().partition(|node| !results.contains_key(node) && passed(node));
+        if voters.is_empty() {
+            let applied = |node: &NodeId| (node.clone(), PartOutcome::Applied { deleted: None });
+            results.extend(silent.iter().map(applied));
+            voters = silent;
+        }
+        // Tasks end in order: what is behind an open one waits.
+        let in_sync = |shard| in_sync_of(&index.groups, shard);
+        let Some(verdict) = judge(&results, &voters, in_sync) else { break };
+        alone.extend(verdict.failed_alone);
+        entry.refused = verdict.refused;
+        let ending = match verdict.refusal {
+            None => Ending::Succeeded,
+            Some(_) => Ending::Failed,
+        };
+        let affected = count_deleted(&index.groups, &results);
+        let decision = Decision {
+            ending,
+            details: Some(ended_details(&entry.task.work, ending, affected)),
+            error: verdict.refusal,
+            effects: Vec::new(),
+        };
+        entry.stage = Stage::Decided(Box::new(decision));
+    }
+    for node in alone {
+        if let Some(lane) = state.lanes.get_mut(&node) {
+            lane.standing = Standing::NeedsCopy;
+        }
+        replicas::leave(myself, state, &node, "replica refused what others applied");
+    }
+}
