@@ -56,11 +56,12 @@ pub(super) async fn start_copy(
         };
         !lane.busy && lane.provisioned && !state.entries.iter().any(left)
     };
-    // Settings that were agreed by an operation count for the copy once they are in the log.
-    let committed = !state.entries.iter().any(|entry| {
-        entry.is_barrier() && matches!(entry.stage, Stage::Decided(_) | Stage::Finishing(_))
-    });
-    let all_ready = committed && !lane.leaving && at_one_place().all(is_ready);
+    // Until the tasks before it have ended, a source may turn out to have refused one, and
+    // settings that an operation has brought are not yet in the log.
+    let all_ended = state.entries.iter().all(|entry| entry.ended() || Some(entry.task.uid) > limit);
+    // Who is to be taken out of the sets may still be listed there as a source.
+    let settled = state.lanes.values().all(|lane| !lane.leaving && !lane.suspect);
+    let all_ready = all_ended && settled && at_one_place().all(is_ready);
     let plan = plan_copy(state, &index, &hold.target, lane);
     if let Some(hold) = &mut state.hold {
         hold.limit = limit;
