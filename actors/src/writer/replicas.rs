@@ -13,6 +13,7 @@ use super::entries::{Entry, Stage};
 use super::lanes::{self, LaneView, Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
 use super::{Hold, WriterMessage, WriterState};
+use crate::lane::job::PartOutcome;
 use crate::replica_copy::{ReplicaCopy, ReplicaCopyArguments, assign_sources};
 
 /// Fills a replica that misses more than the queue holds: first a hold, then the copy.
@@ -57,8 +58,23 @@ pub(super) async fn start_copy(
         !lane.busy && lane.provisioned && !state.entries.iter().any(left)
     };
     // Until the tasks before it have ended, a source may turn out to have refused one, and
-    // settings that an operation has brought are not yet in the log.
-    let all_ended = state.entries.iter().all(|entry| entry.ended() || Some(entry.task.uid) > limit);
+    // settings that an operation has brought are not yet in the log. Only a target that is
+    // itself waited for, empty, is not.
+    let waits_for_target = |entry: &Entry| {
+        target.is_none() && !entry.is_barrier() && required.contains(&hold.target) && {
+            let others = required.iter().filter(|node| **node != hold.target);
+            others.into_iter().all(|node| match entry.results.get(node) {
+                Some(PartOutcome::Applied { .. }) => true,
+                Some(PartOutcome::Refused { .. }) => false,
+                None => state.lanes.get(node).is_some_and(|l| l.passed >= Some(entry.task.uid)),
+            })
+        }
+    };
+    let all_ended = state
+        .entries
+        .iter()
+        .filter(|entry| Some(entry.task.uid) <= limit)
+        .all(|entry| entry.ended() || waits_for_target(entry));
     // Who is to be taken out of the sets may still be listed there as a source.
     let settled = state.lanes.values().all(|lane| !lane.leaving && !lane.suspect);
     let all_ready = all_ended && settled && at_one_place().all(is_ready);
