@@ -177,29 +177,37 @@ impl CoordinatorLog {
             seams,
             raft_id: config.raft_id,
         };
-        log.start_if_new(&config.address).await?;
-        log.lead_if_alone().await?;
+        let campaigns = log.start_if_new(&config.address).await?;
+        log.lead_if_alone(campaigns).await?;
         Ok(log)
     }
 
-    async fn start_if_new(&self, address: &str) -> Result<(), OpenError> {
+    /// Says whether this started a cluster: openraft then campaigns by itself.
+    async fn start_if_new(&self, address: &str) -> Result<bool, OpenError> {
         if self.raft.is_initialized().await.map_err(raft_refused)? {
-            return Ok(());
+            return Ok(false);
         }
-        let members = [(self.raft_id, BasicNode::new(address))];
+        let members = std::collections::BTreeMap::from([(self.raft_id, BasicNode::new(address))]);
         // openraft checks again that log and vote are empty: state is never written over.
-        self.raft.initialize(std::collections::BTreeMap::from(members)).await.map_err(raft_refused)
+        self.raft.initialize(members).await.map_err(raft_refused)?;
+        Ok(true)
     }
 
     /// Nobody else can lead, so there is no use in waiting for an election time-out; and what a
     /// crash took from the applied state comes back with the first entry of the new leader.
-    async fn lead_if_alone(&self) -> Result<(), OpenError> {
-        let mut metrics = self.raft.metrics();
-        let membership = metrics.borrow().membership_config.clone();
-        if !membership.voter_ids().eq([self.raft_id]) {
+    /// `campaigns` when an election is under way: a second one would end the first one's
+    /// leadership after it was seen.
+    async fn lead_if_alone(&self, campaigns: bool) -> Result<(), OpenError> {
+        // Asked of Raft itself: its metrics may still be those from before it was initialized.
+        let me = self.raft_id;
+        let asked = self.raft.with_raft_state(move |state| {
+            state.membership_state.effective().voter_ids().eq([me])
+        });
+        if !asked.await.map_err(raft_refused)? {
             return Ok(());
         }
-        if metrics.borrow().current_leader != Some(self.raft_id) {
+        let mut metrics = self.raft.metrics();
+        if !campaigns && metrics.borrow().current_leader != Some(self.raft_id) {
             self.raft.trigger().elect().await.map_err(raft_refused)?;
         }
         let leads = metrics.wait_for(|now| now.current_leader == Some(self.raft_id) || failed(now));
