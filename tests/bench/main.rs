@@ -73,7 +73,7 @@ struct SearchArguments {
     /// Processes to account CPU for, as `name=pid`.
     #[arg(long = "cpu", value_parser = named_pid)]
     pids: Vec<(String, u32)>,
-    /// More servers asked alone in each round, as `name=url,key`: the floor of a scatter.
+    /// Nodes behind Miroir to ask alone in each round, as `name=url,key`: the floor of a scatter.
     #[arg(long = "alone", value_parser = named_server)]
     alone: Vec<(String, String, String)>,
     /// Take the index `bench` as it is.
@@ -136,11 +136,27 @@ pub struct Target {
     pub name: String,
     /// The server.
     pub api: Api,
+    /// Its name for the index: a node behind Miroir has its own.
+    pub index: String,
 }
 
 impl Target {
     fn new(name: &str, url: &str, key: Option<&str>) -> Self {
-        Self { name: name.to_owned(), api: Api::new(url, key) }
+        Self { name: name.to_owned(), api: Api::new(url, key), index: load::INDEX.to_owned() }
+    }
+
+    /// A node behind Miroir, asked on its own: its index is the newest whose name ends like the
+    /// measured one's.
+    async fn alone(name: &str, url: &str, key: &str) -> Result<Self, BenchFault> {
+        let mut target = Self::new(name, url, Some(key));
+        let list = target.api.get("/indexes?limit=1000").await?;
+        let uids = list["results"].as_array().into_iter().flatten();
+        let found = uids
+            .filter_map(|index| index["uid"].as_str())
+            .filter(|uid| uid.ends_with(&format!("-{}", load::INDEX)))
+            .max_by_key(|uid| uid.split('-').next().and_then(|seq| seq.parse::<u64>().ok()));
+        target.index = found.unwrap_or(load::INDEX).to_owned();
+        Ok(target)
     }
 }
 
@@ -178,7 +194,7 @@ async fn measure_search(arguments: &SearchArguments) -> Result<String, BenchFaul
         }
     }
     for (name, url, key) in &arguments.alone {
-        targets.push(Target::new(name, url, Some(key)));
+        targets.push(Target::alone(name, url, key).await?);
     }
     let queries = load::read_queries(&arguments.queries)?;
     let queries = vec![queries; arguments.passes.max(1)].concat();

@@ -7,10 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use miroir_seams::{Clock, Tasks};
-use miroir_tests::client::{Api, ApiFault};
+use miroir_tests::client::ApiFault;
 use miroir_tests::processes::cpu_seconds;
 
-use super::load::INDEX;
 use super::{BenchFault, Target};
 
 /// One target's numbers in one round.
@@ -63,8 +62,8 @@ async fn one_round(
     let workers: Vec<_> = (0..clients)
         .map(|_| {
             // A client of its own has a connection of its own.
-            let api = target.api.clone();
-            tasks.spawn("bench client", ask_all(api, queries.clone(), next.clone()))
+            let asking = ask_all(target.clone(), queries.clone(), next.clone());
+            tasks.spawn("bench client", asking)
         })
         .collect();
     let mut latencies = Vec::new();
@@ -96,17 +95,17 @@ async fn one_round(
 
 /// One client: takes the next query until there is none.
 async fn ask_all(
-    api: Api,
+    target: Target,
     queries: Arc<[Bytes]>,
     next: Arc<AtomicUsize>,
 ) -> Result<Vec<Duration>, ApiFault> {
     let clock = Clock::real();
-    let path = format!("/indexes/{INDEX}/search");
+    let path = format!("/indexes/{}/search", target.index);
     let mut latencies = Vec::new();
     while let Some(query) = queries.get(next.fetch_add(1, Ordering::Relaxed)) {
         let started = clock.instant();
         let kind = Some("application/json");
-        let answer = api.send(Method::POST, &path, kind, query.clone()).await?;
+        let answer = target.api.send(Method::POST, &path, kind, query.clone()).await?;
         latencies.push(clock.instant() - started);
         if answer.status != 200 {
             let body = String::from_utf8_lossy(&answer.bytes).into_owned();
