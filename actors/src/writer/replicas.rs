@@ -245,6 +245,10 @@ pub(super) fn on_in_sync_changed(
         (true, Ok(_)) if lane.standing == Standing::Joining => {
             tracing::info!(%node, index = %state.fence.index, "replica is in sync");
             lane.standing = Standing::Current;
+            // Last members that were kept for want of another one can leave now.
+            for lane in state.lanes.values_mut() {
+                lane.suspect |= lane.standing == Standing::NeedsCopy && !lane.leaving;
+            }
         }
         (true, Err(error)) => {
             tracing::warn!(%error, "in-sync change could not be logged, trying again");
