@@ -28,4 +28,5 @@ pub mod scatter;
 pub mod search;
 pub mod server;
 pub mod stats;
+pub mod window;
 pub mod writes;

@@ -1,7 +1,6 @@
 //! A client's search as the nodes are to see it, and how their answers are then merged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use miroir_actors::node_settings::NODE_FACET_VALUES_MAX;
 use miroir_wire::error::{ApiError, Code};
@@ -10,11 +9,12 @@ use miroir_wire::search::{LIMIT_DEFAULT, SearchQuery};
 use serde_json::Value;
 
 use crate::disguise::{disguise, disguise_filter};
+use crate::merge::MergePlan;
 use crate::merge::facets::FacetRules;
 use crate::merge::rank::HitOrder;
 use crate::merge::render::{AddedField, HitCuts};
-use crate::merge::{MergePlan, WindowEcho};
 use crate::read_settings::ReadSettings;
+use crate::window::{AskedWindow, ClientWindow};
 
 /// How many lists there will be to merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,27 +28,35 @@ pub enum Lists {
 /// A search, ready to be sent and merged.
 #[derive(Clone, Debug)]
 pub struct NodeQuery {
-    /// The body without its filter, as JSON.
+    /// The body without its filter and window, as JSON.
     body: Vec<u8>,
     filter: Option<Value>,
+    /// The window of a node that has to give all that it could have to give.
+    pub window: AskedWindow,
+    /// Nodes may be asked for the top of that window: what is merged from tops tells whether
+    /// they were enough.
+    pub may_narrow: bool,
     /// How the answers are merged.
     pub merge: MergePlan,
 }
 
 impl NodeQuery {
-    /// The body for a node whose shards are limited by `shard_filter`. The client's filter goes
-    /// beside it in an array, so that positions in error texts are those of the client's text.
-    pub fn body(&self, shard_filter: Option<&str>) -> Vec<u8> {
-        let Some(filter) = join_filters(self.filter.as_ref(), shard_filter) else {
-            return self.body.clone();
-        };
+    /// The body for a node that is asked for `window` and whose shards are limited by
+    /// `shard_filter`. The client's filter goes beside it in an array, so that positions in error
+    /// texts are those of the client's text.
+    pub fn body(&self, shard_filter: Option<&str>, window: AskedWindow) -> Vec<u8> {
         let rest = self.body.strip_prefix(b"{").unwrap_or_default();
-        let mut body = Vec::with_capacity(self.body.len() + 128);
-        body.extend_from_slice(b"{\"filter\":");
-        // Writing into memory can't fail.
-        let _ = serde_json::to_writer(&mut body, &filter);
-        if rest != b"}" {
+        let mut body = Vec::with_capacity(self.body.len() + 256);
+        body.push(b'{');
+        if let Some(filter) = join_filters(self.filter.as_ref(), shard_filter) {
+            body.extend_from_slice(b"\"filter\":");
+            // Writing into memory can't fail.
+            let _ = serde_json::to_writer(&mut body, &filter);
             body.push(b',');
+        }
+        window.write(&mut body);
+        if rest == b"}" && body.last() == Some(&b',') {
+            body.pop();
         }
         body.extend_from_slice(rest);
         body
@@ -82,7 +90,10 @@ pub fn prepare(
 ) -> Result<NodeQuery, ApiError> {
     let mut sent = query.clone();
     let filter = client_filter(sent.filter.take(), Code::InvalidSearchFilter)?;
-    let (window, echo) = set_window(&mut sent, settings.total_hits_max, lists);
+    let in_pages = sent.is_finite_pagination();
+    let window = ClientWindow::of(query, settings.total_hits_max);
+    // Written beside the body, for each node its own.
+    (sent.offset, sent.limit, sent.page, sent.hits_per_page) = (0, LIMIT_DEFAULT, None, None);
     let order = hit_order(query, settings, lists);
     let (score, details) = match order {
         HitOrder::Arrival => (false, false),
@@ -100,7 +111,7 @@ pub fn prepare(
     let (field, formatted_field) =
         distinct.as_deref().and_then(|path| add_field(&mut sent, path)).unzip();
     let formatted_field = formatted_field.flatten();
-    let (facets, counts_distinct) = set_facets(&mut sent, settings, distinct.as_deref());
+    let (facets, counts_distinct) = set_facets(&mut sent, settings, distinct.as_deref(), in_pages);
     for name in sent.sort.iter_mut().flatten().chain(sent.distinct.as_mut()) {
         *name = disguise(name).into_owned();
     }
@@ -123,18 +134,30 @@ pub fn prepare(
     let body = serde_json::to_vec(&sent).map_err(|error| {
         ApiError::new(Code::Internal, format!("the query can't be written: {error}"))
     })?;
+    // What a vector search finds depends on how much is asked of it; which hits `distinct` drops
+    // and how near places are grouped, on all lists together.
+    let is_prefix_stable = query.vector.is_none()
+        && query.hybrid.is_none()
+        && distinct.is_none()
+        && !query.sort.iter().flatten().any(|rule| rule.starts_with("_geo"));
+    let (positions, asked) = match lists {
+        Lists::One => (window.alone_cut.clone(), window.alone),
+        Lists::Many => (window.positions.clone(), window.top()),
+    };
     Ok(NodeQuery {
         body,
         filter,
+        window: asked,
+        may_narrow: lists == Lists::Many && is_prefix_stable,
         merge: MergePlan {
             order,
             distinct,
             counts_distinct,
-            window,
+            window: positions,
             cuts,
             facets,
             total_hits_max: settings.total_hits_max as u64,
-            echo,
+            echo: window.echo,
             query: query.q.clone().unwrap_or_default(),
             index_uid: None,
         },
@@ -157,55 +180,6 @@ pub fn client_filter(filter: Option<Value>, code: Code) -> Result<Option<Value>,
             ),
         )),
     }
-}
-
-/// Sets the window that nodes are asked for and returns the part of the merged list that the
-/// client gets, clamped as Meilisearch does.
-fn set_window(
-    sent: &mut SearchQuery,
-    total_hits_max: usize,
-    lists: Lists,
-) -> (Range<usize>, WindowEcho) {
-    let finite = sent.is_finite_pagination();
-    let hits_per_page = sent.hits_per_page.unwrap_or(LIMIT_DEFAULT);
-    let page = sent.page.unwrap_or(1);
-    let (offset, limit) = if finite {
-        // Page 0 is a page without hits.
-        page.checked_sub(1)
-            .map_or((0, 0), |before| (hits_per_page.saturating_mul(before), hits_per_page))
-    } else {
-        (sent.offset, sent.limit)
-    };
-    let start = offset.min(total_hits_max);
-    let length = limit.min(total_hits_max - start);
-    let end = start.saturating_add(length);
-    let echo = if finite {
-        WindowEcho::Page { page: page as u64, hits_per_page: hits_per_page as u64 }
-    } else {
-        WindowEcho::Offset { offset: start as u64, limit: sent.limit as u64 }
-    };
-    let whole = 0..usize::MAX;
-    let window = match lists {
-        Lists::One if !finite => {
-            (sent.offset, sent.limit) = (start, length);
-            whole
-        }
-        // The page as it is, unless the limit on hits cuts it.
-        Lists::One if (start, length) == (offset, limit) => whole,
-        _ if finite => {
-            (sent.page, sent.hits_per_page) = (Some(1), Some(end));
-            start..end
-        }
-        _ => {
-            (sent.offset, sent.limit) = (0, end);
-            start..end
-        }
-    };
-    if finite {
-        // Ignored beside pages; their defaults are left out of the body.
-        (sent.offset, sent.limit) = (0, LIMIT_DEFAULT);
-    }
-    (window, echo)
 }
 
 /// By what the lists are merged.
@@ -316,6 +290,7 @@ fn set_facets(
     sent: &mut SearchQuery,
     settings: &ReadSettings,
     distinct: Option<&str>,
+    in_pages: bool,
 ) -> (FacetRules, bool) {
     let by_count = |field: &str| settings.facets_by_count.get(field).copied();
     let by_count_default = by_count("*").unwrap_or(false);
@@ -336,7 +311,7 @@ fn set_facets(
     };
     let mut counts_distinct = false;
     if let Some(path) = distinct
-        && sent.is_finite_pagination()
+        && in_pages
         && settings.is_filterable(path)
         && !is_reserved(path)
     {

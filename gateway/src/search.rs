@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use crate::context::GatewayContext;
 use crate::failure::Failure;
 use crate::merge::answer::NodeAnswer;
-use crate::merge::merge_answers;
-use crate::node_query::{Lists, prepare};
-use crate::plan::query_hash;
-use crate::scatter::{NodeRequest, ReadKey, ReadScope, ask_one, gather, plan_now};
+use crate::merge::{MergeError, merge_answers};
+use crate::node_query::{Lists, NodeQuery, prepare};
+use crate::plan::{Plan, PlannedCall, query_hash};
+use crate::scatter::{Gathered, NodeRequest, Part, ReadKey, ReadScope, ask_one, gather, plan_now};
+use crate::window::{AskedWindow, hits_to_ask};
 
 /// Sub-queries of one multi-search.
 const QUERIES_MAX: usize = 100;
@@ -66,10 +67,13 @@ pub async fn search_index(
     if let ([call], true) = (plan.calls.as_slice(), plan.missing.is_empty()) {
         let mut prepared = prepare(query, &settings, Lists::One)?;
         prepared.merge.index_uid = index_uid.clone();
-        let request = NodeRequest::post("/search", prepared.body(call.filter.as_deref()));
+        let request = request_for(&prepared, call, prepared.window);
         let answer = ask_one(context, scope, &call.node, request, NodeAnswer::parse).await?;
         if let Some(answer) = answer {
-            let body = finish(std::slice::from_ref(&answer), &prepared.merge, started, context)?;
+            let elapsed = elapsed_since(started, context);
+            let body = merge_answers(std::slice::from_ref(&answer), &prepared.merge, elapsed)
+                .map_err(unreadable)?
+                .body;
             return Ok(answer_of(index, body, Vec::new()));
         }
         key.failed.insert(call.node.clone());
@@ -77,18 +81,113 @@ pub async fn search_index(
     }
     let mut prepared = prepare(query, &settings, Lists::Many)?;
     prepared.merge.index_uid = index_uid;
-    let gathered = gather(
-        context,
-        scope,
-        key,
-        plan,
-        |call| NodeRequest::post("/search", prepared.body(call.filter.as_deref())),
-        NodeAnswer::parse,
-    )
-    .await?;
-    let answers: Vec<NodeAnswer> = gathered.parts.into_iter().map(|part| part.answer).collect();
-    let body = finish(&answers, &prepared.merge, started, context)?;
-    Ok(answer_of(index, body, gathered.missing))
+    let mut lists = ask_for_tops(context, scope, &key, plan, &prepared).await?;
+    let body = loop {
+        let elapsed = elapsed_since(started, context);
+        match merge_answers(&lists.answers, &prepared.merge, elapsed) {
+            Ok(merged) => break merged.body,
+            Err(MergeError::RanOut(place)) => {
+                lists = ask_for_more(context, scope, &key, lists, place, &prepared).await?;
+            }
+            Err(error) => return Err(unreadable(error)),
+        }
+    };
+    Ok(answer_of(index, body, lists.missing))
+}
+
+/// What the nodes gave so far, in order of node.
+#[derive(Debug, Default)]
+struct NodeLists {
+    calls: Vec<PlannedCall>,
+    answers: Vec<NodeAnswer>,
+    missing: Vec<ShardId>,
+    /// A list ran out before.
+    ran_out: bool,
+}
+
+impl NodeLists {
+    /// Adds what was gathered; `asked` says how many hits a call was asked for, of the `end` that
+    /// the page could need.
+    fn add(
+        &mut self,
+        gathered: Gathered<NodeAnswer>,
+        end: usize,
+        asked: impl Fn(&PlannedCall) -> usize,
+    ) {
+        let kept = std::mem::take(&mut self.calls).into_iter().zip(self.answers.drain(..));
+        let more = gathered.parts.into_iter().map(|Part { call, mut answer }| {
+            let asked = asked(&call);
+            answer.has_more = asked < end && answer.hit_count() >= asked;
+            (call, answer)
+        });
+        let mut all: Vec<(PlannedCall, NodeAnswer)> = kept.chain(more).collect();
+        all.sort_by(|(left, _), (right, _)| left.node.cmp(&right.node));
+        (self.calls, self.answers) = all.into_iter().unzip();
+        self.missing.extend(gathered.missing);
+        self.missing.sort_unstable();
+    }
+}
+
+/// Asks every node of `plan` for as much of its list as the page is likely to take.
+async fn ask_for_tops(
+    context: &GatewayContext,
+    scope: ReadScope<'_>,
+    key: &ReadKey,
+    plan: Plan,
+    prepared: &NodeQuery,
+) -> Result<NodeLists, Failure> {
+    let end = prepared.window.hits;
+    let (count, shards) = (plan.calls.len(), scope.index.shards as usize);
+    let asked = |call: &PlannedCall| {
+        if prepared.may_narrow { hits_to_ask(end, call.shards.len(), shards, count) } else { end }
+    };
+    let request =
+        |call: &PlannedCall| request_for(prepared, call, prepared.window.top(asked(call)));
+    let gathered = gather(context, scope, key.clone(), plan, request, NodeAnswer::parse).await?;
+    let mut lists = NodeLists::default();
+    lists.add(gathered, end, asked);
+    Ok(lists)
+}
+
+/// Asks for the whole of the list at `place`, which ran out; when it is not the first that did,
+/// for the whole of all lists that were cut.
+async fn ask_for_more(
+    context: &GatewayContext,
+    scope: ReadScope<'_>,
+    key: &ReadKey,
+    lists: NodeLists,
+    place: usize,
+    prepared: &NodeQuery,
+) -> Result<NodeLists, Failure> {
+    let mut kept = NodeLists { missing: lists.missing, ran_out: true, ..NodeLists::default() };
+    let mut plan = Plan { calls: Vec::new(), missing: Vec::new() };
+    for (at, (call, answer)) in lists.calls.into_iter().zip(lists.answers).enumerate() {
+        if at == place || (lists.ran_out && answer.has_more) {
+            plan.calls.push(call);
+        } else {
+            kept.calls.push(call);
+            kept.answers.push(answer);
+        }
+    }
+    let end = prepared.window.hits;
+    let request = |call: &PlannedCall| request_for(prepared, call, prepared.window);
+    let gathered = gather(context, scope, key.clone(), plan, request, NodeAnswer::parse).await?;
+    kept.add(gathered, end, |_| end);
+    Ok(kept)
+}
+
+fn request_for(prepared: &NodeQuery, call: &PlannedCall, window: AskedWindow) -> NodeRequest {
+    NodeRequest::post("/search", prepared.body(call.filter.as_deref(), window))
+}
+
+fn elapsed_since(started: Instant, context: &GatewayContext) -> u128 {
+    context.seams.clock.instant().saturating_duration_since(started).as_millis()
+}
+
+/// The outer form was checked when the answer came; facets are read only in the merge.
+fn unreadable(error: MergeError) -> Failure {
+    tracing::warn!(%error, "a node's answer can't be read");
+    ApiError::new(Code::Internal, "A node's answer could not be read.").into()
 }
 
 fn answer_of(index: &IndexRouting, body: Vec<u8>, missing: Vec<ShardId>) -> ReadAnswer {
@@ -98,21 +197,6 @@ fn answer_of(index: &IndexRouting, body: Vec<u8>, missing: Vec<ShardId>) -> Read
         settings_version: Some(index.settings_version),
         settings_pending: index.settings_pending,
     }
-}
-
-fn finish(
-    answers: &[NodeAnswer],
-    plan: &crate::merge::MergePlan,
-    started: Instant,
-    context: &GatewayContext,
-) -> Result<Vec<u8>, Failure> {
-    let elapsed = context.seams.clock.instant().saturating_duration_since(started);
-    let merged = merge_answers(answers, plan, elapsed.as_millis()).map_err(|error| {
-        // The outer form was checked when the answer came; facets are read only here.
-        tracing::warn!(%error, "facets of a node can't be read");
-        ApiError::new(Code::Internal, "A node's answer could not be read.")
-    })?;
-    Ok(merged.body)
 }
 
 /// The hash of what finds and orders the hits of a query. Its window and what is shown of hits are

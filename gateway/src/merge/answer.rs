@@ -20,6 +20,9 @@ pub struct NodeAnswer {
     pub total_hits: u64,
     /// `semanticHitCount`, for vector and hybrid searches.
     pub semantic_hit_count: Option<u64>,
+    /// The node may have further hits for the page: it was asked for fewer than the page could
+    /// need, and gave as many.
+    pub has_more: bool,
 }
 
 impl NodeAnswer {
@@ -52,12 +55,26 @@ impl NodeAnswer {
             return Err(Malformed { at: body.len() });
         };
         let (distribution, stats, query_vector) = parts;
-        Ok(Self { hits, distribution, stats, query_vector, total_hits, semantic_hit_count, body })
+        Ok(Self {
+            hits,
+            distribution,
+            stats,
+            query_vector,
+            total_hits,
+            semantic_hit_count,
+            has_more: false,
+            body,
+        })
     }
 
     /// The hits, in the node's order.
     pub fn hits(&self) -> Vec<&[u8]> {
         self.hits.iter().map(|span| self.slice(*span)).collect()
+    }
+
+    /// How many hits there are.
+    pub fn hit_count(&self) -> usize {
+        self.hits.len()
     }
 
     /// The facets, as the node said them.

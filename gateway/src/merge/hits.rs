@@ -1,8 +1,10 @@
 //! The k-way merge of the nodes' hit lists.
 //!
 //! Each list comes in its node's order, which the comparison rule of `rank` refines to the order
-//! over all shards. Hits that compare equal come in the order of the lists (sorted by node by the
-//! caller) and then in their own: the fixed rule that keeps pages stable.
+//! over all shards. Hits that compare equal are taken from all lists alike: by their position in
+//! their own list, then in the order of the lists (sorted by node by the caller). That is the
+//! fixed rule that keeps pages stable, and it lets every list be cut short (see
+//! [`crate::window`]).
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -14,16 +16,33 @@ use super::rank::{HitOrder, HitRank, RuleValue};
 /// between such hits.
 const GEO_BUCKET_METRES: f64 = 1.0;
 
+/// One node's hits, best first.
+#[derive(Clone, Debug, Default)]
+pub struct HitList<'a> {
+    /// The hits.
+    pub hits: Vec<&'a [u8]>,
+    /// The node may have further ones.
+    pub has_more: bool,
+}
+
+/// The list at this place ended before the window was full, and the node may have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RanOut(pub usize);
+
 /// The hits of `lists` at positions `window` of the merged order.
+///
+/// # Errors
+/// When a list that was cut short has to give more.
 pub fn merge_hits<'a>(
-    lists: &[Vec<&'a [u8]>],
+    lists: &[HitList<'a>],
     order: HitOrder,
     mut distinct: Option<&mut Distinct>,
     window: Range<usize>,
-) -> Vec<&'a [u8]> {
-    let mut kept = Vec::with_capacity(window.len().min(lists.iter().map(Vec::len).sum()));
+) -> Result<Vec<&'a [u8]>, RanOut> {
+    let total = lists.iter().map(|list| list.hits.len()).sum();
+    let mut kept = Vec::with_capacity(window.len().min(total));
     let mut position = 0;
-    let mut take = |hit: &'a [u8]| {
+    let take = |hit: &'a [u8]| {
         if distinct.as_deref_mut().is_some_and(|distinct| !distinct.admit(hit)) {
             return true;
         }
@@ -34,23 +53,20 @@ pub fn merge_hits<'a>(
         position < window.end
     };
     if window.is_empty() {
-        return kept;
+        return Ok(kept);
     }
-    match order {
-        HitOrder::Arrival => {
-            let _ = lists.iter().flatten().all(|hit| take(hit));
-        }
-        _ if has_rule_after_geo(lists, order) => {
-            let _ = sort_by_geo_buckets(lists, order).into_iter().all(take);
-        }
-        _ => merge_sorted(lists, order, take),
+    if has_rule_after_geo(lists, order) {
+        let _ = sort_by_geo_buckets(lists, order).into_iter().all(take);
+    } else {
+        merge_sorted(lists, order, take)?;
     }
-    kept
+    Ok(kept)
 }
 
 /// The first hit not yet taken of one list.
 struct Head<'a> {
     rank: HitRank<'a>,
+    hit: &'a [u8],
     list: usize,
     position: usize,
 }
@@ -58,39 +74,40 @@ struct Head<'a> {
 impl Head<'_> {
     /// `Greater` when `self` is to be taken before `other`.
     fn compare(&self, other: &Self) -> Ordering {
-        self.rank.compare(&other.rank).then_with(|| other.list.cmp(&self.list))
+        let place = (self.position, self.list);
+        self.rank.compare(&other.rank).then_with(|| (other.position, other.list).cmp(&place))
     }
 }
 
 /// Keeps the heads sorted, the best one last: few lists, and a list's next hit is usually near
 /// its last one.
 fn merge_sorted<'a>(
-    lists: &[Vec<&'a [u8]>],
+    lists: &[HitList<'a>],
     order: HitOrder,
     mut take: impl FnMut(&'a [u8]) -> bool,
-) {
+) -> Result<(), RanOut> {
     let head = |list: usize, position: usize| {
-        let hit = lists.get(list)?.get(position)?;
-        Some(Head { rank: HitRank::read(order, hit), list, position })
+        let hit = *lists.get(list)?.hits.get(position)?;
+        Some(Head { rank: HitRank::read(order, hit), hit, list, position })
     };
     let mut heads: Vec<Head<'a>> = (0..lists.len()).filter_map(|list| head(list, 0)).collect();
     heads.sort_by(Head::compare);
     while let Some(best) = heads.pop() {
-        let Some(hit) = lists.get(best.list).and_then(|list| list.get(best.position)) else {
-            continue;
-        };
-        if !take(hit) {
-            return;
+        if !take(best.hit) {
+            break;
         }
         if let Some(next) = head(best.list, best.position + 1) {
             let place = heads.partition_point(|other| other.compare(&next).is_lt());
             heads.insert(place, next);
+        } else if lists.get(best.list).is_some_and(|list| list.has_more) {
+            return Err(RanOut(best.list));
         }
     }
+    Ok(())
 }
 
-fn has_rule_after_geo(lists: &[Vec<&[u8]>], order: HitOrder) -> bool {
-    let Some(first) = lists.iter().find_map(|list| list.first()) else { return false };
+fn has_rule_after_geo(lists: &[HitList<'_>], order: HitOrder) -> bool {
+    let Some(first) = lists.iter().find_map(|list| list.hits.first()) else { return false };
     match HitRank::read(order, first) {
         HitRank::Rules(rules) => geo_place(&rules).is_some_and(|place| place + 1 < rules.len()),
         _ => false,
@@ -104,10 +121,10 @@ fn geo_place(rules: &[RuleValue<'_>]) -> Option<usize> {
 /// All hits, sorted exactly, then regrouped: what lies within a metre of the first of its group
 /// is one group, inside which the later rules decide. That is how the engine cuts its buckets, and
 /// no comparison of two hits alone can say it.
-fn sort_by_geo_buckets<'a>(lists: &[Vec<&'a [u8]>], order: HitOrder) -> Vec<&'a [u8]> {
+fn sort_by_geo_buckets<'a>(lists: &[HitList<'a>], order: HitOrder) -> Vec<&'a [u8]> {
     let mut ranked: Vec<(Vec<RuleValue<'a>>, &'a [u8])> = lists
         .iter()
-        .flatten()
+        .flat_map(|list| &list.hits)
         .map(|hit| match HitRank::read(order, hit) {
             HitRank::Rules(rules) => (rules.into_vec(), *hit),
             _ => (Vec::new(), *hit),

@@ -24,6 +24,7 @@ use crate::json_scan::Malformed;
 use answer::NodeAnswer;
 use distinct::Distinct;
 use facets::{CountedOnce, FacetRules, NodeFacets, merge_facets, write_string};
+use hits::{HitList, RanOut};
 use rank::HitOrder;
 use render::{HitCuts, write_hit};
 
@@ -80,18 +81,33 @@ pub struct Merged {
     pub inexact_facets: Vec<String>,
 }
 
+/// Why answers were not merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// A part of an answer can't be read.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The answer at this place was cut ([`NodeAnswer::has_more`]), and the page needs more of it.
+    #[error("answer {0} ran out before the page was full")]
+    RanOut(usize),
+}
+
 /// Merges `answers`, which are in the order that breaks ties.
 ///
 /// # Errors
-/// When a part of an answer is malformed.
+/// See [`MergeError`].
 pub fn merge_answers(
     answers: &[NodeAnswer],
     plan: &MergePlan,
     elapsed_ms: u128,
-) -> Result<Merged, Malformed> {
-    let lists: Vec<Vec<&[u8]>> = answers.iter().map(NodeAnswer::hits).collect();
+) -> Result<Merged, MergeError> {
+    let lists: Vec<HitList<'_>> = answers
+        .iter()
+        .map(|answer| HitList { hits: answer.hits(), has_more: answer.has_more })
+        .collect();
     let mut distinct = plan.distinct.as_ref().map(|path| Distinct::new(path.as_str()));
-    let hits = hits::merge_hits(&lists, plan.order, distinct.as_mut(), plan.window.clone());
+    let hits = hits::merge_hits(&lists, plan.order, distinct.as_mut(), plan.window.clone())
+        .map_err(|RanOut(list)| MergeError::RanOut(list))?;
     let candidates: u64 = answers.iter().map(|answer| answer.total_hits).sum();
     let nodes: Vec<NodeFacets<'_>> = answers.iter().map(NodeAnswer::facets).collect();
     // Like one node, which in pages drops all further documents of a value, and otherwise those

@@ -224,13 +224,25 @@ proptest! {
 }
 
 #[test]
-fn ties_follow_the_order_of_the_lists() {
+fn ties_are_taken_from_all_lists_alike() {
     let hit = |id: u32| json!({"id": id, "_rankingScore": 0.5});
     let answers = [answer(&[hit(1), hit(2)]), answer(&[hit(3)])];
     for order in [HitOrder::Score, HitOrder::Arrival] {
         let merged = merged_hits(&answers, &plan(order, 0..10));
-        assert_eq!(merged, [json!({"id": 1}), json!({"id": 2}), json!({"id": 3})]);
+        assert_eq!(merged, [json!({"id": 1}), json!({"id": 3}), json!({"id": 2})]);
     }
+}
+
+#[test]
+fn a_cut_list_that_runs_out_is_named_unless_the_page_is_full() {
+    let hit = |id: u32, score: f64| json!({"id": id, "_rankingScore": score});
+    let mut answers = [answer(&[hit(1, 0.9), hit(2, 0.8)]), answer(&[hit(3, 0.1)])];
+    answers[0].has_more = true;
+    let merged =
+        |window: Range<usize>| merge_answers(&answers, &plan(HitOrder::Score, window), 1).map(drop);
+    assert_eq!(merged(0..2), Ok(()));
+    assert_eq!(merged(0..3), Err(MergeError::RanOut(0)));
+    assert_eq!(merged(2..3), Err(MergeError::RanOut(0)));
 }
 
 #[test]

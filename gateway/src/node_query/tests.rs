@@ -20,7 +20,11 @@ fn prepared(query: &Value, changes: Value, lists: Lists) -> NodeQuery {
 }
 
 fn sent(query: Value, changes: Value, lists: Lists) -> Value {
-    serde_json::from_slice(&prepared(&query, changes, lists).body(None)).unwrap_or_default()
+    body_of(&prepared(&query, changes, lists), None)
+}
+
+fn body_of(query: &NodeQuery, shards: Option<&str>) -> Value {
+    serde_json::from_slice(&query.body(shards, query.window)).unwrap_or_default()
 }
 
 #[test]
@@ -79,7 +83,7 @@ fn what_the_merge_needs_follows_from_the_rules_at_work() {
 fn the_shard_filter_stands_beside_the_client_s() {
     let body = |filter: Value, shards: Option<&str>| {
         let query = prepared(&json!({"q": "a", "filter": filter}), json!({}), Lists::Many);
-        let body: Value = serde_json::from_slice(&query.body(shards)).unwrap_or_default();
+        let body = body_of(&query, shards);
         body.get("filter").cloned()
     };
     assert_eq!(body(json!("a = 1"), Some("s")), Some(json!(["a = 1", "s"])));
@@ -90,8 +94,8 @@ fn the_shard_filter_stands_beside_the_client_s() {
     assert_eq!(body(json!(" "), Some("s")), Some(json!(["s"])));
     assert_eq!(body(json!("a = 1"), None), Some(json!("a = 1")));
     assert_eq!(body(json!(null), None), None);
-    let empty = prepared(&json!({}), json!({}), Lists::One).body(Some("s"));
-    assert_eq!(serde_json::from_slice::<Value>(&empty).ok(), Some(json!({"filter": ["s"]})));
+    let empty = prepared(&json!({}), json!({}), Lists::One);
+    assert_eq!(body_of(&empty, Some("s")), json!({"filter": ["s"]}));
     let query = SearchQuery { filter: Some(json!(1)), ..Default::default() };
     let refused = prepare(&query, &settings(json!({})), Lists::One).err();
     assert_eq!(refused.map(|error| error.code), Some(Code::InvalidSearchFilter));
@@ -120,7 +124,7 @@ fn displayed_attributes_are_applied_before_nodes_are_asked() {
 fn the_distinct_attribute_is_fetched_and_cut_again() {
     let query = json!({"distinct": "a.b", "attributesToRetrieve": ["id", "a.c"]});
     let prepared = prepared(&query, json!({}), Lists::Many);
-    let body: Value = serde_json::from_slice(&prepared.body(None)).unwrap_or_default();
+    let body = body_of(&prepared, None);
     assert_eq!(body["attributesToRetrieve"], json!(["a.b", "a.c", "id"]));
     assert_eq!(
         prepared.merge.cuts.field,
