@@ -42,12 +42,16 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Runs `future` on a new multi-threaded runtime.
+/// Runs `future` on a new runtime of a quarter as many workers as there are cores. What needs
+/// cores has threads of its own: a pod's connections are served on reactors, a node's searches on
+/// the blocking pool; workers that wake each other for the rest would only take from them.
 ///
 /// # Errors
 /// Those of `future`, and when no runtime can be made.
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.div_ceil(4))
         .enable_all()
         .build()
         .context("can't start the runtime")?;

@@ -16,6 +16,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Searching allocates a great deal, in nodes above all.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One Meilisearch endpoint over a fleet of ordinary Meilisearch servers.
 #[derive(Debug, Parser)]
 #[command(name = "miroir", version, about, arg_required_else_help = true)]

@@ -9,8 +9,9 @@ use miroir_gateway::context::{
     ContextParts, GatewayConfig, GatewayContext, UnavailableShardPolicy,
 };
 use miroir_gateway::log_routes::PodRoutes;
+use miroir_gateway::server::Server;
 use miroir_membership::health::HealthLimits;
-use miroir_seams::{HttpTransport, NodeTransport, RealFiles, Seams};
+use miroir_seams::{HttpTransport, NodeTransport, Reactors, RealFiles, Seams};
 use miroir_storage::commands::Command;
 use miroir_storage::engine::SledEngine;
 use miroir_storage::ids::{GroupId, NodeId, PodId};
@@ -58,14 +59,23 @@ pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result
         health: pod.health.clone(),
         seams: seams.clone(),
     };
-    let gateway = Arc::new(GatewayContext::new(parts, gateway_config(&config)));
+    let gateway = GatewayContext::new(parts, gateway_config(&config));
+    let reactors = Reactors::start(std::thread::available_parallelism().map_or(1, usize::from))
+        .context("can't start the threads that serve")?;
+    let servers: Vec<Server> = reactors
+        .iter()
+        .map(|reactor| {
+            let context = gateway.with_transport(Arc::new(HttpTransport::new()));
+            Server::new(Arc::new(context), reactor)
+        })
+        .collect();
     tracing::info!(%address, "pod is ready");
     let root_gone = async {
         // The root ends only when the log failed or took another state.
         let _end = root.wait(None).await;
     };
     let outcome = tokio::select! {
-        () = miroir_gateway::server::serve(listener, gateway, stop) => Ok(()),
+        () = miroir_gateway::server::serve(listener, &servers, stop) => Ok(()),
         () = root_gone => Err(anyhow::anyhow!("the pod's root actor ended")),
     };
     root.stop(None);

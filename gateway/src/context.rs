@@ -94,7 +94,7 @@ impl Default for GatewayConfig {
 }
 
 /// Everything a request is handled with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GatewayContext {
     /// Names, placement, nodes.
     pub routing: Arc<dyn RoutingSource>,
@@ -109,9 +109,9 @@ pub struct GatewayContext {
     /// Limits and keys.
     pub config: GatewayConfig,
     /// Read settings by index.
-    pub settings: SettingsCache,
+    pub settings: Arc<SettingsCache>,
     /// Requests being served.
-    pub in_flight: AtomicUsize,
+    pub in_flight: Arc<AtomicUsize>,
 }
 
 impl GatewayContext {
@@ -125,9 +125,14 @@ impl GatewayContext {
             health,
             seams,
             config,
-            settings: SettingsCache::default(),
-            in_flight: AtomicUsize::new(0),
+            settings: Arc::default(),
+            in_flight: Arc::default(),
         }
+    }
+
+    /// The same, but calling nodes in another way: over connections of its own.
+    pub fn with_transport(&self, transport: Arc<dyn NodeTransport>) -> Self {
+        Self { transport, ..self.clone() }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`Clock`] | operating system | paused tokio time plus a fixed epoch |
 //! | [`Entropy`] | operating system | ChaCha from the seed |
 //! | [`Tasks`] | tokio, ended with the pod | the same |
+//! | [`Reactors`] | threads for connections | none |
 //! | [`NodeTransport`] | [`HttpTransport`] | model nodes |
 //! | [`Files`] | [`RealFiles`] | [`MemoryFiles`] |
 
@@ -16,6 +17,7 @@ mod clock;
 mod entropy;
 mod files;
 mod memory_files;
+mod reactors;
 mod tasks;
 mod transport;
 
@@ -23,6 +25,7 @@ pub use clock::Clock;
 pub use entropy::Entropy;
 pub use files::{Files, LogFile, RealFiles};
 pub use memory_files::MemoryFiles;
+pub use reactors::{Reactor, Reactors};
 pub use tasks::Tasks;
 pub use transport::{HttpTransport, NodeCall, NodeTransport, TransportError};
 

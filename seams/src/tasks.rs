@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::reactors::Reactor;
+
 /// Spawns the tasks of one pod and can end them all, as a crash would.
 ///
 /// Actors are spawned by ractor; this is for the tasks beside them (connections, node calls,
@@ -40,10 +42,24 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let handle = tokio::spawn(async move {
-            let _announce = PanicNote { name };
-            future.await
-        });
+        self.keep(tokio::spawn(announced(name, future)))
+    }
+
+    /// As [`Tasks::spawn`], on one thread.
+    pub fn spawn_on<F>(
+        &self,
+        reactor: &Reactor,
+        name: &'static str,
+        future: F,
+    ) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.keep(reactor.handle().spawn(announced(name, future)))
+    }
+
+    fn keep<T>(&self, handle: JoinHandle<T>) -> JoinHandle<T> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.ended {
             handle.abort();
@@ -78,6 +94,11 @@ impl Tasks {
             task.abort();
         }
     }
+}
+
+async fn announced<F: Future>(name: &'static str, future: F) -> F::Output {
+    let _announce = PanicNote { name };
+    future.await
 }
 
 /// Says which task panicked; the panic itself is reported by the process's hook.

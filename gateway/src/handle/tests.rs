@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::StatusCode;
 use miroir_actors::health_checker::NodeHealthView;
-use miroir_seams::{NodeCall, NodeTransport, Seams, TransportError};
+use miroir_seams::{NodeCall, NodeTransport, Reactors, Seams, TransportError};
 use miroir_storage::ids::{Epoch, GroupId, IndexUid, NodeId};
 use miroir_storage::routing::{GroupPlacement, IndexRouting, NodeRecord, ShardPlacement};
 use miroir_wire::settings::Settings;
@@ -19,6 +19,7 @@ use crate::context::{
     ContextParts, GatewayConfig, LogRoutes, RoutingSource, UnavailableShardPolicy,
 };
 use crate::router::LogRoute;
+use crate::server::Server;
 
 /// What a node does with one call.
 type Script = fn(&NodeCall) -> Result<(u16, String), TransportError>;
@@ -224,6 +225,40 @@ async fn a_search_is_merged_from_all_nodes_and_shows_nothing_of_ours() {
     assert!(world.calls().iter().all(|(_, path, _)| path == "/indexes/3-movies/search"));
     let (status, answer, _) = world.ask("GET", "/indexes/movies/search?q=word&limit=1", None).await;
     assert_eq!((status, ids(&answer)), (200, vec![1]));
+}
+
+/// A list of 30 hits with scores from `best` down, of which as many as asked for are given.
+fn top_of_list(call: &NodeCall, first: u32, best: f64) -> Result<(u16, String), TransportError> {
+    let query: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+    let limit = query["limit"].as_u64().unwrap_or(20).min(30) as u32;
+    let list: Vec<(u32, f64)> =
+        (0..limit).map(|place| (first + place, best - f64::from(place) / 1000.0)).collect();
+    Ok((200, hits(&list)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_runs_out_is_asked_for_in_full() {
+    let world = world(
+        routing(&[&["a", "b", "c"]], &json!({})),
+        &[
+            ("a", |call| top_of_list(call, 0, 0.5)),
+            ("b", |call| top_of_list(call, 100, 0.9)),
+            ("c", |call| top_of_list(call, 200, 0.1)),
+        ],
+        GatewayConfig::default(),
+    );
+    let (_, answer, _) = world.search(json!({"q": "word", "offset": 5, "limit": 31})).await;
+    // The 30 of one node, and then the best of the next.
+    let expected: Vec<u64> = (105..130).chain(0..6).collect();
+    assert_eq!(ids(&answer), expected);
+    let calls: Vec<(String, Value)> = world
+        .calls()
+        .into_iter()
+        .map(|(node, _, body)| (node, serde_json::from_str::<Value>(&body).unwrap_or_default()))
+        .map(|(node, body)| (node, body["limit"].clone()))
+        .collect();
+    let asked = |node: &str, limit: u32| (node.to_owned(), json!(limit));
+    assert_eq!(calls, [asked("a", 21), asked("b", 21), asked("c", 21), asked("b", 36)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -489,7 +524,10 @@ async fn a_connection_is_kept_for_further_requests_and_finished_on_stop() {
     let listener = listener.unwrap_or_else(|error| panic!("{error}"));
     let address = listener.local_addr().unwrap_or_else(|error| panic!("{error}"));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = crate::server::serve(listener, world.context.clone(), async {
+    let reactors = Reactors::start(2).unwrap_or_else(|error| panic!("{error}"));
+    let servers: Vec<Server> =
+        reactors.iter().map(|reactor| Server::new(world.context.clone(), reactor)).collect();
+    let server = crate::server::serve(listener, &servers, async {
         let _ = stopped.await;
     });
     let client = async {
