@@ -135,7 +135,7 @@ where
     let encoding = Encoding::of(headers);
     gathered.large =
         encoding == Encoding::Identity && announced.is_some_and(|bytes| bytes > IN_MEMORY_MAX);
-    let mut decoder = Decoder::new(encoding, gathered).map_err(IntakeError::Undecodable)?;
+    let mut decoder = Decoder::new(encoding, gathered);
     let mut waiting = Batch::default();
     let mut body = std::pin::pin!(body);
     while let Some(frame) = body.frame().await {

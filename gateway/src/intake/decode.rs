@@ -12,16 +12,14 @@ use bytes::Bytes;
 use flate2::write::{GzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
-use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder};
-use zstd::stream::zio;
+use ruzstd::decoding::StreamingDecoder;
 
 use super::{Gathered, IntakeError};
 
 /// Output buffer of a brotli decoder, bytes.
 const BROTLI_BUFFER_BYTES: usize = 32 << 10;
-/// Largest window of a zstd frame, as a power of two: 8 MiB, all that the `zstd` content encoding
-/// allows (RFC 9659).
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Largest window of a zstd frame, bytes: all that the `zstd` content encoding allows (RFC 9659).
+const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
 
 /// The encodings that are decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,16 +51,17 @@ pub(super) enum Decoder {
     Gzip(Box<GzDecoder<Gathered>>),
     Deflate(Box<ZlibDecoder<Gathered>>),
     Brotli(Box<DecompressorWriter<Gathered>>),
-    Zstd(Box<zio::Writer<Gathered, ZstdDecoder<'static>>>),
+    /// Decoded when it is there as a whole: the library pulls.
+    Zstd {
+        encoded: Gathered,
+        body: Gathered,
+    },
 }
 
 impl Decoder {
     /// A decoder that writes to `body`.
-    ///
-    /// # Errors
-    /// When the library has no memory.
-    pub(super) fn new(encoding: Encoding, body: Gathered) -> io::Result<Self> {
-        Ok(match encoding {
+    pub(super) fn new(encoding: Encoding, body: Gathered) -> Self {
+        match encoding {
             Encoding::Identity => Self::Identity(body),
             Encoding::Gzip => Self::Gzip(Box::new(GzDecoder::new(body))),
             Encoding::Deflate => Self::Deflate(Box::new(ZlibDecoder::new(body))),
@@ -73,11 +72,10 @@ impl Decoder {
                 Self::Brotli(Box::new(decoder))
             }
             Encoding::Zstd => {
-                let mut decoder = ZstdDecoder::new()?;
-                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
-                Self::Zstd(Box::new(zio::Writer::new(body, decoder)))
+                let encoded = Gathered::new(body.spool.clone(), body.bytes_max);
+                Self::Zstd { encoded, body }
             }
-        })
+        }
     }
 
     /// Decodes some of the body; blocks.
@@ -96,10 +94,7 @@ impl Decoder {
                 let written = decoder.write_all(piece);
                 settle(written, decoder.get_mut())
             }
-            Self::Zstd(decoder) => {
-                let written = decoder.write_all(piece);
-                settle(written, decoder.writer_mut())
-            }
+            Self::Zstd { encoded, .. } => encoded.take(piece),
         })
     }
 
@@ -124,13 +119,29 @@ impl Decoder {
                     .into_inner()
                     .map_err(|_| IntakeError::Undecodable(io::ErrorKind::UnexpectedEof.into()))
             }
-            Self::Zstd(mut decoder) => {
-                let ended = decoder.finish();
-                settle(ended, decoder.writer_mut())?;
-                Ok(decoder.into_inner().0)
+            Self::Zstd { encoded, mut body } => {
+                let decoded = decode_zstd(&encoded.into_bytes()?, &mut body);
+                settle(decoded, &mut body)?;
+                Ok(body)
             }
         }
     }
+}
+
+/// Decodes frames one after the other. Their checksums, where there are any, are compared.
+fn decode_zstd(mut encoded: &[u8], body: &mut Gathered) -> io::Result<()> {
+    while !encoded.is_empty() {
+        let mut decoder =
+            StreamingDecoder::new_with_max_window_size(&mut encoded, ZSTD_WINDOW_BYTES_MAX)
+                .map_err(io::Error::other)?;
+        io::copy(&mut decoder, body)?;
+        let frame = decoder.into_frame_decoder();
+        let said = frame.get_checksum_from_data();
+        if said.is_some() && said != frame.get_calculated_checksum() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "checksum mismatch"));
+        }
+    }
+    Ok(())
 }
 
 /// The body's own refusal comes before what the decoder makes of it.

@@ -49,7 +49,7 @@ fn deflate(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::stream::encode_all(bytes, 1).expect("in memory")
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// `{"id":1}` as an uncompressed brotli stream (RFC 7932): window bits, one block of 8 bytes, end.
@@ -132,7 +132,7 @@ async fn encoded_bodies_are_decoded_whatever_their_size() {
 #[tokio::test]
 async fn a_bomb_is_refused_at_the_limit_of_the_decoded_body() {
     let spool = spool(64 << 20);
-    let zeros = vec![0; 512 << 20];
+    let zeros = vec![0; 64 << 20];
     for (name, encoded) in
         [("gzip", gzip(&zeros)), ("deflate", deflate(&zeros)), ("zstd", zstd(&zeros))]
     {
