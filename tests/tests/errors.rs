@@ -123,8 +123,11 @@ async fn differing_tasks(pair: &Pair, table: &[Failing], at_once: bool, expected
                 Err(fault) => Err(fault),
             };
             ended.push(task.map_err(|fault| fault.to_string()).map(|task| {
+                // What a success counted is not this comparison's affair.
+                let details =
+                    if task["status"] == "failed" { &task["details"] } else { &Value::Null };
                 json!({ "status": task["status"], "type": task["type"], "error": task["error"],
-                        "indexUid": task["indexUid"], "details": task["details"] })
+                        "indexUid": task["indexUid"], "details": details })
             }));
         }
         outcomes.push(ended);
