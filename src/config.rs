@@ -86,7 +86,7 @@ impl Default for ServerConfig {
             // Meilisearch's own default.
             body_bytes_max: ByteSize(100_000_000),
             // Some twenty bodies of the largest size.
-            spool_bytes_max: ByteSize(2_000_000_000),
+            spool_bytes_max: ByteSize(2 << 30),
             concurrent_requests_max: 500,
         }
     }

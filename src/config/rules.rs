@@ -144,7 +144,7 @@ fn check_limits(config: &Config, found: &mut Findings<'_>) {
         server.spool_bytes_max < server.body_bytes_max,
         "server.spool_bytes_max",
         format!("a body may have {}, which would find no room", server.body_bytes_max),
-        "choose at least server.body_bytes_max; the default is 2GB",
+        "choose at least server.body_bytes_max; the default is 2GiB",
     );
     found.refuse_if(
         cluster.shards == 0 || cluster.shards > SHARDS_MAX,
