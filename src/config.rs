@@ -71,8 +71,10 @@ pub struct Config {
 pub struct ServerConfig {
     /// Where clients connect.
     pub http_addr: SocketAddr,
-    /// The largest request body.
+    /// The largest request body, after decoding.
     pub body_bytes_max: ByteSize,
+    /// Room on disk for the bodies over 8 MiB of all requests in flight.
+    pub spool_bytes_max: ByteSize,
     /// Requests served at the same time; more get 503 with `Retry-After`.
     pub concurrent_requests_max: usize,
 }
@@ -83,6 +85,8 @@ impl Default for ServerConfig {
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7700)),
             // Meilisearch's own default.
             body_bytes_max: ByteSize(100_000_000),
+            // Some twenty bodies of the largest size.
+            spool_bytes_max: ByteSize(2 << 30),
             concurrent_requests_max: 500,
         }
     }
@@ -94,7 +98,7 @@ impl Default for ServerConfig {
 pub struct PodIdentity {
     /// Unique in the cluster, the same after every restart.
     pub id: String,
-    /// The log and the journal are kept here.
+    /// The log, the journal and the spool of large request bodies are kept here.
     pub data: PathBuf,
 }
 

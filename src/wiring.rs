@@ -8,6 +8,7 @@ use miroir_actors::pod::{PodConfig, PodContext, start_pod};
 use miroir_gateway::context::{
     ContextParts, GatewayConfig, GatewayContext, UnavailableShardPolicy,
 };
+use miroir_gateway::intake::Spool;
 use miroir_gateway::log_routes::PodRoutes;
 use miroir_gateway::server::Server;
 use miroir_membership::health::HealthLimits;
@@ -57,6 +58,7 @@ pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result
         log: routes,
         transport,
         health: pod.health.clone(),
+        spool: open_spool(&config)?,
         seams: seams.clone(),
     };
     let gateway = GatewayContext::new(parts, gateway_config(&config));
@@ -81,6 +83,13 @@ pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result
     root.stop(None);
     log.shutdown().await;
     outcome
+}
+
+fn open_spool(config: &Config) -> anyhow::Result<Arc<Spool>> {
+    let files = RealFiles::new(config.pod.data.join("spool"));
+    files
+        .and_then(|files| Spool::open(Arc::new(files), config.server.spool_bytes_max.0))
+        .context("can't open the spool of large request bodies")
 }
 
 async fn open_log(config: &Config, seams: &Seams) -> anyhow::Result<CoordinatorLog> {

@@ -2,14 +2,13 @@
 //!
 //! Runs in the connection's own task; the log orders what arrives side by side.
 
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use miroir_membership::placement::{PlacementError, place};
 use miroir_storage::commands::{Command, EnqueueTask, NewIndex, Outcome, PayloadRef, Work};
 use miroir_storage::ids::{GroupId, JournalSequence, NodeId, TaskUid};
-use miroir_storage::journal::JournalError;
+use miroir_storage::journal::{JournalError, Payload};
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
 
@@ -48,7 +47,7 @@ pub struct WriteRequest {
     pub custom_metadata: Option<String>,
 }
 
-/// What a write asks for; payloads are still in memory.
+/// What a write asks for; payloads are not yet in the journal.
 #[derive(Debug)]
 pub enum RequestedWork {
     /// Documents, in the journal's layout ([`crate::payload`]).
@@ -58,14 +57,14 @@ pub enum RequestedWork {
         /// The request's `primaryKey`.
         primary_key: Option<String>,
         /// The payload.
-        payload: Bytes,
+        payload: Payload,
         /// Documents in it.
         count: u64,
     },
     /// Ids to delete, a JSON array of strings.
     DeleteIds {
         /// The payload.
-        payload: Bytes,
+        payload: Payload,
         /// Ids in it.
         count: u64,
         /// Named in the path.

@@ -3,6 +3,10 @@
 //!
 //! Pure, and run off the actors: a batch may hold 100 MB.
 
+mod embeddings;
+mod missing;
+mod vectors;
+
 use bytes::Bytes;
 use miroir_membership::placement::shard_of;
 use miroir_storage::ids::ShardId;
@@ -13,6 +17,10 @@ use miroir_wire::document::{
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::settings::Settings;
 use serde_json::Value;
+
+pub use missing::missing_vectors;
+use vectors::GatheredVectors;
+pub use vectors::{Lacking, VectorRules};
 
 /// A batch whose every document has a shard.
 #[derive(Debug)]
@@ -38,6 +46,10 @@ pub struct PrepareContext {
     pub shards: u32,
     /// Whether `_geo` is looked at (filterable or sortable).
     pub checks_geo: bool,
+    /// What the embedders ask of `_vectors`.
+    pub vectors: VectorRules,
+    /// Whether the documents are laid over those that are there.
+    pub partial: bool,
 }
 
 impl PrepareContext {
@@ -59,14 +71,19 @@ impl PrepareContext {
     }
 }
 
-/// Gives every document its shard.
+/// Gives every document its shard. Of the documents without vectors for an embedder that can't
+/// make them, the new ones still have to be refused ([`missing_vectors`]).
 ///
 /// # Errors
 /// Meilisearch's own task errors: no or several primary key candidates, a primary key that
-/// can't change, a missing or invalid id, an invalid `_geo`.
-pub fn prepare(batch: DocumentBatch, context: &PrepareContext) -> Result<Prepared, ApiError> {
+/// can't change, a missing or invalid id, an invalid `_geo`, invalid `_vectors`.
+pub fn prepare(
+    batch: DocumentBatch,
+    context: &PrepareContext,
+) -> Result<(Prepared, Vec<Lacking>), ApiError> {
     let primary_key = choose_primary_key(&batch, context)?;
     let mut documents = Vec::with_capacity(batch.len());
+    let mut vectors = GatheredVectors::new(&context.vectors, context.partial);
     for (range, document) in batch.ranges.iter().zip(batch.iter()) {
         let id = document_id(document, &primary_key)
             .map_err(|error| ApiError::new(error.code(), error.to_string()))?;
@@ -76,8 +93,10 @@ pub fn prepare(batch: DocumentBatch, context: &PrepareContext) -> Result<Prepare
             })?;
         }
         documents.push((shard_of(&id, context.shards), range.0, range.1));
+        vectors.add(id, value_at(document, "_vectors"));
     }
-    Ok(Prepared { primary_key, bytes: batch.bytes, documents })
+    let lacking = vectors.check().map_err(|error| error.in_index(&context.name))?;
+    Ok((Prepared { primary_key, bytes: batch.bytes, documents }, lacking))
 }
 
 fn choose_primary_key(batch: &DocumentBatch, context: &PrepareContext) -> Result<String, ApiError> {
@@ -167,6 +186,8 @@ mod tests {
             request_primary_key: None,
             shards: 64,
             checks_geo: true,
+            vectors: VectorRules::default(),
+            partial: false,
         }
     }
 
@@ -190,7 +211,86 @@ mod tests {
     #[test]
     fn numbers_and_their_text_are_one_document() {
         let prepared = prepare(batch(r#"[{"id":1},{"id":"1"}]"#), &context());
-        assert!(prepared.is_ok_and(|p| p.documents[0].0 == p.documents[1].0));
+        assert!(prepared.is_ok_and(|(p, _)| p.documents[0].0 == p.documents[1].0));
+    }
+
+    /// The task's error, or the ids that lack vectors.
+    fn vectors(json: &'static str, partial: bool) -> Result<Vec<String>, (Code, String)> {
+        let settings = br#"{"embedders":{
+            "given": {"source": "userProvided", "dimensions": 2, "binaryQuantized": true},
+            "made": {"source": "rest", "url": "http://x", "dimensions": 3, "request": "{{text}}",
+                     "response": "{{embedding}}"},
+            "model": {"source": "huggingFace"}
+        }}"#;
+        let settings = Settings::from_json(settings).expect("settings");
+        let context = PrepareContext { vectors: VectorRules::of(&settings), partial, ..context() };
+        match prepare(batch(json), &context) {
+            Ok((_, lacking)) => {
+                assert!(lacking.iter().all(|lacking| lacking.embedder == "given"));
+                Ok(lacking.into_iter().flat_map(|lacking| lacking.ids).collect())
+            }
+            Err(error) => Err((error.code, error.message)),
+        }
+    }
+
+    #[test]
+    fn vectors_fit_their_embedders_or_are_left_out_on_purpose() {
+        for json in [
+            r#"[{"id":1,"_vectors":{"given":[1,2.5]}}]"#,
+            r#"[{"id":1,"_vectors":{"given":[[1,2],[3,4]],"made":[1,2,3]}}]"#,
+            r#"[{"id":1,"_vectors":{"given":null}},{"id":2,"_vectors":{"given":[]}}]"#,
+            r#"[{"id":1,"_vectors":{"given":{"regenerate":false}}}]"#,
+            r#"[{"id":1,"_vectors":{"given":{"regenerate":true,"embeddings":[1,2]}}}]"#,
+            r#"[{"id":1,"_vectors":{"given":{"embeddings":null,"regenerate":true}}}]"#,
+            r#"[{"id":1,"_vectors":{"given":null,"made":{"regenerate":true},"model":[1]}}]"#,
+            r#"[{"id":1,"_vectors":{"given":null,"no embedder":[1,"not looked at"]}}]"#,
+        ] {
+            assert_eq!(vectors(json, false), Ok(vec![]), "{json}");
+        }
+        for (json, code, message) in [
+            (
+                r#"[{"id":1,"_vectors":{"given":[1,2,3]}}]"#,
+                Code::InvalidVectorDimensions,
+                "Index `films`: Invalid vector dimensions in document with id `1` in `._vectors.given`.\n  - note: embedding #0 has dimensions 3\n  - note: embedder `given` requires 2",
+            ),
+            (
+                r#"[{"id":1,"_vectors":{"given":null,"made":{"regenerate":true,"embeddings":[[1,2,3],[1]]}}}]"#,
+                Code::InvalidVectorDimensions,
+                "Index `films`: Invalid vector dimensions in document with id `1` in `._vectors.made`.\n  - note: embedding #1 has dimensions 1\n  - note: embedder `made` requires 3",
+            ),
+            (
+                r#"[{"id":1,"_vectors":{"given":[1,"a"]}}]"#,
+                Code::InvalidVectorsType,
+                "Index `films`: Bad embedder configuration in the document with id: `1`. Invalid value type at `._vectors.given[1]`: expected a number, but found a string: `\"a\"`",
+            ),
+            (
+                r#"[{"id":1,"_vectors":{"no embedder":"x"}}]"#,
+                Code::InvalidVectorsType,
+                "Index `films`: Bad embedder configuration in the document with id: `1`. Expected `._vectors.no embedder` to be an array of floats, an array of arrays of floats, or an object with at least the field `regenerate`, but got the string `x`",
+            ),
+            (
+                r#"[{"id":1,"_vectors":{"given":{"embeddings":[1,2]}}}]"#,
+                Code::InvalidVectorsType,
+                "Index `films`: Bad embedder configuration in the document with id: `1`. Missing field `._vectors.given.regenerate`\n  - note: `._vectors.given` must be an array of floats, an array of arrays of floats, or an object with field `regenerate`",
+            ),
+        ] {
+            assert_eq!(vectors(json, false), Err((code, message.to_owned())), "{json}");
+        }
+        assert!(vectors(r#"[{"id":1,"_vectors":3}]"#, false).is_err_and(|e| e.0 == Code::Internal));
+    }
+
+    #[test]
+    fn what_counts_is_the_document_as_the_task_leaves_it() {
+        let bad_then_good =
+            r#"[{"id":1,"_vectors":{"given":[1]}},{"id":"1","_vectors":{"given":[1,2]}}]"#;
+        let good_then_none = r#"[{"id":1,"_vectors":{"given":[1,2]}},{"id":1}]"#;
+        assert_eq!(vectors(bad_then_good, false), Ok(vec![]));
+        assert_eq!(vectors(good_then_none, true), Ok(vec![]));
+        assert_eq!(vectors(good_then_none, false), Ok(vec!["1".into()]));
+        let lacking = r#"[{"id":1},{"id":2,"_vectors":{}},{"id":3,"_vectors":{"given":{"regenerate":true}}},{"id":1}]"#;
+        for partial in [false, true] {
+            assert_eq!(vectors(lacking, partial), Ok(["1", "2", "3"].map(String::from).into()));
+        }
     }
 
     #[test]
@@ -198,7 +298,7 @@ mod tests {
         let agreed = PrepareContext { index_primary_key: Some("isbn".into()), ..context() };
         assert!(
             prepare(batch(r#"[{"id":1,"isbn":2}]"#), &agreed)
-                .is_ok_and(|p| p.primary_key == "isbn")
+                .is_ok_and(|(p, _)| p.primary_key == "isbn")
         );
         let other = PrepareContext { request_primary_key: Some("id".into()), ..agreed };
         let refused = prepare(batch(r#"[{"id":1,"isbn":2}]"#), &other);

@@ -17,6 +17,7 @@
 mod audits;
 pub mod entries;
 pub mod lanes;
+mod presence;
 mod replicas;
 mod reports;
 mod steps;

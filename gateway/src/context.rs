@@ -13,6 +13,7 @@ use miroir_storage::routing::Routing;
 use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
 
+use crate::intake::Spool;
 use crate::read_settings::SettingsCache;
 use crate::reply::Reply;
 use crate::router::LogRoute;
@@ -67,7 +68,7 @@ pub struct GatewayConfig {
     pub master_key: Option<String>,
     /// The key for `/_miroir/`; none keeps it closed.
     pub admin_key: Option<String>,
-    /// Largest request body, bytes.
+    /// Largest request body, bytes, after decoding.
     pub body_bytes_max: usize,
     /// Requests served at the same time; more are refused.
     pub concurrent_requests_max: usize,
@@ -104,6 +105,8 @@ pub struct GatewayContext {
     pub transport: Arc<dyn NodeTransport>,
     /// Which nodes are away.
     pub health: Arc<NodeHealthView>,
+    /// Where large bodies wait.
+    pub spool: Arc<Spool>,
     /// Time, randomness, tasks.
     pub seams: Seams,
     /// Limits and keys.
@@ -117,12 +120,13 @@ pub struct GatewayContext {
 impl GatewayContext {
     /// A context with nothing in flight.
     pub fn new(parts: ContextParts, config: GatewayConfig) -> Self {
-        let ContextParts { routing, log, transport, health, seams } = parts;
+        let ContextParts { routing, log, transport, health, spool, seams } = parts;
         Self {
             routing,
             log,
             transport,
             health,
+            spool,
             seams,
             config,
             settings: Arc::default(),
@@ -147,6 +151,8 @@ pub struct ContextParts {
     pub transport: Arc<dyn NodeTransport>,
     /// Which nodes are away.
     pub health: Arc<NodeHealthView>,
+    /// Where large bodies wait.
+    pub spool: Arc<Spool>,
     /// Time, randomness, tasks.
     pub seams: Seams,
 }

@@ -4,17 +4,16 @@
 //! admission comes first so that a flood costs little; health and the admin API are always
 //! admitted.
 
-use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, Method, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response};
+use http_body_util::Full;
 use hyper::body::Body;
 use miroir_storage::routing::Routing;
-use miroir_wire::content::{check_json_content_type, payload_too_large};
+use miroir_wire::content::check_json_content_type;
 use miroir_wire::documents_query::{BrowseQuery, GetDocument};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::{Health, Version, check_index_uid};
@@ -25,8 +24,9 @@ use crate::context::{GatewayContext, RequestParts};
 use crate::cors;
 use crate::documents_read::{get_document, list_documents};
 use crate::failure::Failure;
+use crate::intake::{Wording, read_body};
 use crate::reply::Reply;
-use crate::router::{Route, route};
+use crate::router::{LogRoute, Route, route};
 use crate::search::{multi_search, search_index};
 use crate::stats::{all_stats, index_stats};
 
@@ -69,10 +69,14 @@ where
     if is_body_json {
         check_json_content_type(content_type)?;
     }
+    let wording = match route {
+        Route::Log(LogRoute::AddDocuments { .. }) => Wording::Documents,
+        _ => Wording::Json,
+    };
     let request = RequestParts {
         query: head.uri.query().unwrap_or_default().to_owned(),
         content_type: content_type.map(str::to_owned),
-        body: read_body(&head.headers, body, context.config.body_bytes_max).await?,
+        body: read_body(context, &head.headers, body, wording).await?,
     };
     dispatch(context, route, &head.method, &request).await
 }
@@ -151,33 +155,6 @@ fn ready(routing: &Routing) -> Reply {
     } else {
         Reply::json(200, &serde_json::json!({"status": "ready"}))
     }
-}
-
-async fn read_body<B>(headers: &HeaderMap, body: B, bytes_max: usize) -> Result<Bytes, Failure>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let too_large = || Failure::from(payload_too_large(bytes_max as u64));
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
-        return Err(too_large());
-    }
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(broken_body(&error)),
-    }
-}
-
-fn broken_body(error: &dyn Display) -> Failure {
-    ApiError::new(Code::BadRequest, format!("The request's body broke off: {error}")).into()
 }
 
 /// One request among those being served, until dropped.

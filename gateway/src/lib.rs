@@ -15,6 +15,7 @@ pub mod disguise;
 pub mod documents_read;
 pub mod failure;
 pub mod handle;
+pub mod intake;
 pub mod json_scan;
 pub mod log_routes;
 pub mod merge;

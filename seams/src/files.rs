@@ -1,8 +1,10 @@
-//! Append-only files, for the write journal.
+//! Append-only files, for the write journal and for bodies too large for memory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
 
 /// A directory of append-only files. Names are plain file names without separators.
 ///
@@ -25,6 +27,14 @@ pub trait Files: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// Whatever the disk says.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// A new file without a name, never durable: it is gone when its handle and the bytes mapped
+    /// of it are, whatever way the process ends. A file system that knows no such files may keep
+    /// one that was being made while the process was killed.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn scratch(&self) -> io::Result<Box<dyn LogFile>>;
 
     /// Whether calls may wait for a disk. Files in memory say no, and are then called in place,
     /// which keeps the simulation deterministic.
@@ -58,6 +68,17 @@ pub trait LogFile: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `UnexpectedEof` past the end, or whatever the disk says.
     fn read_at(&self, position: u64, length: usize) -> io::Result<Vec<u8>>;
+
+    /// The `length` bytes at `position`, through a memory map where there is a disk: they take no
+    /// room on the heap and outlive the file's handle and name. A disk that fails later ends the
+    /// process instead of giving an error, so this is for bytes just written or just read.
+    ///
+    /// The bytes must be synced, or be of a scratch file: they must not be cut off or changed
+    /// while the map is in use.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` past the end, or whatever the system says.
+    fn map_at(&self, position: u64, length: usize) -> io::Result<Bytes>;
 
     /// Cuts the file to `length` bytes and syncs: used once, on a torn tail at start.
     ///
@@ -118,6 +139,10 @@ impl Files for RealFiles {
             _ => self.sync_directory(),
         }
     }
+
+    fn scratch(&self) -> io::Result<Box<dyn LogFile>> {
+        Ok(Box::new(RealLogFile { file: tempfile::tempfile_in(&self.directory)? }))
+    }
 }
 
 #[derive(Debug)]
@@ -142,6 +167,23 @@ impl LogFile for RealLogFile {
         let mut bytes = vec![0; length];
         std::os::unix::fs::FileExt::read_exact_at(&self.file, &mut bytes, position)?;
         Ok(bytes)
+    }
+
+    fn map_at(&self, position: u64, length: usize) -> io::Result<Bytes> {
+        let end = position.checked_add(length as u64);
+        if end.is_none_or(|end| end > self.file.metadata().map_or(0, |known| known.len())) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let mut options = memmap2::MmapOptions::new();
+        options.offset(position).len(length);
+        // SAFETY: the map is only sound while nobody changes or cuts the mapped part. The pod
+        // holds the lock of its data directory, its files are only appended to, and they are cut
+        // at start alone, before anything is mapped.
+        let map = unsafe { options.map(&self.file) }?;
+        Ok(Bytes::from_owner(map))
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {

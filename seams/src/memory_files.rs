@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
 use crate::files::{Files, LogFile};
 
 /// A simulated disk: bytes that were appended but not synced are lost in [`MemoryFiles::crash`].
@@ -53,6 +55,11 @@ impl Files for MemoryFiles {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.lock().remove(name);
         Ok(())
+    }
+
+    fn scratch(&self) -> io::Result<Box<dyn LogFile>> {
+        // A disk of its own, which nobody lists.
+        MemoryFiles::new().open("scratch")
     }
 
     fn blocks(&self) -> bool {
@@ -105,6 +112,10 @@ impl LogFile for MemoryLogFile {
         })
     }
 
+    fn map_at(&self, position: u64, length: usize) -> io::Result<Bytes> {
+        Ok(self.read_at(position, length)?.into())
+    }
+
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.with(|content| {
             content.bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
@@ -128,6 +139,9 @@ mod tests {
         assert_eq!(file.size()?, 11);
         assert_eq!(file.read_at(6, 5)?, b"world");
         assert!(file.read_at(6, 6).is_err());
+        let mapped = file.map_at(0, 5)?;
+        assert!(file.map_at(6, 6).is_err() && file.map_at(u64::MAX, 1).is_err());
+        assert!(file.map_at(11, 0)?.is_empty());
         file.truncate(5)?;
         drop(file);
         assert_eq!(files.list()?, vec!["a".to_owned()]);
@@ -135,6 +149,15 @@ mod tests {
         files.remove("a")?;
         files.remove("a")?;
         assert!(files.list()?.is_empty());
+        assert_eq!(mapped, "hello", "a map outlives the file");
+
+        let mut scratch = files.scratch()?;
+        scratch.append(b"passing ")?;
+        scratch.append(b"through")?;
+        let mapped = scratch.map_at(0, 15)?;
+        assert!(files.list()?.is_empty(), "a scratch file has no name");
+        drop(scratch);
+        assert_eq!(mapped, "passing through");
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use miroir_seams::{Files, LogFile, MemoryFiles};
 use miroir_storage::engine::{
     Batch, Direction, Durability, Engine, EngineError, KeyRange, MemoryEngine, Pair, Table,
@@ -118,6 +119,12 @@ impl Files for LifeFiles {
         self.files.remove(name)
     }
 
+    fn scratch(&self) -> io::Result<Box<dyn LogFile>> {
+        self.life.check()?;
+        let file = self.files.scratch()?;
+        Ok(Box::new(LifeFile { file, life: self.life.clone() }))
+    }
+
     fn blocks(&self) -> bool {
         false
     }
@@ -148,6 +155,11 @@ impl LogFile for LifeFile {
     fn read_at(&self, position: u64, length: usize) -> io::Result<Vec<u8>> {
         self.life.check()?;
         self.file.read_at(position, length)
+    }
+
+    fn map_at(&self, position: u64, length: usize) -> io::Result<Bytes> {
+        self.life.check()?;
+        self.file.map_at(position, length)
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {

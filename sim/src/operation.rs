@@ -114,7 +114,7 @@ impl Operation {
                 }
             }
             Request::DeleteIds(ids) => RequestedWork::DeleteIds {
-                payload: Bytes::from(serde_json::to_vec(ids).unwrap_or_default()),
+                payload: Bytes::from(serde_json::to_vec(ids).unwrap_or_default()).into(),
                 count: ids.len() as u64,
                 single: false,
             },

@@ -141,6 +141,12 @@ fn check_limits(config: &Config, found: &mut Findings<'_>) {
         "the default is 100MB",
     );
     found.refuse_if(
+        server.spool_bytes_max < server.body_bytes_max,
+        "server.spool_bytes_max",
+        format!("a body may have {}, which would find no room", server.body_bytes_max),
+        "choose at least server.body_bytes_max; the default is 2GiB",
+    );
+    found.refuse_if(
         cluster.shards == 0 || cluster.shards > SHARDS_MAX,
         "cluster.shards",
         format!("{} is not between 1 and {SHARDS_MAX}", cluster.shards),

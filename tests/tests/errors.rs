@@ -6,7 +6,7 @@ mod error_table;
 use std::time::Duration;
 
 use bytes::Bytes;
-use error_table::{Key, Refused, failing_tasks, refused};
+use error_table::{Failing, Key, Refused, failing_tasks, failing_vectors, good_vectors, refused};
 use http::Method;
 use miroir_tests::client::Api;
 use miroir_tests::processes::{Cluster, NodeProcess};
@@ -102,42 +102,74 @@ async fn bad_requests_are_refused_alike() {
     );
 }
 
+/// How the tasks of `table` end on both, all enqueued before the first is waited for or each on its
+/// own; what differs, or does not end as `expected`.
+async fn differing_tasks(pair: &Pair, table: &[Failing], at_once: bool, expected: &str) -> String {
+    let mut outcomes = Vec::new();
+    for api in pair.apis() {
+        let mut of_one = Vec::new();
+        for write in table {
+            let enqueued =
+                api.enqueue(write.method.clone(), &write.path, write.body.as_ref()).await;
+            if let (Ok(uid), false) = (&enqueued, at_once) {
+                let _ended = api.wait_for_task(*uid, PATIENCE).await;
+            }
+            of_one.push(enqueued);
+        }
+        let mut ended = Vec::new();
+        for enqueued in of_one {
+            let task = match enqueued {
+                Ok(uid) => api.wait_for_task(uid, PATIENCE).await,
+                Err(fault) => Err(fault),
+            };
+            ended.push(task.map_err(|fault| fault.to_string()).map(|task| {
+                // What a success counted is not this comparison's affair.
+                let details =
+                    if task["status"] == "failed" { &task["details"] } else { &Value::Null };
+                json!({ "status": task["status"], "type": task["type"], "error": task["error"],
+                        "indexUid": task["indexUid"], "details": details })
+            }));
+        }
+        outcomes.push(ended);
+    }
+    let mut differing = Vec::new();
+    for ((write, node), miroir) in table.iter().zip(&outcomes[0]).zip(&outcomes[1]) {
+        if node != miroir || !node.as_ref().is_ok_and(|task| task["status"] == expected) {
+            differing.push(format!("{}:\n    node   {node:?}\n    miroir {miroir:?}", write.name));
+        }
+    }
+    if differing.is_empty() {
+        return String::new();
+    }
+    format!("{} of {} differ\n{}", differing.len(), table.len(), differing.join("\n"))
+}
+
 #[tokio::test]
 async fn bad_writes_end_as_tasks_with_the_same_error() {
     let pair = Pair::start().await;
-    let [node, miroir] = pair.apis();
-    let mut differing = Vec::new();
-    let table = failing_tasks();
-    for write in &table {
-        let mut outcomes = Vec::new();
-        for api in [&node, &miroir] {
-            let body = write.body.as_ref();
-            let outcome = match api.enqueue(write.method.clone(), &write.path, body).await {
-                Ok(uid) => {
-                    api.wait_for_task(uid, PATIENCE).await.map_err(|fault| fault.to_string())
-                }
-                Err(fault) => Err(fault.to_string()),
-            };
-            outcomes.push(outcome.map(|task| {
-                json!({ "status": task["status"], "type": task["type"], "error": task["error"],
-                        "indexUid": task["indexUid"], "details": task["details"] })
-            }));
-        }
-        let failed = outcomes[0].as_ref().is_ok_and(|task| task["status"] == "failed");
-        if outcomes[0] != outcomes[1] || !failed {
-            differing.push(format!(
-                "{}:\n    node   {:?}\n    miroir {:?}",
-                write.name, outcomes[0], outcomes[1]
-            ));
-        }
+    let differing = differing_tasks(&pair, &failing_tasks(), false, "failed").await;
+    assert!(differing.is_empty(), "{differing}");
+}
+
+#[tokio::test]
+async fn bad_vectors_fail_the_whole_task_and_good_ones_none() {
+    let pair = Pair::start().await;
+    let differing = differing_tasks(&pair, &failing_vectors(), false, "failed").await;
+    assert!(differing.is_empty(), "{differing}");
+    for api in pair.apis() {
+        let stats = api.get("/indexes/films/stats").await.expect("stats");
+        assert_eq!(stats["numberOfDocuments"], 3, "a failed task left a document");
     }
-    assert!(
-        differing.is_empty(),
-        "{} of {} differ\n{}",
-        differing.len(),
-        table.len(),
-        differing.join("\n")
-    );
+    let differing = differing_tasks(&pair, &good_vectors(), false, "succeeded").await;
+    assert!(differing.is_empty(), "{differing}");
+}
+
+/// Tasks that wait together are checked against what those before them make of the index.
+#[tokio::test]
+async fn good_vectors_that_wait_together_fail_no_task() {
+    let pair = Pair::start().await;
+    let differing = differing_tasks(&pair, &good_vectors(), true, "succeeded").await;
+    assert!(differing.is_empty(), "{differing}");
 }
 
 /// Both stop reading above 100 MiB, so the answer must be read while the body is still being

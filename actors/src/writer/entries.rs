@@ -87,6 +87,8 @@ pub struct Entry {
     pub results: BTreeMap<NodeId, PartOutcome>,
     /// The shards for which every in-sync replica refused it, once it is decided.
     pub refused: BTreeSet<ShardId>,
+    /// An earlier writer had started it: it, and later tasks, may be applied on some nodes.
+    pub resumed: bool,
 }
 
 impl Entry {
@@ -97,7 +99,15 @@ impl Entry {
             TaskState::Processing => Stage::Started,
             TaskState::Ended(_) => Stage::Ended,
         };
-        Self { task, stage, sendable: None, results: BTreeMap::new(), refused: BTreeSet::new() }
+        let resumed = matches!(stage, Stage::Started);
+        Self {
+            task,
+            stage,
+            sendable: None,
+            results: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            resumed,
+        }
     }
 
     /// Whether it needs every earlier task to have ended and runs over all nodes at once.

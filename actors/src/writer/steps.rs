@@ -16,13 +16,14 @@ use super::entries::{
     Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, next_run, preparable, startable, trim,
 };
 use super::lanes::{Standing, in_sync_nodes};
+use super::presence::{check_presence, earlier_documents};
 use super::{WriterMessage, WriterState, audits, replicas, reports};
 use crate::lane::LaneMessage;
 use crate::lane::job::{Job, JobWork};
 use crate::operation::{Operation, OperationArguments, OperationWork};
 use crate::payload::decode_documents;
 use crate::pod::PodContext;
-use crate::prepare::{PrepareContext, prepare};
+use crate::prepare::{PrepareContext, Prepared, VectorRules, prepare};
 use crate::task_details::ended_details;
 
 /// Before a payload that could not be read is tried again.
@@ -162,9 +163,10 @@ fn prepare_next(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
         entry.stage = Stage::Preparing;
         let work = entry.task.work.clone();
         let name = entry.task.name.clone().unwrap_or_default();
+        let earlier = earlier_documents(&state.entries, n);
         let (pod, fence, myself) = (state.pod.clone(), state.fence.clone(), myself.clone());
         state.pod.seams.tasks.clone().spawn("prepare", async move {
-            let result = prepare_payload(&pod, &fence, &index, work, name).await;
+            let result = prepare_payload(&pod, &fence, &index, work, name, earlier).await;
             if result.is_none() {
                 pod.seams.clock.sleep(PREPARE_RETRY_WAIT).await;
             }
@@ -181,6 +183,7 @@ async fn prepare_payload(
     index: &IndexRouting,
     work: Work,
     name: String,
+    earlier: Option<Vec<Arc<Prepared>>>,
 ) -> Option<Result<Sendable, Box<Decision>>> {
     let fail = |error: ResponseError, work: &Work| {
         Some(Err(Box::new(Decision {
@@ -204,13 +207,15 @@ async fn prepare_payload(
     };
     let shards = index.shards;
     match &work {
-        Work::Documents { primary_key, .. } => {
+        Work::Documents { primary_key, partial, .. } => {
             let context = PrepareContext {
-                name,
+                name: name.clone(),
                 index_primary_key: index.primary_key.clone(),
                 request_primary_key: primary_key.clone(),
                 shards,
                 checks_geo: PrepareContext::looks_at_geo(&index.settings),
+                vectors: VectorRules::of(&index.settings),
+                partial: *partial,
             };
             let checked = pod
                 .seams
@@ -226,7 +231,14 @@ async fn prepare_payload(
                     fail(lost_payload(), &work)
                 }
                 Ok(Err(refusal)) => fail(refusal.into(), &work),
-                Ok(Ok(prepared)) => {
+                Ok(Ok((prepared, lacking))) => {
+                    let prepared = Arc::new(prepared);
+                    if let Some(earlier) = earlier
+                        && let Err(refusal) =
+                            check_presence(pod, index, &prepared, &lacking, &earlier, &name).await
+                    {
+                        return fail(refusal.into(), &work);
+                    }
                     if index.primary_key.is_none() {
                         let agree = Command::AgreePrimaryKey {
                             fence: fence.clone(),
@@ -234,7 +246,7 @@ async fn prepare_payload(
                         };
                         pod.log.propose(&agree).await.ok()?;
                     }
-                    Some(Ok(Sendable::Documents(Arc::new(prepared))))
+                    Some(Ok(Sendable::Documents(prepared)))
                 }
             }
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::StatusCode;
+use http_body_util::BodyExt;
 use miroir_actors::health_checker::NodeHealthView;
-use miroir_seams::{NodeCall, NodeTransport, Reactors, Seams, TransportError};
+use miroir_seams::{MemoryFiles, NodeCall, NodeTransport, Reactors, Seams, TransportError};
 use miroir_storage::ids::{Epoch, GroupId, IndexUid, NodeId};
 use miroir_storage::routing::{GroupPlacement, IndexRouting, NodeRecord, ShardPlacement};
 use miroir_wire::settings::Settings;
@@ -18,6 +19,7 @@ use super::*;
 use crate::context::{
     ContextParts, GatewayConfig, LogRoutes, RoutingSource, UnavailableShardPolicy,
 };
+use crate::intake::Spool;
 use crate::router::LogRoute;
 use crate::server::Server;
 
@@ -137,6 +139,7 @@ fn world(routing: Routing, scripts: &[(&'static str, Script)], config: GatewayCo
         log: Arc::new(EchoLog),
         transport: nodes.clone(),
         health: Arc::new(NodeHealthView::default()),
+        spool: Spool::open(Arc::new(MemoryFiles::new()), 1 << 30).unwrap_or_else(|e| panic!("{e}")),
         seams: Seams::seeded(1),
     };
     World { context: Arc::new(GatewayContext::new(parts, config)), nodes }

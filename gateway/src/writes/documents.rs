@@ -17,6 +17,7 @@ use miroir_actors::node_calls::NodeCallError;
 use miroir_actors::payload::encode_documents;
 use miroir_actors::pod::PodContext;
 use miroir_storage::commands::Work;
+use miroir_storage::journal::Payload;
 use miroir_wire::content::{payload_kind, read_documents};
 use miroir_wire::document::is_id;
 use miroir_wire::documents_query::{AddDocuments, DeleteByFilter, ids_from_json};
@@ -54,7 +55,7 @@ pub async fn add(
         return Err(reserved_field(params.primary_key.as_deref().unwrap_or_default()));
     }
     let bytes = body.len();
-    let check = move || -> Result<(Bytes, u64), ApiError> {
+    let check = move || -> Result<(Payload, u64), ApiError> {
         let batch = read_documents(kind, &body)?;
         if let Some(name) = batch.iter().find_map(contains_reserved) {
             return Err(reserved_field(&name));
@@ -182,7 +183,7 @@ async fn delete_ids(
     let count = ids.len() as u64;
     // What can't be an id can't be a document; the count shown is of all that were given.
     let possible: Vec<String> = ids.into_iter().filter(|id| is_id(id)).collect();
-    let payload = Bytes::from(Value::from(possible).to_string());
+    let payload = Bytes::from(Value::from(possible).to_string()).into();
     let request = WriteRequest {
         index: Some(index.to_owned()),
         work: RequestedWork::DeleteIds { payload, count, single },

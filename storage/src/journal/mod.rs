@@ -10,6 +10,7 @@
 //! corrupt, whatever crashed. Sequences are never given twice.
 
 mod frame;
+mod payload;
 mod recovery;
 mod state;
 mod writer;
@@ -25,8 +26,14 @@ use miroir_seams::{Files, LogFile, Seams};
 use tokio::sync::oneshot;
 
 use crate::ids::JournalSequence;
+pub use payload::Payload;
+use payload::crc_at;
 use state::{Place, State};
 use writer::Shared;
+
+/// Payloads from here on are read through a memory map, bytes: those that the gateway keeps off
+/// the heap too.
+const MAPPED_BYTES_MIN: usize = 8 << 20;
 
 /// Limits of a journal.
 #[derive(Clone, Copy, Debug)]
@@ -133,8 +140,11 @@ impl Journal {
     ///
     /// # Errors
     /// `Full` or `Io`; nothing is acknowledged then.
-    pub async fn append(&self, payload: Bytes) -> Result<JournalSequence, JournalError> {
-        let (sequence, durable) = self.shared.enqueue(payload)?;
+    pub async fn append(
+        &self,
+        payload: impl Into<Payload>,
+    ) -> Result<JournalSequence, JournalError> {
+        let (sequence, durable) = self.shared.enqueue(payload.into())?;
         let mut claim = Claim { shared: &self.shared, sequence, settled: false };
         if self.shared.files.blocks() {
             let shared = self.shared.clone();
@@ -153,7 +163,8 @@ impl Journal {
         }
     }
 
-    /// The payload of an acknowledged record.
+    /// The payload of an acknowledged record; a large one is a memory map of the journal's file
+    /// and takes no room on the heap.
     ///
     /// # Errors
     /// `Missing`, `Corrupt` or `Io`.
@@ -205,17 +216,23 @@ fn read_checked(
     place: Place,
     file: &dyn LogFile,
 ) -> Result<Bytes, JournalError> {
-    let payload =
-        file.read_at(place.position, place.length as usize).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::UnexpectedEof => JournalError::Corrupt(sequence),
-                _ => error.into(),
-            }
-        })?;
-    if crc32fast::hash(&payload) != place.crc {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => JournalError::Corrupt(sequence),
+        _ => error.into(),
+    };
+    let length = place.length as usize;
+    if length < MAPPED_BYTES_MIN {
+        let payload = file.read_at(place.position, length).map_err(failed)?;
+        return match crc32fast::hash(&payload) == place.crc {
+            true => Ok(payload.into()),
+            false => Err(JournalError::Corrupt(sequence)),
+        };
+    }
+    // Read first, piece by piece: a disk that fails shows here as an error, not in the map.
+    if crc_at(file, place.position, length).map_err(failed)? != place.crc {
         return Err(JournalError::Corrupt(sequence));
     }
-    Ok(payload.into())
+    file.map_at(place.position, length).map_err(failed)
 }
 
 /// Gives the record back when an append is dropped before its end: nobody would know of it.

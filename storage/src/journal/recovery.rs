@@ -12,6 +12,7 @@ use miroir_seams::LogFile;
 use super::frame::{
     BadSegment, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
+use super::payload::crc_at;
 
 /// How much of a file is searched at a time for the next good frame.
 const SEARCH_BYTES: u64 = 1 << 20;
@@ -100,8 +101,7 @@ impl Scan<'_> {
         }
         if self.check_payloads {
             let payload_at = position + FRAME_HEADER_BYTES as u64;
-            let payload = self.file.read_at(payload_at, frame.length as usize)?;
-            if crc32fast::hash(&payload) != frame.crc {
+            if crc_at(self.file, payload_at, frame.length as usize)? != frame.crc {
                 return Ok(None);
             }
         }

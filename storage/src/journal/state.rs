@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use miroir_seams::{Entropy, Files, LogFile};
 use tokio::sync::oneshot;
 
 use super::JournalError;
 use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::payload::Payload;
 use super::recovery::{RecoverError, Recovered, recover};
 
 const EXTENSION: &str = ".journal";
@@ -65,7 +65,7 @@ pub(super) struct Segment {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) sequence: u64,
-    pub(super) payload: Bytes,
+    pub(super) payload: Payload,
     pub(super) done: oneshot::Sender<Result<(), JournalError>>,
 }
 

@@ -196,6 +196,10 @@ impl Files for TrickyFiles {
         self.inner.remove(name)
     }
 
+    fn scratch(&self) -> io::Result<Box<dyn LogFile>> {
+        self.inner.scratch()
+    }
+
     fn blocks(&self) -> bool {
         self.blocks
     }
@@ -229,6 +233,10 @@ impl LogFile for TrickyFile {
 
     fn read_at(&self, position: u64, length: usize) -> io::Result<Vec<u8>> {
         self.inner.read_at(position, length)
+    }
+
+    fn map_at(&self, position: u64, length: usize) -> io::Result<Bytes> {
+        self.inner.map_at(position, length)
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
@@ -358,4 +366,26 @@ proptest! {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_large_payload_is_read_back_whole_and_outlives_its_release() -> Result<(), JournalError> {
+    let directory = tempfile::tempdir()?;
+    let files = Arc::new(RealFiles::new(directory.path())?);
+    let open = || Journal::open(files.clone(), JournalConfig::default(), &Seams::real());
+    let head = Bytes::from_static(b"head");
+    let body: Bytes = (0..MAPPED_BYTES_MIN + 7).map(|n| n as u8).collect();
+    let whole = [head.clone(), body.clone()].concat();
+    let journal = open()?;
+    let sequence = journal.append(Payload { head, body }).await?;
+    let read = journal.read(sequence).await?;
+    assert!(read == whole);
+    drop(journal);
+    let journal = open()?;
+    let again = journal.read(sequence).await?;
+    journal.release(sequence);
+    let next = journal.append(Bytes::from(vec![0; 80 << 20])).await?;
+    journal.release(next);
+    assert!(again == whole && read == whole);
+    Ok(())
 }

@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use miroir_seams::{Files, LogFile, Seams};
 use tokio::sync::oneshot;
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::payload::Payload;
 use super::state::{Active, Place, Record, Segment, State, Waiting, segment_name};
 use super::{JournalConfig, JournalError};
 use crate::ids::JournalSequence;
@@ -17,7 +17,7 @@ use crate::ids::JournalSequence;
 const GROUP_BYTES_MAX: u64 = 32 << 20;
 
 /// Bytes that a payload takes in a segment.
-pub(super) fn frame_bytes(payload: &Bytes) -> u64 {
+pub(super) fn frame_bytes(payload: &Payload) -> u64 {
     FRAME_HEADER_BYTES as u64 + payload.len() as u64
 }
 
@@ -63,7 +63,7 @@ impl Shared {
     /// Puts `payload` in line and gives it its sequence.
     pub(super) fn enqueue(
         &self,
-        payload: Bytes,
+        payload: Payload,
     ) -> Result<(u64, oneshot::Receiver<Result<(), JournalError>>), JournalError> {
         if u32::try_from(payload.len()).is_err() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "payload over 4 GiB").into());
@@ -267,16 +267,18 @@ fn append_and_sync(segment: &mut Active, group: &[Waiting]) -> io::Result<Vec<Pl
     let mut joined = Vec::new();
     for waiting in group {
         let length = waiting.payload.len() as u32;
-        let crc = crc32fast::hash(&waiting.payload);
+        let crc = waiting.payload.crc();
         let header = FrameHeader { sequence: waiting.sequence, length, crc }.encode(segment.salt);
         let position = segment.bytes + FRAME_HEADER_BYTES as u64;
         joined.extend_from_slice(&header);
         if joined.len() + waiting.payload.len() <= JOIN_BYTES {
-            joined.extend_from_slice(&waiting.payload);
+            joined.extend_from_slice(&waiting.payload.head);
+            joined.extend_from_slice(&waiting.payload.body);
         } else {
             segment.file.append(&joined)?;
             joined.clear();
-            segment.file.append(&waiting.payload)?;
+            segment.file.append(&waiting.payload.head)?;
+            segment.file.append(&waiting.payload.body)?;
         }
         segment.bytes += frame_bytes(&waiting.payload);
         places.push(Place { segment: segment.base, position, length, crc });

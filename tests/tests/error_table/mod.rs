@@ -1,7 +1,11 @@
 //! The table of bad requests, and of bad writes that are accepted.
 
+mod vectors;
+
 use http::Method;
 use serde_json::{Value, json};
+
+pub use vectors::{failing_vectors, good_vectors};
 
 /// Which key a request carries.
 #[derive(Clone, Copy, Debug)]
