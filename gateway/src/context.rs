@@ -12,6 +12,7 @@ use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::Routing;
 use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 use crate::read_settings::SettingsCache;
 use crate::reply::Reply;
@@ -73,6 +74,9 @@ pub struct GatewayConfig {
     pub concurrent_requests_max: usize,
     /// How long one call to a node may take on the read path.
     pub node_timeout: Duration,
+    /// After this other replicas are asked as well (see [`crate::late`]). Longer than nearly all
+    /// searches, far shorter than `node_timeout`.
+    pub late_after: Duration,
     /// How long a client may take to send its headers.
     pub header_timeout: Duration,
     /// See [`UnavailableShardPolicy`].
@@ -87,6 +91,7 @@ impl Default for GatewayConfig {
             body_bytes_max: 100_000_000,
             concurrent_requests_max: 500,
             node_timeout: Duration::from_secs(10),
+            late_after: Duration::from_secs(1),
             header_timeout: Duration::from_secs(30),
             unavailable_shard_policy: UnavailableShardPolicy::default(),
         }
@@ -112,7 +117,12 @@ pub struct GatewayContext {
     pub settings: SettingsCache,
     /// Requests being served.
     pub in_flight: AtomicUsize,
+    /// Reads that may be asked of a second set of replicas at the same time.
+    pub races: Semaphore,
 }
+
+/// See [`GatewayContext::races`]: with a search of a few milliseconds, thousands a second.
+const RACES_MAX: usize = 16;
 
 impl GatewayContext {
     /// A context with nothing in flight.
@@ -127,6 +137,7 @@ impl GatewayContext {
             config,
             settings: SettingsCache::default(),
             in_flight: AtomicUsize::new(0),
+            races: Semaphore::new(RACES_MAX),
         }
     }
 }

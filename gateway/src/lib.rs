@@ -2,7 +2,7 @@
 //!
 //! A read goes one way: [`handle`] ([`router`], [`auth`]) → [`search`], [`documents_read`] or
 //! [`stats`] (resolve the index against one routing view) → [`plan`] (which nodes, which shards)
-//! → [`scatter`] (the calls, and what to do when one fails) → [`merge`]. It takes no lock, waits
+//! → [`scatter`] (the calls, and what to do when one fails or is [`late`]) → [`merge`]. It takes no lock, waits
 //! for no actor and writes no log. Rules are pure and apart from I/O: [`plan`], [`node_query`],
 //! [`node_error`], [`disguise`], [`merge`].
 //!
@@ -16,6 +16,7 @@ pub mod documents_read;
 pub mod failure;
 pub mod handle;
 pub mod json_scan;
+pub mod late;
 pub mod log_routes;
 pub mod merge;
 pub mod node_error;

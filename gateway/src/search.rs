@@ -15,11 +15,12 @@ use tokio::time::Instant;
 
 use crate::context::GatewayContext;
 use crate::failure::Failure;
+use crate::late::ask_alone;
 use crate::merge::answer::NodeAnswer;
 use crate::merge::merge_answers;
 use crate::node_query::{Lists, prepare};
 use crate::plan::query_hash;
-use crate::scatter::{NodeRequest, ReadKey, ReadScope, ask_one, gather, plan_now};
+use crate::scatter::{NodeRequest, ReadKey, ReadScope, gather, plan_now};
 
 /// Sub-queries of one multi-search.
 const QUERIES_MAX: usize = 100;
@@ -67,12 +68,11 @@ pub async fn search_index(
         let mut prepared = prepare(query, &settings, Lists::One)?;
         prepared.merge.index_uid = index_uid.clone();
         let request = NodeRequest::post("/search", prepared.body(call.filter.as_deref()));
-        let answer = ask_one(context, scope, &call.node, request, NodeAnswer::parse).await?;
+        let answer = ask_alone(context, scope, &mut key, call, request, NodeAnswer::parse).await?;
         if let Some(answer) = answer {
             let body = finish(std::slice::from_ref(&answer), &prepared.merge, started, context)?;
             return Ok(answer_of(index, body, Vec::new()));
         }
-        key.failed.insert(call.node.clone());
         plan = plan_now(context, scope, &key);
     }
     let mut prepared = prepare(query, &settings, Lists::Many)?;

@@ -20,6 +20,8 @@ use crate::context::{
 };
 use crate::router::LogRoute;
 
+mod failing_nodes;
+
 /// What a node does with one call.
 type Script = fn(&NodeCall) -> Result<(u16, String), TransportError>;
 
