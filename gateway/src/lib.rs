@@ -27,6 +27,7 @@ pub mod reply;
 pub mod router;
 pub mod scatter;
 pub mod search;
+mod second_round;
 pub mod server;
 pub mod stats;
 pub mod writes;

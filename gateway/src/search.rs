@@ -1,4 +1,5 @@
-//! The walk of a search: resolve, plan, scatter, merge. And of a multi-search: several of them.
+//! The walk of a search: resolve, plan, scatter, perhaps count facets again, merge. And of a
+//! multi-search: several of them.
 //!
 //! With part of the cluster away: other replicas are asked (see [`crate::scatter`]); what is still
 //! missing is named in `X-Miroir-Degraded`, or refuses the search by policy.
@@ -17,10 +18,12 @@ use crate::context::GatewayContext;
 use crate::failure::Failure;
 use crate::late::ask_alone;
 use crate::merge::answer::NodeAnswer;
-use crate::merge::merge_answers;
+use crate::merge::count_order::Recounted;
+use crate::merge::{MergePlan, Merged, merge_answers};
 use crate::node_query::{Lists, prepare};
-use crate::plan::query_hash;
+use crate::plan::{PlannedCall, query_hash};
 use crate::scatter::{NodeRequest, ReadKey, ReadScope, gather, plan_now};
+use crate::second_round::count_again;
 
 /// Sub-queries of one multi-search.
 const QUERIES_MAX: usize = 100;
@@ -32,6 +35,8 @@ pub struct ReadAnswer {
     pub body: Vec<u8>,
     /// Shards that are not in it.
     pub missing: Vec<ShardId>,
+    /// Facets that may not be exact, see [`crate::merge::count_order`].
+    pub inexact_facets: Vec<String>,
     /// The settings version it was made with; none when several indexes were read.
     pub settings_version: Option<u64>,
     /// A settings change was in flight.
@@ -70,8 +75,9 @@ pub async fn search_index(
         let request = NodeRequest::post("/search", prepared.body(call.filter.as_deref()));
         let answer = ask_alone(context, scope, &mut key, call, request, NodeAnswer::parse).await?;
         if let Some(answer) = answer {
-            let body = finish(std::slice::from_ref(&answer), &prepared.merge, started, context)?;
-            return Ok(answer_of(index, body, Vec::new()));
+            let answers = std::slice::from_ref(&answer);
+            let merged = finish(answers, &[], &prepared.merge, started, context)?;
+            return Ok(answer_of(index, merged, Vec::new()));
         }
         plan = plan_now(context, scope, &key);
     }
@@ -86,15 +92,18 @@ pub async fn search_index(
         NodeAnswer::parse,
     )
     .await?;
-    let answers: Vec<NodeAnswer> = gathered.parts.into_iter().map(|part| part.answer).collect();
-    let body = finish(&answers, &prepared.merge, started, context)?;
-    Ok(answer_of(index, body, gathered.missing))
+    let (calls, answers): (Vec<PlannedCall>, Vec<NodeAnswer>) =
+        gathered.parts.into_iter().map(|part| (part.call, part.answer)).unzip();
+    let recounted = count_again(context, scope, &prepared, &calls, &answers).await;
+    let merged = finish(&answers, &recounted, &prepared.merge, started, context)?;
+    Ok(answer_of(index, merged, gathered.missing))
 }
 
-fn answer_of(index: &IndexRouting, body: Vec<u8>, missing: Vec<ShardId>) -> ReadAnswer {
+fn answer_of(index: &IndexRouting, merged: Merged, missing: Vec<ShardId>) -> ReadAnswer {
     ReadAnswer {
-        body,
+        body: merged.body,
         missing,
+        inexact_facets: merged.inexact_facets,
         settings_version: Some(index.settings_version),
         settings_pending: index.settings_pending,
     }
@@ -102,17 +111,17 @@ fn answer_of(index: &IndexRouting, body: Vec<u8>, missing: Vec<ShardId>) -> Read
 
 fn finish(
     answers: &[NodeAnswer],
-    plan: &crate::merge::MergePlan,
+    recounted: &[Vec<Recounted>],
+    plan: &MergePlan,
     started: Instant,
     context: &GatewayContext,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Merged, Failure> {
     let elapsed = context.seams.clock.instant().saturating_duration_since(started);
-    let merged = merge_answers(answers, plan, elapsed.as_millis()).map_err(|error| {
+    merge_answers(answers, recounted, plan, elapsed.as_millis()).map_err(|error| {
         // The outer form was checked when the answer came; facets are read only here.
         tracing::warn!(%error, "facets of a node can't be read");
-        ApiError::new(Code::Internal, "A node's answer could not be read.")
-    })?;
-    Ok(merged.body)
+        ApiError::new(Code::Internal, "A node's answer could not be read.").into()
+    })
 }
 
 /// The hash of what finds and orders the hits of a query. Its window and what is shown of hits are
@@ -174,11 +183,14 @@ pub async fn multi_search(
         }
         merged.body.extend_from_slice(&answer.body);
         merged.missing.extend(answer.missing);
+        merged.inexact_facets.extend(answer.inexact_facets);
         merged.settings_pending |= answer.settings_pending;
     }
     merged.body.extend_from_slice(b"]}");
     merged.missing.sort_unstable();
     merged.missing.dedup();
+    merged.inexact_facets.sort_unstable();
+    merged.inexact_facets.dedup();
     Ok(merged)
 }
 
