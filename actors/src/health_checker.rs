@@ -276,6 +276,21 @@ fn on_checked(
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_suspicion_wakes_the_checker_once_and_ends_with_a_check() {
+        let (view, node) = (NodeHealthView::default(), NodeId::from("a"));
+        let wakes = || futures::future::FutureExt::now_or_never(view.suspicion.notified());
+        view.suspect(&node);
+        view.suspect(&node);
+        assert!(wakes().is_some() && wakes().is_none());
+        assert!(view.suspected().contains(&node) && !view.is_down(&node));
+        view.clear(&node);
+        assert!(view.suspected().is_empty());
+        view.set(&node, true);
+        view.suspect(&node);
+        assert!(view.suspected().is_empty(), "down says more");
+    }
+
     #[test]
     fn versions_are_compared_as_numbers() {
         let versions = ["1.50.0".to_owned(), "1.9.2".to_owned(), "1.15.1".to_owned()];

@@ -145,7 +145,8 @@ pub fn plan_recounts(
     if !any_by_count || nodes.len() < 2 {
         return Ok(Vec::new());
     }
-    let mut fields: Vec<(Cow<'_, str>, Vec<(usize, NodeList<'_>)>)> = Vec::new();
+    type Lists<'a> = Vec<(usize, NodeList<'a>)>;
+    let mut fields: Vec<(Cow<'_, str>, Lists<'_>)> = Vec::new();
     for (place, node) in nodes.iter().enumerate() {
         for field in members(node.distribution.unwrap_or(b"{}")) {
             let field = field?;

@@ -138,17 +138,16 @@ pub fn merge_facets(
             let range = number_range(node.stats, field.key);
             let sorts_alike = range.is_none()
                 || printed_order == (node.candidates <= PRINTED_ORDER_DOCUMENTS_MAX);
-            let list = if rules.counts_first(&name) {
-                let mut list = read_list(field.value, range, rules)?;
-                recount(&mut list, &name, node, rules)?;
-                list
-            } else if sorts_alike && nodes.len() > 1 {
+            let by_count = rules.counts_first(&name);
+            let list = if nodes.len() == 1 || (!by_count && sorts_alike) {
                 let values = read_values(field.value, range, rules.values_max)?;
                 NodeList { values, hidden: 0, absent: Vec::new() }
             } else {
-                read_list(field.value, range, rules)?
+                let mut list = read_list(field.value, range, rules)?;
+                recount(&mut list, &name, node, rules)?;
+                list
             };
-            if !sorts_alike && list.hidden > 0 {
+            if !by_count && !sorts_alike && list.hidden > 0 {
                 sorted_otherwise.insert(name.clone());
             }
             fields.entry(name).or_default().push(list);
