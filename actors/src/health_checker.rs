@@ -3,18 +3,25 @@
 //! Owns: the streaks of missed and good answers. Publishes the set of nodes that are down (read
 //! by searches without any mailbox) and tells the pod of changes. A node that refuses a
 //! connection outright counts like one that hangs: three misses. A restart forgets the streaks.
+//!
+//! A read that waits too long for a node makes it *suspected*: reads prefer others, and the node
+//! is checked at once and then every second until it answers a check or is down. Only checks take
+//! a node out, never what it answers to a read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures::future::{Either, select};
 use http::Method;
 use miroir_membership::health::{HealthChange, HealthLimits, NodeHealth};
 use miroir_seams::Seams;
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::Notify;
 
 use crate::node_calls::NodeCalls;
 use crate::pod::PodMessage;
@@ -29,6 +36,11 @@ pub struct HealthConfig {
     /// Misses and good answers in a row.
     pub limits: HealthLimits,
 }
+
+/// Between a suspicion and the check, so that many at once lead to few checks.
+const SUSPICION_PAUSE: Duration = Duration::from_millis(100);
+/// Between checks while a node is suspected.
+const SUSPICION_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Default for HealthConfig {
     fn default() -> Self {
@@ -48,6 +60,10 @@ pub struct NodeHealthView {
     pub unavailable: ArcSwap<BTreeSet<NodeId>>,
     /// The `pkgVersion` of the oldest node; none until one has answered.
     pub oldest_version: ArcSwap<Option<String>>,
+    /// Nodes that were late for a read and have answered no check since.
+    suspected: ArcSwap<BTreeSet<NodeId>>,
+    /// Wakes the checker.
+    suspicion: Notify,
 }
 
 impl NodeHealthView {
@@ -61,17 +77,43 @@ impl NodeHealthView {
         self.unavailable.load_full()
     }
 
-    fn set(&self, node: &NodeId, down: bool) {
-        self.unavailable.rcu(|known| {
-            let mut known = BTreeSet::clone(known);
-            if down {
-                known.insert(node.clone());
-            } else {
-                known.remove(node);
-            }
-            known
-        });
+    /// Nodes that others are to be preferred to, beside those that are down.
+    pub fn suspected(&self) -> Arc<BTreeSet<NodeId>> {
+        self.suspected.load_full()
     }
+
+    /// Notes that a read has waited too long for `node`, and has it checked.
+    pub fn suspect(&self, node: &NodeId) {
+        if self.suspected.load().contains(node) || self.is_down(node) {
+            return;
+        }
+        change(&self.suspected, node, true);
+        tracing::debug!(%node, "node is late");
+        self.suspicion.notify_one();
+    }
+
+    fn set(&self, node: &NodeId, down: bool) {
+        change(&self.unavailable, node, down);
+    }
+
+    /// A check was answered, or the node is down, which says more.
+    fn clear(&self, node: &NodeId) {
+        if self.suspected.load().contains(node) {
+            change(&self.suspected, node, false);
+        }
+    }
+}
+
+fn change(set: &ArcSwap<BTreeSet<NodeId>>, node: &NodeId, is_in: bool) {
+    set.rcu(|known| {
+        let mut known = BTreeSet::clone(known);
+        if is_in {
+            known.insert(node.clone());
+        } else {
+            known.remove(node);
+        }
+        known
+    });
 }
 
 /// What the checker is told.
@@ -152,13 +194,16 @@ impl Actor for HealthChecker {
 }
 
 fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerState) {
-    let HealthCheckerArguments { config, calls, log, seams, .. } = state.arguments.clone();
+    let HealthCheckerArguments { config, calls, log, seams, view, .. } = state.arguments.clone();
     let nodes: Vec<(NodeId, bool)> = log
         .routing()
         .nodes
         .keys()
         .map(|node| (node.clone(), !state.versions.contains_key(node)))
         .collect();
+    // A node that was removed is not checked any more.
+    let gone = |node: &&NodeId| nodes.iter().all(|(known, _)| known != *node);
+    view.suspected().iter().filter(gone).for_each(|node| view.clear(node));
     let myself = myself.clone();
     let tasks = seams.tasks.clone();
     tasks.spawn("health round", async move {
@@ -177,7 +222,12 @@ fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerSt
             }
         });
         futures::future::join_all(checks).await;
-        seams.clock.sleep(config.interval).await;
+        let hurry = !view.suspected.load().is_empty();
+        let pause = if hurry { SUSPICION_INTERVAL.min(config.interval) } else { config.interval };
+        let (pause, suspicion) = (pin!(seams.clock.sleep(pause)), pin!(view.suspicion.notified()));
+        if let Either::Right(_) = select(pause, suspicion).await {
+            seams.clock.sleep(SUSPICION_PAUSE).await;
+        }
         let _stopped = myself.cast(HealthCheckerMessage::Check);
     });
 }
@@ -206,6 +256,9 @@ fn on_checked(
         state.versions.insert(node.clone(), version);
         state.arguments.view.oldest_version.store(Arc::new(oldest(state.versions.values())));
     }
+    if answered {
+        state.arguments.view.clear(&node);
+    }
     let health = state.nodes.entry(node.clone()).or_default();
     let Some(change) = health.observe(answered, state.arguments.config.limits) else { return };
     let down = change == HealthChange::WentDown;
@@ -215,12 +268,28 @@ fn on_checked(
     }
     tracing::info!(%node, down, "node health changed");
     state.arguments.view.set(&node, down);
+    state.arguments.view.clear(&node);
     let _stopped = state.arguments.pod.cast(PodMessage::NodeHealthChanged { node, down });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_suspicion_wakes_the_checker_once_and_ends_with_a_check() {
+        let (view, node) = (NodeHealthView::default(), NodeId::from("a"));
+        let wakes = || futures::future::FutureExt::now_or_never(view.suspicion.notified());
+        view.suspect(&node);
+        view.suspect(&node);
+        assert!(wakes().is_some() && wakes().is_none());
+        assert!(view.suspected().contains(&node) && !view.is_down(&node));
+        view.clear(&node);
+        assert!(view.suspected().is_empty());
+        view.set(&node, true);
+        view.suspect(&node);
+        assert!(view.suspected().is_empty(), "down says more");
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {

@@ -9,9 +9,34 @@ use miroir_wire::reserved::SHARD_FIELD;
 use miroir_wire::settings::Settings;
 use serde_json::{Map, Value, json};
 
-/// Facet values a node lists per facet. Sums over shards are exact for facets of up to this
-/// many values a shard; the gateway's documentation declares the bound.
-pub const NODE_FACET_VALUES_MAX: u64 = 20_000;
+/// The engine sorts the numbers of a facet by their printed form when there are at most this many
+/// documents to count, and by value when there are more.
+pub const PRINTED_ORDER_DOCUMENTS_MAX: u64 = 3000;
+
+/// Meilisearch's defaults of the settings that decide how many facet values are listed.
+const FACET_VALUES_MAX_DEFAULT: u64 = 100;
+const TOTAL_HITS_MAX_DEFAULT: u64 = 1000;
+
+/// Values listed so that distinct documents can be counted beyond the usual `maxTotalHits`. More
+/// would make every facet with so many values slow (20,000 take 20 to 70 ms).
+const DISTINCT_VALUES_MAX: u64 = 20_000;
+
+/// Facet values that a node lists per facet, for the client's `maxValuesPerFacet` and
+/// `maxTotalHits`: more than the client sees, since
+/// - a node with few documents sorts numbers by their printed form while all nodes together have
+///   enough documents to sort them by value. Such a node lists all its values, unless its
+///   documents have more than one each;
+/// - the most frequent values of all nodes are rarely far down in the list of one. Twice the
+///   client's number and the default of thousands leave little for a second round;
+/// - documents that two nodes keep for one value of the `distinct` attribute are told by that
+///   value, as many as the answer can count.
+///
+/// Nodes take this limit from their settings only, so it can't follow the query.
+pub fn node_facet_values_max(values_max: u64, total_hits_max: u64) -> u64 {
+    (PRINTED_ORDER_DOCUMENTS_MAX + 1)
+        .max(values_max.saturating_mul(2))
+        .max(total_hits_max.saturating_add(1).min(DISTINCT_VALUES_MAX))
+}
 
 /// Hits that a node may count and list. The gateway applies the client's `maxTotalHits`; a node's
 /// own count must be whole, since the number of candidates decides how facet values are sorted.
@@ -35,12 +60,19 @@ pub fn node_side(settings: &Settings) -> Value {
     }
     all.insert("filterableAttributes".into(), Value::Array(filterable));
     all.insert("displayedAttributes".into(), json!(["*"]));
+    let number = |all: &Map<String, Value>, setting: &str, name: &str, default: u64| {
+        all.get(setting).and_then(|part| part.get(name)).and_then(Value::as_u64).unwrap_or(default)
+    };
+    let facet_values_max = node_facet_values_max(
+        number(&all, "faceting", "maxValuesPerFacet", FACET_VALUES_MAX_DEFAULT),
+        number(&all, "pagination", "maxTotalHits", TOTAL_HITS_MAX_DEFAULT),
+    );
     let faceting = all.entry("faceting").or_insert_with(|| json!({}));
     if faceting.is_null() {
         *faceting = json!({});
     }
     if let Value::Object(faceting) = faceting {
-        faceting.insert("maxValuesPerFacet".into(), json!(NODE_FACET_VALUES_MAX));
+        faceting.insert("maxValuesPerFacet".into(), json!(facet_values_max));
     }
     let pagination = all.entry("pagination").or_insert_with(|| json!({}));
     if pagination.is_null() {
@@ -144,6 +176,17 @@ mod tests {
         assert_eq!(sent["filterableAttributes"][0]["attributePatterns"], json!([SHARD_FIELD]));
         assert_eq!(sent["filterableAttributes"][1], json!("genre"));
         assert_eq!(sent["displayedAttributes"], json!(["*"]));
+    }
+
+    #[test]
+    fn nodes_list_more_facet_values_than_the_client_sees() {
+        let listed =
+            |json: &str| node_side(&settings(json))["faceting"]["maxValuesPerFacet"].clone();
+        assert_eq!(listed("{}"), 3001);
+        assert_eq!(listed(r#"{"faceting":{"maxValuesPerFacet":null}}"#), 3001);
+        assert_eq!(listed(r#"{"faceting":{"maxValuesPerFacet":5000}}"#), 10_000);
+        assert_eq!(listed(r#"{"pagination":{"maxTotalHits":8000}}"#), 8001);
+        assert_eq!(listed(r#"{"pagination":{"maxTotalHits":1000000}}"#), 20_000);
     }
 
     #[test]

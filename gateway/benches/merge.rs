@@ -70,7 +70,7 @@ fn merge(criterion: &mut Criterion) {
             bodies.iter().filter_map(|body| NodeAnswer::parse(body.clone()).ok()).collect();
         let plan = plan(order, end);
         criterion.bench_function(&format!("merge: {name}"), |bencher| {
-            bencher.iter(|| merge_answers(black_box(&parsed), &plan, 1));
+            bencher.iter(|| merge_answers(black_box(&parsed), &[], &plan, 1));
         });
         criterion.bench_function(&format!("parse and merge: {name}"), |bencher| {
             bencher.iter(|| {
@@ -78,7 +78,7 @@ fn merge(criterion: &mut Criterion) {
                     .iter()
                     .filter_map(|body| NodeAnswer::parse(black_box(body.clone())).ok())
                     .collect();
-                merge_answers(&parsed, &plan, 1)
+                merge_answers(&parsed, &[], &plan, 1)
             });
         });
     }

@@ -12,6 +12,7 @@ use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::Routing;
 use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 use crate::intake::Spool;
 use crate::read_settings::SettingsCache;
@@ -74,6 +75,9 @@ pub struct GatewayConfig {
     pub concurrent_requests_max: usize,
     /// How long one call to a node may take on the read path.
     pub node_timeout: Duration,
+    /// After this other replicas are asked as well (see [`crate::late`]). Longer than nearly all
+    /// searches, far shorter than `node_timeout`.
+    pub late_after: Duration,
     /// How long a client may take to send its headers.
     pub header_timeout: Duration,
     /// See [`UnavailableShardPolicy`].
@@ -88,6 +92,7 @@ impl Default for GatewayConfig {
             body_bytes_max: 100_000_000,
             concurrent_requests_max: 500,
             node_timeout: Duration::from_secs(10),
+            late_after: Duration::from_secs(1),
             header_timeout: Duration::from_secs(30),
             unavailable_shard_policy: UnavailableShardPolicy::default(),
         }
@@ -115,7 +120,12 @@ pub struct GatewayContext {
     pub settings: Arc<SettingsCache>,
     /// Requests being served.
     pub in_flight: Arc<AtomicUsize>,
+    /// Reads that may be asked of a second set of replicas at the same time.
+    pub races: Arc<Semaphore>,
 }
+
+/// See [`GatewayContext::races`]: with a search of a few milliseconds, thousands a second.
+const RACES_MAX: usize = 16;
 
 impl GatewayContext {
     /// A context with nothing in flight.
@@ -131,6 +141,7 @@ impl GatewayContext {
             config,
             settings: Arc::default(),
             in_flight: Arc::default(),
+            races: Arc::new(Semaphore::new(RACES_MAX)),
         }
     }
 

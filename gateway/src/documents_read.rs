@@ -254,6 +254,7 @@ pub async fn get_document(
         missing: Vec::new(),
         settings_version: Some(index.settings_version),
         settings_pending: index.settings_pending,
+        ..Default::default()
     })
 }
 

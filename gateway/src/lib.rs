@@ -2,7 +2,7 @@
 //!
 //! A read goes one way: [`handle`] ([`router`], [`auth`]) → [`search`], [`documents_read`] or
 //! [`stats`] (resolve the index against one routing view) → [`plan`] (which nodes, which shards)
-//! → [`scatter`] (the calls, and what to do when one fails) → [`merge`]. It takes no lock, waits
+//! → [`scatter`] (the calls, and what to do when one fails or is [`late`]) → [`merge`]. It takes no lock, waits
 //! for no actor and writes no log. Rules are pure and apart from I/O: [`plan`], [`node_query`],
 //! [`node_error`], [`disguise`], [`merge`].
 //!
@@ -17,9 +17,11 @@ pub mod failure;
 pub mod handle;
 pub mod intake;
 pub mod json_scan;
+pub mod late;
 pub mod log_routes;
 pub mod merge;
 pub mod node_error;
+pub mod node_lists;
 pub mod node_query;
 pub mod plan;
 pub mod read_settings;
@@ -27,6 +29,7 @@ pub mod reply;
 pub mod router;
 pub mod scatter;
 pub mod search;
+mod second_round;
 pub mod server;
 pub mod stats;
 pub mod window;

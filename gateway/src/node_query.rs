@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use miroir_actors::node_settings::NODE_FACET_VALUES_MAX;
+use miroir_actors::node_settings::node_facet_values_max;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::reserved::is_reserved;
 use miroir_wire::search::{LIMIT_DEFAULT, SearchQuery};
@@ -36,6 +36,9 @@ pub struct NodeQuery {
     /// Nodes may be asked for the top of that window: what is merged from tops tells whether
     /// they were enough.
     pub may_narrow: bool,
+    /// What finds the same documents and shows none of them, for counting facets again. None when
+    /// a further filter would change more than which documents are counted.
+    counting: Option<SearchQuery>,
     /// How the answers are merged.
     pub merge: MergePlan,
 }
@@ -61,6 +64,52 @@ impl NodeQuery {
         body.extend_from_slice(rest);
         body
     }
+}
+
+impl NodeQuery {
+    /// Whether there is a [`counting_body`](Self::counting_body).
+    pub fn can_count_again(&self) -> bool {
+        self.counting.is_some()
+    }
+
+    /// The body of a search over the documents of this one that have one of `values` in `field`,
+    /// with that facet and no hits. None when that can't be asked.
+    pub fn counting_body<'v>(
+        &self,
+        field: &str,
+        values: impl Iterator<Item = &'v str>,
+        shard_filter: Option<&str>,
+    ) -> Option<Vec<u8>> {
+        let mut query = self.counting.clone()?;
+        let values: Vec<String> = values.filter_map(quote).collect();
+        let filter = format!("{} IN [{}]", quote(field)?, values.join(", "));
+        query.filter =
+            join_filters(join_filters(self.filter.as_ref(), Some(&filter)).as_ref(), shard_filter);
+        query.facets = Some(vec![field.to_owned()]);
+        serde_json::to_vec(&query).ok()
+    }
+}
+
+/// `text` as a value in a filter. None for backslashes, which filters can't escape.
+fn quote(text: &str) -> Option<String> {
+    (!text.contains('\\')).then(|| format!("\"{}\"", text.replace('"', "\\\"")))
+}
+
+/// The part of a query that decides which documents match.
+fn counting(query: &SearchQuery, settings: &ReadSettings) -> Option<SearchQuery> {
+    let is_plain = query.distinct.is_none()
+        && settings.distinct.is_none()
+        && query.ranking_score_threshold.is_none()
+        && query.hybrid.is_none()
+        && query.vector.is_none();
+    is_plain.then(|| SearchQuery {
+        q: query.q.clone(),
+        matching_strategy: query.matching_strategy,
+        attributes_to_search_on: query.attributes_to_search_on.clone(),
+        locales: query.locales.clone(),
+        limit: 0,
+        ..SearchQuery::default()
+    })
 }
 
 /// Both filters as one, the shards' last.
@@ -134,6 +183,9 @@ pub fn prepare(
     let body = serde_json::to_vec(&sent).map_err(|error| {
         ApiError::new(Code::Internal, format!("the query can't be written: {error}"))
     })?;
+    let counting = (lists == Lists::Many && sent.facets.is_some())
+        .then(|| counting(&sent, settings))
+        .flatten();
     // What a vector search finds depends on how much is asked of it; which hits `distinct` drops
     // and how near places are grouped, on all lists together.
     let is_prefix_stable = query.vector.is_none()
@@ -149,6 +201,7 @@ pub fn prepare(
         filter,
         window: asked,
         may_narrow: lists == Lists::Many && is_prefix_stable,
+        counting,
         merge: MergePlan {
             order,
             distinct,
@@ -284,6 +337,13 @@ fn add_field(sent: &mut SearchQuery, path: &str) -> Option<(AddedField, Option<A
     Some((field, Some(formatted)))
 }
 
+/// How far nodes list the values of a facet.
+fn node_values_max(settings: &ReadSettings) -> usize {
+    let max =
+        node_facet_values_max(settings.facet_values_max as u64, settings.total_hits_max as u64);
+    usize::try_from(max).unwrap_or(usize::MAX)
+}
+
 /// Sets the facets to ask for; the second part says whether the distinct attribute is among them
 /// so that kept documents can be counted.
 fn set_facets(
@@ -298,7 +358,7 @@ fn set_facets(
     let all = asked.iter().any(|name| name == "*");
     let mut rules = FacetRules {
         values_max: settings.facet_values_max,
-        node_values_max: usize::try_from(NODE_FACET_VALUES_MAX).unwrap_or(usize::MAX),
+        node_values_max: node_values_max(settings),
         // One node forgets orders set by name when it is asked for all facets.
         by_count: if all {
             BTreeMap::new()

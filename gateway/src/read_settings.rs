@@ -40,6 +40,7 @@ pub struct ReadSettings {
 struct FilterableRule {
     patterns: Vec<String>,
     filterable: bool,
+    equality: bool,
 }
 
 impl ReadSettings {
@@ -84,10 +85,18 @@ impl ReadSettings {
 
     /// Whether `field` may be filtered, and so counted as a facet.
     pub fn is_filterable(&self, field: &str) -> bool {
-        self.filterable
-            .iter()
-            .find(|rule| rule.patterns.iter().any(|pattern| matches(pattern, field)))
-            .is_some_and(|rule| rule.filterable)
+        self.rule(field).is_some_and(|rule| rule.filterable)
+    }
+
+    /// Whether `field` may be compared with values by `=` and `IN`.
+    pub fn allows_equality(&self, field: &str) -> bool {
+        self.rule(field).is_some_and(|rule| rule.equality)
+    }
+
+    fn rule(&self, field: &str) -> Option<&FilterableRule> {
+        let matches =
+            |rule: &&FilterableRule| rule.patterns.iter().any(|pattern| matches(pattern, field));
+        self.filterable.iter().find(matches)
     }
 }
 
@@ -97,7 +106,8 @@ fn read_filterable(value: Option<&Value>) -> Vec<FilterableRule> {
         .iter()
         .filter_map(|rule| match rule {
             Value::String(name) => {
-                Some(FilterableRule { patterns: vec![name.clone()], filterable: true })
+                let patterns = vec![name.clone()];
+                Some(FilterableRule { patterns, filterable: true, equality: true })
             }
             Value::Object(_) => {
                 let patterns = rule.get("attributePatterns")?.as_array()?;
@@ -106,9 +116,9 @@ fn read_filterable(value: Option<&Value>) -> Vec<FilterableRule> {
                 let feature = |pointer: &str, default: bool| {
                     rule.pointer(pointer).and_then(Value::as_bool).unwrap_or(default)
                 };
-                let filterable = feature("/features/filter/equality", true)
-                    || feature("/features/filter/comparison", false);
-                Some(FilterableRule { patterns, filterable })
+                let equality = feature("/features/filter/equality", true);
+                let filterable = equality || feature("/features/filter/comparison", false);
+                Some(FilterableRule { patterns, filterable, equality })
             }
             _ => None,
         })
@@ -199,5 +209,9 @@ mod tests {
         ] {
             assert_eq!(settings.is_filterable(field), filterable, "{field}");
         }
+        let settings = ReadSettings::from_effective(&json!({"filterableAttributes": [
+            {"attributePatterns": ["size"], "features": {"filter": {"equality": false, "comparison": true}}},
+        ]}));
+        assert!(settings.is_filterable("size") && !settings.allows_equality("size"));
     }
 }

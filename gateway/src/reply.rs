@@ -5,6 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use miroir_wire::error::Code;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::failure::{Failure, list_shards};
 use crate::search::ReadAnswer;
@@ -62,6 +63,14 @@ impl From<ReadAnswer> for Reply {
         if !answer.missing.is_empty() {
             let shards = format!("shards={}", list_shards(&answer.missing));
             headers.push(("x-miroir-degraded", shards));
+        }
+        if !answer.inexact_facets.is_empty() {
+            let names: Vec<String> = answer
+                .inexact_facets
+                .iter()
+                .map(|name| utf8_percent_encode(name, NON_ALPHANUMERIC).to_string())
+                .collect();
+            headers.push(("x-miroir-inexact", format!("facets={}", names.join(","))));
         }
         if let Some(version) = answer.settings_version {
             headers.push(("x-miroir-settings-version", version.to_string()));

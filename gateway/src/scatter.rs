@@ -4,11 +4,14 @@
 //! |---|---|
 //! | answers 200 with what was asked for | its part is done |
 //! | answers 4xx for the client's sake | the client's error, cleaned |
-//! | can't be reached, is late, breaks off, answers 5xx, garbage, 401/403 or doesn't know the index | its shards are asked of other in-sync replicas, in the group, then in another |
+//! | can't be reached, breaks off, is later than the time-out, answers 5xx, garbage, 401/403 or doesn't know the index | its shards are asked of other in-sync replicas, in the group, then in another |
+//! | is only late | other replicas are asked beside it, see [`crate::late`] |
 //!
-//! What no replica can answer is missing, and `unavailable_shard_policy` decides.
+//! What no replica can answer is missing, and `unavailable_shard_policy` decides. When all that
+//! were asked for a shard answered `internal`, it is the query they can't cope with, and the
+//! client gets that error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -21,6 +24,7 @@ use miroir_wire::error::Code;
 use crate::context::{GatewayContext, UnavailableShardPolicy};
 use crate::failure::Failure;
 use crate::json_scan::Malformed;
+use crate::late::ask_or_race;
 use crate::node_error::{ErrorContext, clean_error, read_error};
 use crate::plan::{Plan, PlannedCall, plan_shards};
 use crate::read_settings::ReadSettings;
@@ -78,11 +82,11 @@ pub struct Gathered<T> {
 
 /// Why one call brought nothing.
 #[derive(Debug)]
-enum CallFailure {
+pub(crate) enum CallFailure {
     /// The client's fault: every node would say so.
     Client(Failure),
-    /// The node's fault: another may answer.
-    Node,
+    /// The node's fault: another may answer. With what it said, if it called it `internal`.
+    Node(Option<Failure>),
 }
 
 /// What a read is planned by.
@@ -92,12 +96,34 @@ pub struct ReadKey {
     pub hash: u64,
     /// Nodes that already failed this read.
     pub failed: BTreeSet<NodeId>,
+    /// What those said that answered `internal`.
+    internal: BTreeMap<NodeId, Failure>,
 }
 
 impl ReadKey {
     /// A read that nothing has failed yet.
     pub fn new(hash: u64) -> Self {
-        Self { hash, failed: BTreeSet::new() }
+        Self { hash, failed: BTreeSet::new(), internal: BTreeMap::new() }
+    }
+
+    /// Notes that `node` failed, and the `internal` error that it gave as its reason, if any.
+    pub(crate) fn fail(&mut self, node: &NodeId, said: Option<Failure>) {
+        self.failed.insert(node.clone());
+        if let Some(said) = said {
+            self.internal.insert(node.clone(), said);
+        }
+    }
+
+    /// The error that every replica answered that was asked for one of `missing`.
+    fn repeated_error(&self, index: &IndexRouting, missing: &[ShardId]) -> Option<&Failure> {
+        missing.iter().find_map(|shard| {
+            let at = usize::try_from(shard.0).ok()?;
+            let placed = index.groups.iter().filter_map(|group| group.shards.get(at));
+            let asked = placed.flat_map(|shard| &shard.in_sync);
+            let mut asked = asked.filter(|node| self.failed.contains(*node)).peekable();
+            let first = self.internal.get(*asked.peek()?)?;
+            asked.all(|node| self.internal.contains_key(node)).then_some(first)
+        })
     }
 }
 
@@ -107,18 +133,19 @@ pub fn plan_now(context: &GatewayContext, scope: ReadScope<'_>, key: &ReadKey) -
     plan_without(context, scope, key, wanted)
 }
 
-fn plan_without(
+/// The plan for the `wanted` shards, without the nodes that failed.
+pub(crate) fn plan_without(
     context: &GatewayContext,
     scope: ReadScope<'_>,
     key: &ReadKey,
     wanted: Vec<ShardId>,
 ) -> Plan {
-    let ReadKey { hash, failed } = key;
-    let unavailable = context.health.unavailable.load();
+    let ReadKey { hash, failed, .. } = key;
+    let (unavailable, suspected) = (context.health.unavailable.load(), context.health.suspected());
     let known = |node: &NodeId| scope.routing.nodes.contains_key(node) && !failed.contains(node);
-    let plan =
-        plan_shards(scope.index, &|node| known(node) && !unavailable.contains(node), *hash, wanted);
-    if plan.missing.is_empty() || unavailable.is_empty() {
+    let well = |node: &NodeId| !unavailable.contains(node) && !suspected.contains(node);
+    let plan = plan_shards(scope.index, &|node| known(node) && well(node), *hash, wanted);
+    if plan.missing.is_empty() || (unavailable.is_empty() && suspected.is_empty()) {
         return plan;
     }
     // Health is an opinion and may be old: rather than give shards up, ask who may be away.
@@ -147,14 +174,15 @@ pub async fn gather<T>(
         Gathered { parts: Vec::with_capacity(plan.calls.len()), missing: plan.missing };
     let mut calls = plan.calls;
     for round in 1..=ROUNDS_MAX {
-        let lost = run(context, scope, &calls, &request, &read, &mut gathered.parts).await?;
+        let asking = Asking { context, scope, key: &key, request: &request, read: &read };
+        let lost = run(&asking, &calls, &mut gathered.parts).await?;
         if lost.is_empty() {
             break;
         }
         let mut shards: Vec<ShardId> = Vec::new();
-        for call in lost {
+        for (call, said) in lost {
             shards.extend(&call.shards);
-            key.failed.insert(call.node.clone());
+            key.fail(&call.node, said);
         }
         shards.sort_unstable();
         if round == ROUNDS_MAX {
@@ -169,6 +197,10 @@ pub async fn gather<T>(
         }
     }
     gathered.missing.sort_unstable();
+    if let Some(failure) = key.repeated_error(scope.index, &gathered.missing) {
+        tracing::warn!(index = %scope.index.uid, error = %failure, "all replicas fail a read alike");
+        return Err(failure.clone());
+    }
     check_missing(context, &gathered)?;
     Ok(gathered)
 }
@@ -186,7 +218,7 @@ pub async fn ask_one<T>(
 ) -> Result<Option<T>, Failure> {
     match send(context, scope, node, request).await {
         Ok(body) => Ok(read(body).ok()),
-        Err(CallFailure::Node) => Ok(None),
+        Err(CallFailure::Node(_)) => Ok(None),
         Err(CallFailure::Client(failure)) => Err(failure),
     }
 }
@@ -199,49 +231,70 @@ fn check_missing<T>(context: &GatewayContext, gathered: &Gathered<T>) -> Result<
     Ok(())
 }
 
+/// How the calls of one read are made.
+pub(crate) struct Asking<'a, Q, R> {
+    pub(crate) context: &'a GatewayContext,
+    pub(crate) scope: ReadScope<'a>,
+    /// The read so far.
+    pub(crate) key: &'a ReadKey,
+    /// What to send for a call.
+    pub(crate) request: &'a Q,
+    /// Takes an answer apart.
+    pub(crate) read: &'a R,
+}
+
+impl<Q, R, T> Asking<'_, Q, R>
+where
+    Q: Fn(&PlannedCall) -> NodeRequest,
+    R: Fn(Bytes) -> Result<T, Malformed>,
+{
+    /// Makes one call.
+    pub(crate) async fn ask(&self, call: &PlannedCall) -> Result<Part<T>, CallFailure> {
+        let request = (self.request)(call);
+        let body = send(self.context, self.scope, &call.node, request).await?;
+        let answer = (self.read)(body).map_err(|_| CallFailure::Node(None))?;
+        Ok(Part { call: call.clone(), answer })
+    }
+}
+
 /// One round: sends `calls` side by side, appends what was answered in the order of `calls`, and
-/// returns the calls that failed.
-async fn run<'c, T>(
-    context: &GatewayContext,
-    scope: ReadScope<'_>,
+/// returns the calls that failed, with what their nodes said.
+async fn run<'c, Q, R, T>(
+    asking: &Asking<'_, Q, R>,
     calls: &'c [PlannedCall],
-    request: impl Fn(&PlannedCall) -> NodeRequest,
-    read: impl Fn(Bytes) -> Result<T, Malformed>,
     parts: &mut Vec<Part<T>>,
-) -> Result<Vec<&'c PlannedCall>, Failure> {
-    let mut answers: Vec<(usize, Part<T>)> = Vec::with_capacity(calls.len());
+) -> Result<Vec<(&'c PlannedCall, Option<Failure>)>, Failure>
+where
+    Q: Fn(&PlannedCall) -> NodeRequest,
+    R: Fn(Bytes) -> Result<T, Malformed>,
+{
+    let mut answers: Vec<(usize, Vec<Part<T>>)> = Vec::with_capacity(calls.len());
     let mut lost = Vec::new();
     let mut running: FuturesUnordered<_> = calls
         .iter()
         .enumerate()
-        .map(|(place, call)| {
-            let sending = send(context, scope, &call.node, request(call));
-            async move { (place, call, sending.await) }
-        })
+        .map(|(place, call)| async move { (place, call, ask_or_race(asking, call).await) })
         .collect();
     while let Some((place, call, answer)) = running.next().await {
-        let answer = answer.and_then(|body| read(body).map_err(|_| CallFailure::Node));
         match answer {
-            Ok(answer) => {
-                answers.push((place, Part { call: call.clone(), answer }));
-            }
-            Err(CallFailure::Node) => lost.push(call),
+            Ok(parts) => answers.push((place, parts)),
+            Err(CallFailure::Node(said)) => lost.push((call, said)),
             // The other calls are dropped, which closes their connections.
             Err(CallFailure::Client(failure)) => return Err(failure),
         }
     }
     answers.sort_by_key(|(place, _)| *place);
-    parts.extend(answers.into_iter().map(|(_, part)| part));
+    parts.extend(answers.into_iter().flat_map(|(_, parts)| parts));
     Ok(lost)
 }
 
-async fn send(
+pub(crate) async fn send(
     context: &GatewayContext,
     scope: ReadScope<'_>,
     node: &NodeId,
     request: NodeRequest,
 ) -> Result<Bytes, CallFailure> {
-    let Some(record) = scope.routing.nodes.get(node) else { return Err(CallFailure::Node) };
+    let Some(record) = scope.routing.nodes.get(node) else { return Err(CallFailure::Node(None)) };
     let answer = send_to(context, record, scope.index, request).await;
     judge(answer, scope)
 }
@@ -274,27 +327,31 @@ fn judge(
     answer: Result<Response<Bytes>, TransportError>,
     scope: ReadScope<'_>,
 ) -> Result<Bytes, CallFailure> {
-    let Ok(answer) = answer else { return Err(CallFailure::Node) };
+    let lost = Err(CallFailure::Node(None));
+    let Ok(answer) = answer else { return lost };
     let status = answer.status();
     if status == StatusCode::OK {
         return Ok(answer.into_body());
     }
-    if !status.is_client_error()
-        || matches!(
-            status,
-            StatusCode::UNAUTHORIZED
-                | StatusCode::FORBIDDEN
-                | StatusCode::REQUEST_TIMEOUT
-                | StatusCode::TOO_MANY_REQUESTS
-        )
-    {
-        return Err(CallFailure::Node);
+    if matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
+    ) {
+        return lost;
     }
-    let Some(error) = read_error(answer.body()) else { return Err(CallFailure::Node) };
-    if error.known_code() == Some(Code::IndexNotFound) {
-        return Err(CallFailure::Node);
-    }
+    let Some(error) = read_error(answer.body()) else { return lost };
+    let code = error.known_code();
     let displayed = scope.settings.displayed.as_ref();
     let error = clean_error(error, ErrorContext { index: scope.index, displayed });
-    Err(CallFailure::Client(Failure::Node { status: status.as_u16(), error }))
+    let failure = Failure::Node { status: status.as_u16(), error };
+    if status.is_server_error() && code == Some(Code::Internal) {
+        Err(CallFailure::Node(Some(failure)))
+    } else if status.is_client_error() && code != Some(Code::IndexNotFound) {
+        Err(CallFailure::Client(failure))
+    } else {
+        lost
+    }
 }

@@ -1,4 +1,5 @@
-//! The walk of a search: resolve, plan, scatter, merge. And of a multi-search: several of them.
+//! The walk of a search: resolve, plan, scatter, perhaps count facets again, merge. And of a
+//! multi-search: several of them.
 //!
 //! With part of the cluster away: other replicas are asked (see [`crate::scatter`]); what is still
 //! missing is named in `X-Miroir-Degraded`, or refuses the search by policy.
@@ -15,12 +16,15 @@ use tokio::time::Instant;
 
 use crate::context::GatewayContext;
 use crate::failure::Failure;
+use crate::late::ask_alone;
 use crate::merge::answer::NodeAnswer;
-use crate::merge::{MergeError, merge_answers};
-use crate::node_query::{Lists, NodeQuery, prepare};
-use crate::plan::{Plan, PlannedCall, query_hash};
-use crate::scatter::{Gathered, NodeRequest, Part, ReadKey, ReadScope, ask_one, gather, plan_now};
-use crate::window::{AskedWindow, hits_to_ask};
+use crate::merge::count_order::Recounted;
+use crate::merge::{MergeError, MergePlan, Merged, merge_answers};
+use crate::node_lists::{ask_for_more, ask_for_tops, request_for};
+use crate::node_query::{Lists, prepare};
+use crate::plan::query_hash;
+use crate::scatter::{ReadKey, ReadScope, plan_now};
+use crate::second_round::count_again;
 
 /// Sub-queries of one multi-search.
 const QUERIES_MAX: usize = 100;
@@ -32,6 +36,8 @@ pub struct ReadAnswer {
     pub body: Vec<u8>,
     /// Shards that are not in it.
     pub missing: Vec<ShardId>,
+    /// Facets that may not be exact, see [`crate::merge::count_order`].
+    pub inexact_facets: Vec<String>,
     /// The settings version it was made with; none when several indexes were read.
     pub settings_version: Option<u64>,
     /// A settings change was in flight.
@@ -68,135 +74,60 @@ pub async fn search_index(
         let mut prepared = prepare(query, &settings, Lists::One)?;
         prepared.merge.index_uid = index_uid.clone();
         let request = request_for(&prepared, call, prepared.window);
-        let answer = ask_one(context, scope, &call.node, request, NodeAnswer::parse).await?;
+        let answer = ask_alone(context, scope, &mut key, call, request, NodeAnswer::parse).await?;
         if let Some(answer) = answer {
-            let elapsed = elapsed_since(started, context);
-            let body = merge_answers(std::slice::from_ref(&answer), &prepared.merge, elapsed)
-                .map_err(unreadable)?
-                .body;
-            return Ok(answer_of(index, body, Vec::new()));
+            let answers = std::slice::from_ref(&answer);
+            let merged =
+                finish(answers, &[], &prepared.merge, started, context).map_err(unreadable)?;
+            return Ok(answer_of(index, merged, Vec::new()));
         }
-        key.failed.insert(call.node.clone());
         plan = plan_now(context, scope, &key);
     }
     let mut prepared = prepare(query, &settings, Lists::Many)?;
     prepared.merge.index_uid = index_uid;
     let mut lists = ask_for_tops(context, scope, &key, plan, &prepared).await?;
-    let body = loop {
-        let elapsed = elapsed_since(started, context);
-        match merge_answers(&lists.answers, &prepared.merge, elapsed) {
-            Ok(merged) => break merged.body,
+    let merged = loop {
+        let recounted = count_again(context, scope, &prepared, &lists.calls, &lists.answers).await;
+        match finish(&lists.answers, &recounted, &prepared.merge, started, context) {
+            Ok(merged) => break merged,
             Err(MergeError::RanOut(place)) => {
                 lists = ask_for_more(context, scope, &key, lists, place, &prepared).await?;
             }
             Err(error) => return Err(unreadable(error)),
         }
     };
-    Ok(answer_of(index, body, lists.missing))
+    Ok(answer_of(index, merged, lists.missing))
 }
 
-/// What the nodes gave so far, in order of node.
-#[derive(Debug, Default)]
-struct NodeLists {
-    calls: Vec<PlannedCall>,
-    answers: Vec<NodeAnswer>,
-    missing: Vec<ShardId>,
-    /// A list ran out before.
-    ran_out: bool,
-}
-
-impl NodeLists {
-    /// Adds what was gathered; `asked` says how many hits a call was asked for, of the `end` that
-    /// the page could need.
-    fn add(
-        &mut self,
-        gathered: Gathered<NodeAnswer>,
-        end: usize,
-        asked: impl Fn(&PlannedCall) -> usize,
-    ) {
-        let kept = std::mem::take(&mut self.calls).into_iter().zip(self.answers.drain(..));
-        let more = gathered.parts.into_iter().map(|Part { call, mut answer }| {
-            let asked = asked(&call);
-            answer.has_more = asked < end && answer.hit_count() >= asked;
-            (call, answer)
-        });
-        let mut all: Vec<(PlannedCall, NodeAnswer)> = kept.chain(more).collect();
-        all.sort_by(|(left, _), (right, _)| left.node.cmp(&right.node));
-        (self.calls, self.answers) = all.into_iter().unzip();
-        self.missing.extend(gathered.missing);
-        self.missing.sort_unstable();
+fn answer_of(index: &IndexRouting, merged: Merged, missing: Vec<ShardId>) -> ReadAnswer {
+    ReadAnswer {
+        body: merged.body,
+        missing,
+        inexact_facets: merged.inexact_facets,
+        settings_version: Some(index.settings_version),
+        settings_pending: index.settings_pending,
     }
 }
 
-/// Asks every node of `plan` for as much of its list as the page is likely to take.
-async fn ask_for_tops(
+/// Merges what came.
+///
+/// # Errors
+/// See [`MergeError`].
+fn finish(
+    answers: &[NodeAnswer],
+    recounted: &[Vec<Recounted>],
+    plan: &MergePlan,
+    started: Instant,
     context: &GatewayContext,
-    scope: ReadScope<'_>,
-    key: &ReadKey,
-    plan: Plan,
-    prepared: &NodeQuery,
-) -> Result<NodeLists, Failure> {
-    let end = prepared.window.hits;
-    let (count, shards) = (plan.calls.len(), scope.index.shards as usize);
-    let asked = |call: &PlannedCall| {
-        if prepared.may_narrow { hits_to_ask(end, call.shards.len(), shards, count) } else { end }
-    };
-    let request =
-        |call: &PlannedCall| request_for(prepared, call, prepared.window.top(asked(call)));
-    let gathered = gather(context, scope, key.clone(), plan, request, NodeAnswer::parse).await?;
-    let mut lists = NodeLists::default();
-    lists.add(gathered, end, asked);
-    Ok(lists)
-}
-
-/// Asks for the whole of the list at `place`, which ran out; when it is not the first that did,
-/// for the whole of all lists that were cut.
-async fn ask_for_more(
-    context: &GatewayContext,
-    scope: ReadScope<'_>,
-    key: &ReadKey,
-    lists: NodeLists,
-    place: usize,
-    prepared: &NodeQuery,
-) -> Result<NodeLists, Failure> {
-    let mut kept = NodeLists { missing: lists.missing, ran_out: true, ..NodeLists::default() };
-    let mut plan = Plan { calls: Vec::new(), missing: Vec::new() };
-    for (at, (call, answer)) in lists.calls.into_iter().zip(lists.answers).enumerate() {
-        if at == place || (lists.ran_out && answer.has_more) {
-            plan.calls.push(call);
-        } else {
-            kept.calls.push(call);
-            kept.answers.push(answer);
-        }
-    }
-    let end = prepared.window.hits;
-    let request = |call: &PlannedCall| request_for(prepared, call, prepared.window);
-    let gathered = gather(context, scope, key.clone(), plan, request, NodeAnswer::parse).await?;
-    kept.add(gathered, end, |_| end);
-    Ok(kept)
-}
-
-fn request_for(prepared: &NodeQuery, call: &PlannedCall, window: AskedWindow) -> NodeRequest {
-    NodeRequest::post("/search", prepared.body(call.filter.as_deref(), window))
-}
-
-fn elapsed_since(started: Instant, context: &GatewayContext) -> u128 {
-    context.seams.clock.instant().saturating_duration_since(started).as_millis()
+) -> Result<Merged, MergeError> {
+    let elapsed = context.seams.clock.instant().saturating_duration_since(started);
+    merge_answers(answers, recounted, plan, elapsed.as_millis())
 }
 
 /// The outer form was checked when the answer came; facets are read only in the merge.
 fn unreadable(error: MergeError) -> Failure {
     tracing::warn!(%error, "a node's answer can't be read");
     ApiError::new(Code::Internal, "A node's answer could not be read.").into()
-}
-
-fn answer_of(index: &IndexRouting, body: Vec<u8>, missing: Vec<ShardId>) -> ReadAnswer {
-    ReadAnswer {
-        body,
-        missing,
-        settings_version: Some(index.settings_version),
-        settings_pending: index.settings_pending,
-    }
 }
 
 /// The hash of what finds and orders the hits of a query. Its window and what is shown of hits are
@@ -258,11 +189,14 @@ pub async fn multi_search(
         }
         merged.body.extend_from_slice(&answer.body);
         merged.missing.extend(answer.missing);
+        merged.inexact_facets.extend(answer.inexact_facets);
         merged.settings_pending |= answer.settings_pending;
     }
     merged.body.extend_from_slice(b"]}");
     merged.missing.sort_unstable();
     merged.missing.dedup();
+    merged.inexact_facets.sort_unstable();
+    merged.inexact_facets.dedup();
     Ok(merged)
 }
 

@@ -23,6 +23,8 @@ use crate::intake::Spool;
 use crate::router::LogRoute;
 use crate::server::Server;
 
+mod failing_nodes;
+
 /// What a node does with one call.
 type Script = fn(&NodeCall) -> Result<(u16, String), TransportError>;
 
@@ -373,6 +375,50 @@ async fn a_refusal_of_a_node_is_the_client_s_without_node_side_names() {
     let message = answer["message"].as_str().unwrap_or_default().to_owned();
     assert_eq!(status, 400);
     assert!(message.starts_with("Inside `.queries[0]`: Index `movies`: "), "{message}");
+}
+
+/// Lists the counts of `genre` up to its limit of 3001, or those that are asked for.
+fn counted(call: &NodeCall, popular: &[(&str, u64)]) -> Result<(u16, String), TransportError> {
+    let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+    let filter = body["filter"].to_string();
+    let mut counts: Vec<(String, u64)> =
+        popular.iter().map(|(value, count)| ((*value).to_owned(), *count)).collect();
+    if filter.contains("IN [") {
+        counts.retain(|(value, _)| filter.contains(&format!("\\\"{value}\\\"")));
+    } else {
+        counts.truncate(2);
+        counts.extend((2..3001).map(|n| (format!("rare {n}"), 3)));
+    }
+    let counts: Vec<String> = counts.iter().map(|(v, n)| format!("{v:?}:{n}")).collect();
+    let counts = counts.join(",");
+    let body = format!(
+        r#"{{"hits":[],"estimatedTotalHits":9000,"facetDistribution":{{"genre":{{{counts}}}}},"facetStats":{{}}}}"#
+    );
+    Ok((200, body))
+}
+
+#[tokio::test(start_paused = true)]
+async fn facets_by_count_that_one_list_lacks_are_asked_for_again() {
+    let settings = json!({"filterableAttributes": ["genre"],
+        "faceting": {"maxValuesPerFacet": 3, "sortFacetValuesBy": {"*": "count"}}});
+    let world = world(
+        routing(&[&["a", "b"]], &settings),
+        &[
+            ("a", |call| counted(call, &[("drama", 90), ("war", 80), ("noir", 2)])),
+            ("b", |call| counted(call, &[("drama", 70), ("noir", 60), ("war", 1)])),
+        ],
+        GatewayConfig::default(),
+    );
+    let (_, answer, _) =
+        world.search(json!({"q": "x", "facets": ["genre"], "filter": "a = 1"})).await;
+    assert_eq!(
+        answer["facetDistribution"]["genre"].to_string(),
+        r#"{"drama":160,"war":81,"noir":62}"#
+    );
+    let again: Vec<_> = world.calls().into_iter().filter(|call| call.2.contains("IN [")).collect();
+    assert_eq!(again.len(), 2);
+    assert!(again[0].2.contains(r#""filter":["a = 1","\"genre\" IN [\"noir\"]"]"#), "{again:?}");
+    assert!(again[0].2.contains(r#""limit":0"#) && again[0].2.contains(r#""facets":["genre"]"#));
 }
 
 #[tokio::test(start_paused = true)]

@@ -82,6 +82,8 @@ impl NodeAnswer {
         NodeFacets {
             distribution: self.distribution.map(|span| self.slice(span)),
             stats: self.stats.map(|span| self.slice(span)),
+            candidates: self.total_hits,
+            recounted: &[],
         }
     }
 

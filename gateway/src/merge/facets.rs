@@ -2,21 +2,21 @@
 //!
 //! Nodes are asked for more values than the client's limit (see `node_settings`), so alphabetical
 //! order is exact: a value among the first `n` of all is among the first `n` of every node that
-//! has it. For order by count, `MergedFacets::inexact` names the fields where a node's list was
-//! cut so early that a value cut from it could belong into the answer.
+//! has it. Where the node and the whole sort alike, no more than those `n` are read. For order by
+//! count see [`count_order`](super::count_order). `MergedFacets::inexact` names the fields where
+//! a value cut from a node's list could belong into the answer.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use miroir_actors::node_settings::PRINTED_ORDER_DOCUMENTS_MAX;
 use miroir_wire::reserved::is_reserved;
 
+use super::count_order::{Recounted, is_exact_by_count, recount};
 use super::distinct::Distinct;
 use super::normal::{normalize_string, printed_number};
 use crate::json_scan::{Malformed, integer, member, members, number, unescape};
-
-/// With at most this many candidates the engine sorts numbers by their printed form.
-const PRINTED_ORDER_CANDIDATES_MAX: u64 = 3000;
 
 /// What one node said about facets, as bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +25,10 @@ pub struct NodeFacets<'a> {
     pub distribution: Option<&'a [u8]>,
     /// `facetStats`.
     pub stats: Option<&'a [u8]>,
+    /// Matching documents on the node.
+    pub candidates: u64,
+    /// What the node said when it was asked again.
+    pub recounted: &'a [Recounted],
 }
 
 /// The index's settings and the query's wishes about facets.
@@ -76,23 +80,34 @@ pub struct MergedFacets {
 }
 
 impl FacetRules {
-    fn hides(&self, field: &str) -> bool {
+    pub(super) fn hides(&self, field: &str) -> bool {
         is_reserved(field) || self.hidden.contains(field)
     }
 
-    fn counts_first(&self, field: &str) -> bool {
+    pub(super) fn counts_first(&self, field: &str) -> bool {
         self.by_count.get(field).copied().unwrap_or(self.by_count_default)
     }
 }
 
 /// One value with its count, numbers apart from strings.
 #[derive(Clone, Debug)]
-struct FacetValue<'a> {
+pub(super) struct FacetValue<'a> {
     /// As printed by the first node that has it, quoted and escaped.
-    printed: &'a [u8],
-    normal: Cow<'a, str>,
-    number: Option<f64>,
-    count: u64,
+    pub(super) printed: &'a [u8],
+    pub(super) normal: Cow<'a, str>,
+    pub(super) number: Option<f64>,
+    pub(super) count: u64,
+}
+
+/// What one node lists of one field.
+#[derive(Clone, Debug)]
+pub(super) struct NodeList<'a> {
+    pub(super) values: Vec<FacetValue<'a>>,
+    /// The most that a value can count here which is neither listed nor absent. Not 0 only when
+    /// the list was cut.
+    pub(super) hidden: u64,
+    /// Values that are known not to be there; `true` for a number.
+    pub(super) absent: Vec<(Cow<'a, str>, bool)>,
 }
 
 /// Merges what nodes said; `None` when none said anything. `candidates` is the number of matching
@@ -110,7 +125,9 @@ pub fn merge_facets(
     if nodes.iter().all(|node| node.distribution.is_none()) {
         return Ok(None);
     }
-    let mut fields: BTreeMap<Cow<'_, str>, Vec<NodeValues<'_>>> = BTreeMap::new();
+    let printed_order = candidates <= PRINTED_ORDER_DOCUMENTS_MAX;
+    let mut fields: BTreeMap<Cow<'_, str>, Vec<NodeList<'_>>> = BTreeMap::new();
+    let mut sorted_otherwise: BTreeSet<Cow<'_, str>> = BTreeSet::new();
     for node in nodes {
         for field in members(node.distribution.unwrap_or(b"{}")) {
             let field = field?;
@@ -119,21 +136,41 @@ pub fn merge_facets(
                 continue;
             }
             let range = number_range(node.stats, field.key);
-            let values = read_values(field.value, range)?;
-            fields.entry(name).or_default().push(values);
+            let sorts_alike = range.is_none()
+                || printed_order == (node.candidates <= PRINTED_ORDER_DOCUMENTS_MAX);
+            let by_count = rules.counts_first(&name);
+            let list = if nodes.len() == 1 || (!by_count && sorts_alike) {
+                let values = read_values(field.value, range, rules.values_max)?;
+                NodeList { values, hidden: 0, absent: Vec::new() }
+            } else {
+                let mut list = read_list(field.value, range, rules)?;
+                recount(&mut list, &name, node, rules)?;
+                list
+            };
+            if !by_count && !sorts_alike && list.hidden > 0 {
+                sorted_otherwise.insert(name.clone());
+            }
+            fields.entry(name).or_default().push(list);
         }
     }
-    let printed_order = candidates <= PRINTED_ORDER_CANDIDATES_MAX;
     let mut merged = MergedFacets { stats: merge_stats(nodes, rules)?, ..Default::default() };
     merged.distribution.push(b'{');
     for (name, lists) in fields {
         let by_count = rules.counts_first(&name);
-        if by_count && !is_exact_by_count(&lists, rules) {
+        let is_each_once = matches!(once, Some(CountedOnce::All(path)) if path == name);
+        let is_exact = nodes.len() == 1
+            || if by_count {
+                is_each_once || is_exact_by_count(&lists, rules.values_max)
+            } else {
+                !sorted_otherwise.contains(&name)
+            };
+        if !is_exact {
             merged.inexact.push(name.clone().into_owned());
         }
+        let lists = lists.into_iter().map(|list| list.values);
         let mut values = if nodes.len() == 1 {
             // Its order stands.
-            lists.into_iter().flatten().collect()
+            lists.flatten().collect()
         } else {
             let mut values = sum_values(lists);
             for value in &mut values {
@@ -151,20 +188,36 @@ pub fn merge_facets(
     Ok(Some(merged))
 }
 
-type NodeValues<'a> = Vec<FacetValue<'a>>;
+pub(super) type NodeValues<'a> = Vec<FacetValue<'a>>;
 
 /// Smallest and largest number of a field, which says that it has numbers at all.
-fn number_range(stats: Option<&[u8]>, key: &[u8]) -> Option<(f64, f64)> {
+pub(super) fn number_range(stats: Option<&[u8]>, key: &[u8]) -> Option<(f64, f64)> {
     let field = member(stats?, std::str::from_utf8(key).ok()?)?;
     Some((member(field, "min").and_then(number)?, member(field, "max").and_then(number)?))
 }
 
-fn read_values<'a>(
+/// A node's whole list.
+pub(super) fn read_list<'a>(
     values: &'a [u8],
     range: Option<(f64, f64)>,
+    rules: &FacetRules,
+) -> Result<NodeList<'a>, Malformed> {
+    let values = read_values(values, range, usize::MAX)?;
+    let hidden = match values.last() {
+        Some(last) if values.len() >= rules.node_values_max => last.count,
+        _ => 0,
+    };
+    Ok(NodeList { values, hidden, absent: Vec::new() })
+}
+
+/// The first `limit` values.
+pub(super) fn read_values<'a>(
+    values: &'a [u8],
+    range: Option<(f64, f64)>,
+    limit: usize,
 ) -> Result<NodeValues<'a>, Malformed> {
     let mut list = Vec::new();
-    for value in members(values) {
+    for value in members(values).take(limit) {
         let value = value?;
         let text = unescape(value.key);
         let number = range.and_then(|(min, max)| {
@@ -181,10 +234,10 @@ fn read_values<'a>(
     Ok(list)
 }
 
-fn sum_values(lists: Vec<NodeValues<'_>>) -> NodeValues<'_> {
-    let mut sums: NodeValues<'_> = Vec::new();
-    let mut places: HashMap<(Cow<'_, str>, bool), usize> = HashMap::new();
-    for value in lists.into_iter().flatten() {
+fn sum_values<'a>(lists: impl Iterator<Item = NodeValues<'a>>) -> NodeValues<'a> {
+    let mut sums: NodeValues<'a> = Vec::new();
+    let mut places: HashMap<(Cow<'a, str>, bool), usize> = HashMap::new();
+    for value in lists.flatten() {
         let key = (value.normal.clone(), value.number.is_some());
         let known = places.get(&key).copied().and_then(|place| sums.get_mut(place));
         match known {
@@ -223,44 +276,6 @@ fn compare_values(
     }
 }
 
-/// Whether no value cut from a node's list can belong among the first `values_max` by count.
-///
-/// A node whose list is at its limit may hold further values, each at most as frequent as its
-/// last one. A value outside of our sums then has at most the sum of those; a value inside has at
-/// most its sum plus those of the lists that lack it.
-fn is_exact_by_count(lists: &[NodeValues<'_>], rules: &FacetRules) -> bool {
-    let hidden_counts: Vec<u64> = lists
-        .iter()
-        .map(|list| match list.last() {
-            Some(last) if list.len() >= rules.node_values_max => last.count,
-            _ => 0,
-        })
-        .collect();
-    let hidden: u64 = hidden_counts.iter().sum();
-    if hidden == 0 || lists.len() == 1 {
-        return true;
-    }
-    let mut sums: HashMap<&str, (u64, u64)> = HashMap::new();
-    for (list, hidden) in lists.iter().zip(&hidden_counts) {
-        for value in list {
-            let sum = sums.entry(&value.normal).or_default();
-            sum.0 += value.count;
-            sum.1 += hidden;
-        }
-    }
-    // (known count, what lists lacking the value might add), most frequent first.
-    let mut bounds: Vec<(u64, u64)> =
-        sums.into_values().map(|(count, own)| (count, hidden - own)).collect();
-    bounds.sort_by(|left, right| right.cmp(left));
-    let kept = bounds.get(..rules.values_max.min(bounds.len())).unwrap_or_default();
-    let rest = bounds.get(kept.len()..).unwrap_or_default();
-    let lowest_kept = kept.last().map_or(0, |(count, _)| *count);
-    kept.iter().all(|(_, missing)| *missing == 0)
-        && rest.iter().all(|(count, missing)| count + missing <= lowest_kept)
-        && kept.len() == rules.values_max
-        && hidden <= lowest_kept
-}
-
 /// The number of documents that one node would keep under `distinct`, of `candidates` kept by all
 /// nodes together: documents of two nodes that share a value count once.
 ///
@@ -282,7 +297,7 @@ pub fn count_distinct(
             continue;
         };
         let range = number_range(node.stats, field.key);
-        let Ok(values) = read_values(field.value, range) else { return candidates };
+        let Ok(values) = read_values(field.value, range, usize::MAX) else { return candidates };
         if values.len() >= node_values_max || values.iter().any(|value| value.count != 1) {
             return candidates;
         }
@@ -372,6 +387,8 @@ mod tests {
             .map(|(distribution, stats)| NodeFacets {
                 distribution: Some(distribution.as_bytes()),
                 stats: Some(stats.as_bytes()),
+                candidates,
+                recounted: &[],
             })
             .collect();
         let merged =
@@ -419,20 +436,5 @@ mod tests {
             10,
         );
         assert_eq!(distribution, r#"{"g":{"c":4,"b":3}}"#);
-    }
-
-    #[test]
-    fn a_list_cut_too_early_is_reported() {
-        let rules = FacetRules { by_count_default: true, node_values_max: 2, ..first(1) };
-        let nodes = |texts: [&'static str; 2]| {
-            texts.map(|text| NodeFacets { distribution: Some(text.as_bytes()), stats: None })
-        };
-        let inexact = |nodes: [NodeFacets<'_>; 2]| {
-            merge_facets(&nodes, &rules, 10, None).ok().flatten().unwrap_or_default().inexact
-        };
-        // The second list may hide up to one `a`, the first up to two `c`.
-        assert_eq!(inexact(nodes([r#"{"g":{"a":3,"b":2}}"#, r#"{"g":{"c":3,"b":1}}"#])), ["g"]);
-        assert!(inexact(nodes([r#"{"g":{"a":9,"b":2}}"#, r#"{"g":{"a":8,"b":2}}"#])).is_empty());
-        assert!(inexact(nodes([r#"{"g":{"a":3}}"#, r#"{"g":{"b":2}}"#])).is_empty());
     }
 }

@@ -7,10 +7,12 @@
 //! | [`hits`] | merges the lists |
 //! | [`distinct`] | one hit per value across nodes |
 //! | [`facets`] | sums, orders and cuts facets |
+//! | [`count_order`] | what must be asked again for facets in order of count, and when they are exact |
 //! | [`normal`] | the engine's normal forms of facet values |
 //! | [`render`] | writes hits without what is Miroir's own |
 
 pub mod answer;
+pub mod count_order;
 pub mod distinct;
 pub mod facets;
 pub mod hits;
@@ -22,6 +24,7 @@ use std::ops::Range;
 
 use crate::json_scan::Malformed;
 use answer::NodeAnswer;
+use count_order::Recounted;
 use distinct::Distinct;
 use facets::{CountedOnce, FacetRules, NodeFacets, merge_facets, write_string};
 use hits::{HitList, RanOut};
@@ -77,7 +80,7 @@ pub enum WindowEcho {
 pub struct Merged {
     /// The JSON to send.
     pub body: Vec<u8>,
-    /// Facets in order of count that need a closer look to be exact.
+    /// Facets that may not be what one node would answer.
     pub inexact_facets: Vec<String>,
 }
 
@@ -92,12 +95,14 @@ pub enum MergeError {
     RanOut(usize),
 }
 
-/// Merges `answers`, which are in the order that breaks ties.
+/// Merges `answers`, which are in the order that breaks ties. `recounted` has, by place of the
+/// answer, what a second round brought; it may be shorter.
 ///
 /// # Errors
 /// See [`MergeError`].
 pub fn merge_answers(
     answers: &[NodeAnswer],
+    recounted: &[Vec<Recounted>],
     plan: &MergePlan,
     elapsed_ms: u128,
 ) -> Result<Merged, MergeError> {
@@ -109,7 +114,10 @@ pub fn merge_answers(
     let hits = hits::merge_hits(&lists, plan.order, distinct.as_mut(), plan.window.clone())
         .map_err(|RanOut(list)| MergeError::RanOut(list))?;
     let candidates: u64 = answers.iter().map(|answer| answer.total_hits).sum();
-    let nodes: Vec<NodeFacets<'_>> = answers.iter().map(NodeAnswer::facets).collect();
+    let mut nodes: Vec<NodeFacets<'_>> = answers.iter().map(NodeAnswer::facets).collect();
+    for (node, recounted) in nodes.iter_mut().zip(recounted) {
+        node.recounted = recounted;
+    }
     // Like one node, which in pages drops all further documents of a value, and otherwise those
     // that it came across while it filled the window.
     let kept = match &distinct {

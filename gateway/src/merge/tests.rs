@@ -159,7 +159,7 @@ fn plan(order: HitOrder, window: Range<usize>) -> MergePlan {
 }
 
 fn merged_hits(answers: &[NodeAnswer], plan: &MergePlan) -> Vec<Value> {
-    let merged = merge_answers(answers, plan, 1).unwrap_or_else(|error| panic!("{error}"));
+    let merged = merge_answers(answers, &[], plan, 1).unwrap_or_else(|error| panic!("{error}"));
     let answer: Value = serde_json::from_slice(&merged.body).unwrap_or_default();
     answer.get("hits").and_then(Value::as_array).cloned().unwrap_or_default()
 }
@@ -238,8 +238,9 @@ fn a_cut_list_that_runs_out_is_named_unless_the_page_is_full() {
     let hit = |id: u32, score: f64| json!({"id": id, "_rankingScore": score});
     let mut answers = [answer(&[hit(1, 0.9), hit(2, 0.8)]), answer(&[hit(3, 0.1)])];
     answers[0].has_more = true;
-    let merged =
-        |window: Range<usize>| merge_answers(&answers, &plan(HitOrder::Score, window), 1).map(drop);
+    let merged = |window: Range<usize>| {
+        merge_answers(&answers, &[], &plan(HitOrder::Score, window), 1).map(drop)
+    };
     assert_eq!(merged(0..2), Ok(()));
     assert_eq!(merged(0..3), Err(MergeError::RanOut(0)));
     assert_eq!(merged(2..3), Err(MergeError::RanOut(0)));
@@ -284,7 +285,8 @@ fn a_value_of_the_distinct_attribute_shows_once_and_totals_count_it_once() {
     plan.facets =
         FacetRules { values_max: 10, node_values_max: 10, only_added: true, ..Default::default() };
     plan.echo = WindowEcho::Page { page: 1, hits_per_page: 2 };
-    let merged = merge_answers(&answers, &plan, 3).map(|merged| merged.body).unwrap_or_default();
+    let merged =
+        merge_answers(&answers, &[], &plan, 3).map(|merged| merged.body).unwrap_or_default();
     assert_eq!(
         String::from_utf8_lossy(&merged),
         r#"{"hits":[{"b":"x"},{"b":"z"}],"query":"q","processingTimeMs":3,"hitsPerPage":2,"page":1,"totalPages":2,"totalHits":4}"#
@@ -297,7 +299,8 @@ fn totals_are_capped() {
     let mut plan = plan(HitOrder::Arrival, 0..1);
     plan.total_hits_max = 1;
     let answers = [answer(std::slice::from_ref(&hit)), answer(std::slice::from_ref(&hit))];
-    let merged = merge_answers(&answers, &plan, 0).map(|merged| merged.body).unwrap_or_default();
+    let merged =
+        merge_answers(&answers, &[], &plan, 0).map(|merged| merged.body).unwrap_or_default();
     assert!(String::from_utf8_lossy(&merged).contains(r#""estimatedTotalHits":1}"#));
 }
 
@@ -318,7 +321,7 @@ fn documents_dropped_by_distinct_are_not_counted() {
     plan.distinct = Some("b".into());
     plan.facets = FacetRules { values_max: 10, node_values_max: 10, ..Default::default() };
     let merged = |plan: &MergePlan| {
-        let merged = merge_answers(&answers, plan, 3).map(|merged| merged.body);
+        let merged = merge_answers(&answers, &[], plan, 3).map(|merged| merged.body);
         String::from_utf8_lossy(&merged.unwrap_or_default()).into_owned()
     };
     let offset = merged(&plan);

@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 
 use super::select::{Keep, is_at_or_below, select, visit_leaves};
 
+/// A token that is no word, whatever the language.
+const SEPARATOR: &str = " ";
+
 /// Where the words of the query are found, by path.
 pub(crate) type MatchesPosition = BTreeMap<String, Vec<MatchBounds>>;
 
@@ -166,12 +169,45 @@ impl<'a> Formatter<'a> {
             *value = Value::String(text);
             return Vec::new();
         }
-        let mut matcher = self.builder.build(&text, self.locales_of(path));
+        let locales = self.locales_of(path);
+        let mut matcher = self.builder.build(&text, locales);
         let bounds = if self.show_matches { matcher.matches(indices) } else { Vec::new() };
-        let formatted = options.map(|options| matcher.format(options).into_owned());
+        let formatted = options.map(|options| {
+            if let Some(length @ 1..) = options.crop
+                && self.ends_in_long_phrase(&text, &matcher.matches(&[]), length, locales)
+            {
+                let longer = text.clone() + SEPARATOR;
+                self.builder.build(&longer, locales).format(options).into_owned()
+            } else {
+                matcher.format(options).into_owned()
+            }
+        });
         drop(matcher);
         *value = Value::String(formatted.unwrap_or(text));
         bounds
+    }
+
+    /// Whether `text` ends with a phrase of the query that is longer than a crop of `length` words.
+    ///
+    /// The engine (1.15 and 1.50, `crop_bounds`) takes words away from the end of such a phrase,
+    /// beginning with the token that follows it, and panics where none does. One more separator
+    /// gives it that token, and is always among what is cropped.
+    fn ends_in_long_phrase(
+        &self,
+        text: &str,
+        matches: &[MatchBounds],
+        length: usize,
+        locales: Option<&[Language]>,
+    ) -> bool {
+        let Some(last) = matches.last() else { return false };
+        let Some(phrase) = text.get(last.start..) else { return false };
+        if phrase.len() > last.length {
+            return false;
+        }
+        // Cropped on its own, with room behind it, a phrase that is not too long stays whole.
+        let alone = phrase.to_owned() + SEPARATOR;
+        let crop = FormatOptions { highlight: false, crop: Some(length) };
+        !self.builder.build(&alone, locales).format(crop).starts_with(phrase)
     }
 
     /// The request's locales, else those the settings give to the attribute.

@@ -57,6 +57,36 @@ async fn highlighted_and_cropped_fields_are_in_formatted() {
     );
 }
 
+/// Meilisearch 1.15 and 1.50 end such a search by a panic when the phrase ends the text.
+#[tokio::test]
+async fn a_phrase_longer_than_the_crop_is_cropped_alike_within_and_at_the_end_of_a_text() {
+    let node = films().await;
+    let documents = json!([
+        {"id": 4, "title": "It began on Jan 20 2006"},
+        {"id": 5, "title": "It began on Jan 20 2006, in fact"},
+        {"id": 6, "title": "It began on Jan 20 2006 "},
+    ]);
+    node.succeed("POST", "/indexes/films/documents", documents).await;
+    for (crop, expected) in
+        [("title:1", "It began on <em>Jan</em>…"), ("title:2", "It began on <em>Jan 20</em>…")]
+    {
+        let query = json!({"q": "\"jan 20 2006\"", "attributesToCrop": [crop], "attributesToHighlight": ["title"]});
+        let answer = node.search("films", query).await;
+        let mut shown: Vec<&Value> = answer["hits"]
+            .as_array()
+            .expect("hits")
+            .iter()
+            .map(|hit| &hit["_formatted"]["title"])
+            .collect();
+        shown.dedup();
+        assert_eq!(shown, [&json!(expected)]);
+    }
+    let query = json!({"q": "\"jan 20 2006\"", "attributesToCrop": ["title:3"]});
+    let answer = node.search("films", query).await;
+    assert_eq!(ids(&answer).len(), 3);
+    assert!(answer["hits"].to_string().contains("\"title\":\"…Jan 20 2006\""), "{answer}");
+}
+
 #[tokio::test]
 async fn numbers_are_normalised_and_nested_fields_selected() {
     let node = films().await;

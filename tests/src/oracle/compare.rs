@@ -85,6 +85,24 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// A word for what differs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Status { .. } => "status",
+            Self::Error { .. } => "error",
+            Self::Leak => "leak",
+            Self::Key { .. } => "totals and statistics",
+            Self::Order(_) => "order",
+            Self::DistinctTwice { .. } => "distinct",
+            Self::Document { key, .. } if key == "_formatted" => "_formatted",
+            Self::Document { key, .. } if key == "_matchesPosition" => "_matchesPosition",
+            Self::Document { .. } => "document",
+            Self::Facet { .. } => "facet",
+        }
+    }
+}
+
 /// What the comparison has to know of a search.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {

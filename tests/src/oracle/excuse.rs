@@ -78,10 +78,13 @@ pub async fn excuse<A: Answers>(
     Ok(faults.into_iter().partition(|fault| {
         let excused = match fault {
             Fault::Document { id, key, reference, subject } if is_marked(fault) => {
-                marked.get(id) == Some(&true)
-                    && (key == "_matchesPosition"
-                        || question.body.contains_key("attributesToCrop")
-                        || same_text(reference, subject, question.tags()))
+                marked.get(id).is_some_and(|free| {
+                    let is_cropped =
+                        key == "_matchesPosition" || question.body.contains_key("attributesToCrop");
+                    differ_only_in(free, reference, subject, |a, b| {
+                        is_cropped || same_text(a, b, question.tags())
+                    })
+                })
             }
             fault => standings_differ && of_standing(fault),
         };
@@ -138,15 +141,34 @@ async fn disputed_stand_apart<A: Answers>(
     Ok(apart)
 }
 
+/// Whether two objects differ only under keys that are, or lie below, the `free` fields, and there
+/// only as `may` allows. What is cropped or where matches lie follows from the marks of the same
+/// field, so that other fields must agree.
+fn differ_only_in(
+    free: &BTreeSet<String>,
+    a: &Value,
+    b: &Value,
+    may: impl Fn(&Value, &Value) -> bool,
+) -> bool {
+    let empty = Object::new();
+    let (a, b) = (a.as_object().unwrap_or(&empty), b.as_object().unwrap_or(&empty));
+    let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    keys.into_iter().all(|key| {
+        let root = key.split('.').next().unwrap_or_default();
+        let (a, b) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+        a == b || (free.contains(root) && may(a, b))
+    })
+}
+
 /// Marks that occur in no document, so that they can be told from text.
 const TAGS: (&str, &str) = ("\u{2}", "\u{3}");
 
-/// Asks both sides for all marks, uncropped. Says of each document whose marks differ whether
-/// all that differ may.
+/// Asks both sides for all marks, uncropped. Names the fields of each document whose marks differ;
+/// none when one differs that may not.
 async fn documents_with_other_marks<A: Answers>(
     answers: &A,
     question: &Question<'_>,
-) -> Result<BTreeMap<String, bool>, ApiFault> {
+) -> Result<BTreeMap<String, BTreeSet<String>>, ApiFault> {
     let mut body = part(question.body, &[ORDERING, WINDOW]);
     body.insert("attributesToHighlight".into(), json!(["*"]));
     body.insert("highlightPreTag".into(), json!(TAGS.0));
@@ -165,7 +187,12 @@ async fn documents_with_other_marks<A: Answers>(
     let both = left.iter().filter_map(|(id, a)| Some((id, a, right.get(id)?)));
     Ok(both
         .filter(|(_, a, b)| a != b)
-        .map(|(id, a, b)| (id.clone(), rule.lets_documents_differ(a, b)))
+        .map(|(id, a, b)| {
+            let differing = a.iter().filter(|(field, a)| b.get(*field) != Some(a));
+            let fields = differing.map(|(field, _)| field.clone());
+            let may_differ = rule.lets_documents_differ(a, b);
+            (id.clone(), if may_differ { fields.collect() } else { BTreeSet::new() })
+        })
         .collect())
 }
 
@@ -299,6 +326,17 @@ mod tests {
     fn marks_may_differ_where_nothing_is_searched() {
         assert!(differ("[Co]wboy Pictures", "Cowboy Pictures", &["co"], Some("title")));
         assert!(!differ("[Co]wboy", "Cowgirl", &["co"], Some("title")), "another text");
+    }
+
+    #[test]
+    fn only_fields_whose_marks_differ_may_be_cropped_differently() {
+        let (a, b) = (json!({"t": "…a", "u": "x"}), json!({"t": "a…", "u": "x"}));
+        let free = |field: &str| BTreeSet::from([field.to_owned()]);
+        assert!(differ_only_in(&free("t"), &a, &b, |_, _| true));
+        assert!(!differ_only_in(&free("t"), &a, &b, |_, _| false));
+        assert!(!differ_only_in(&free("u"), &a, &b, |_, _| true));
+        let (a, b) = (json!({"t.en": [1]}), json!({}));
+        assert!(differ_only_in(&free("t"), &a, &b, |_, _| true));
     }
 
     #[test]

@@ -17,13 +17,6 @@ use super::{Case, Class, Object, Route};
 /// looks at all of them.
 const WHOLE_VECTOR_WINDOW: usize = VECTOR_DOCUMENTS + 60;
 
-/// Words in a phrase at most, as [`draw_words`] draws them; also the least `cropLength` drawn.
-const PHRASE_WORDS_MAX: u32 = 3;
-
-fn is_quoted(q: &str) -> bool {
-    q.contains('"')
-}
-
 /// Draws cases.
 #[derive(Debug)]
 pub struct Generator {
@@ -314,10 +307,7 @@ impl Generator {
         if rng.random_bool(0.12) {
             let fields = self.searchable(variant);
             let field = fields.choose(rng).cloned().unwrap_or_else(|| "*".to_owned());
-            let drawn = rng.random_range(1..8);
-            // The engine panics when a phrase that it found is longer than the crop.
-            let quoted = draft.body.get("q").and_then(Value::as_str).is_some_and(is_quoted);
-            let length = if quoted { drawn.max(PHRASE_WORDS_MAX) } else { drawn };
+            let length = rng.random_range(1..8_u32);
             draft.set("attributesToCrop", json!([format!("{field}:{length}")]));
             draft.label("crop");
             if rng.random_bool(0.3) {

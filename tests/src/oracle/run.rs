@@ -72,6 +72,8 @@ pub struct Summary {
     pub strict_differing: u64,
     /// Strict cases that differ in nothing but what is excused (see [`super::excuse`]).
     pub excused: u64,
+    /// The differences of those cases by kind.
+    pub excused_kinds: BTreeMap<&'static str, u64>,
     /// Rate cases asked.
     pub rate: u64,
     /// Rate cases that differ.
@@ -110,6 +112,9 @@ impl Summary {
             self.scores_differing,
             self.refused,
         );
+        for (kind, count) in &self.excused_kinds {
+            let _never_fails = writeln!(text, "  excused, {kind}: {count}");
+        }
         for line in &self.loaded_differing {
             let _never_fails = writeln!(text, "after loading: {line}");
         }
@@ -169,6 +174,11 @@ pub async fn run(servers: &Servers, options: &Options) -> Result<Summary, RunFau
                 if !differs && !verdict.excused.is_empty() {
                     summary.excused += 1;
                     eprintln!("excused: case {number}, {}", case.labels.join(", "));
+                    for fault in &verdict.excused {
+                        eprintln!("  {}: {}", fault.kind(), shorten(&fault.to_string()));
+                        *summary.excused_kinds.entry(fault.kind()).or_default() += 1;
+                    }
+                    eprintln!("  {}", Value::Object(case.body.clone()));
                 }
             }
             Class::Rate => {
