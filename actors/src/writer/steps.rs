@@ -89,7 +89,7 @@ fn start_tasks(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     let uids = startable(
         &state.entries,
         // When the store can't say, it is looked at again with the next message.
-        |uid| tasks::holds_up(engine, uid).unwrap_or(true),
+        |task, uid| tasks::holds_up(engine, task, uid).unwrap_or(true),
     );
     if uids.is_empty() {
         return;
