@@ -35,3 +35,5 @@ pub mod replica_copy;
 pub mod sent_tasks;
 pub mod task_details;
 pub mod writer;
+pub mod shares;
+pub mod task_pruner;

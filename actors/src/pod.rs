@@ -38,6 +38,8 @@ use crate::registrar::{Registrar, RegistrarMessage};
 use crate::writer::{Writer, WriterArguments, WriterMessage};
 
 /// Before a failed child is started again: long enough not to spin, short against time-outs.
+use crate::shares::Share;
+use crate::task_pruner::{TaskPruner, TaskPrunerArguments, TaskRetention};
 const RESTART_WAIT: Duration = Duration::from_millis(200);
 
 /// What a pod is configured with.
@@ -52,6 +54,8 @@ pub struct PodConfig {
 }
 
 /// What every actor and the gateway's write path share. Cheap to hold, no locks on reads.
+    /// How long ended tasks are kept.
+    pub retention: TaskRetention,
 #[derive(Debug)]
 pub struct PodContext {
     /// This pod.

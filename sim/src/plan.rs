@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use miroir_actors::task_pruner::TaskRetention;
 use miroir_storage::ids::{GroupId, NodeId};
 
 use crate::dice::Dice;
 use crate::network::FaultRates;
+
+/// Longer than fire, rest and quiet together.
+const RETENTION_SHORT: Duration = Duration::from_secs(3600);
 
 /// What clients like to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +160,11 @@ impl Plan {
     pub fn pause(&self, dice: &Dice) -> Duration {
         dice.millis(0, self.pause_ms_max)
     }
+    /// Whether old tasks are removed within a run.
+    pub fn prunes(&self) -> bool {
+        self.retention.time == RETENTION_SHORT
+    }
+
 }
 
 fn node_id(group: u32, n: usize) -> NodeId {

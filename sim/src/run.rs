@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use miroir_actors::accept::{AcceptError, accept};
+use miroir_actors::accept::{AcceptError, RequestedWork, WriteRequest, accept};
 use miroir_actors::pod::PodContext;
 use miroir_seams::Tasks;
 use miroir_storage::engine::{ALL_KEYS, Direction, Engine};
 use miroir_storage::ids::NodeId;
+use miroir_storage::commands::Work;
 use miroir_storage::tables::tasks::TaskRecord;
 use miroir_storage::tables::{TASKS, records, tasks};
 
@@ -130,7 +131,7 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
         }
     }
     let report = Report {
-        tasks: cluster.tasks().len(),
+        tasks,
         virtual_ms: trace.now_ms(),
         violations: std::mem::take(&mut cluster.violations),
     };
@@ -139,6 +140,10 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     }
     world_tasks.end_all();
     report
+    let tasks = cluster.tasks().len();
+    if plan.prunes() && cluster.violations.is_empty() {
+        cluster.grow_old().await;
+    }
 }
 
 /// One client: writes, remembers what it was told.
@@ -358,6 +363,23 @@ impl Cluster {
             history: &history,
             nodes: &self.nodes,
             expected: &expected,
+    /// Lets the retention of tasks pass, and one more be written.
+    async fn grow_old(&mut self) {
+        let newest = self.tasks().last().map(|task| task.uid);
+        self.trace.note("world", "grows old");
+        tokio::time::sleep(self.plan.retention.time + PRUNED_WITHIN).await;
+        let Some(pod) = &self.pod else { return };
+        let work = RequestedWork::Plain(Work::CancelTasks {
+            original_filter: String::new(),
+            uids: Vec::new(),
+        });
+        let request =
+            WriteRequest { index: None, work, creates_index: false, custom_metadata: None };
+        let next = accept(&pod.context, request).await.map(|accepted| accepted.uid);
+        let left = self.tasks();
+        self.violations.extend(invariants::old_tasks_are_pruned::check(&left, newest, next.ok()));
+    }
+
         }));
         self.violations.extend(found);
     }
