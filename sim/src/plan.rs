@@ -74,6 +74,10 @@ pub struct Plan {
     pub fault_pause_ms: u64,
     /// Nodes may lose their disks.
     pub loses_disks: bool,
+    /// Somebody else changes nodes' settings.
+    pub changes_settings: bool,
+    /// How long ended tasks are kept; longer than a run takes to come to rest.
+    pub retention: TaskRetention,
     /// Requests may arrive here after their senders gave up.
     pub late_node: Option<NodeId>,
     /// Longest usual batch of a node, milliseconds.
@@ -138,6 +142,11 @@ impl Plan {
                 let node = dice.between(0, nodes_per_group as u64 - 1);
                 node_id(dice.between(0, u64::from(groups) - 1) as u32, node as usize)
             }),
+            changes_settings: Dice::new(seed, "drift").chance(250),
+            retention: match Dice::new(seed, "retention").chance(150) {
+                true => TaskRetention { time: RETENTION_SHORT, ..TaskRetention::default() },
+                false => TaskRetention::default(),
+            },
             batch_ms_max: dice.weighted(&[(5, 2), (60, 3), (2000, 1)]).unwrap_or(60),
         }
     }
@@ -151,6 +160,11 @@ impl Plan {
             .collect()
     }
 
+    /// Whether old tasks are removed within a run.
+    pub fn prunes(&self) -> bool {
+        self.retention.time == RETENTION_SHORT
+    }
+
     /// Copies of each document.
     pub fn copies(&self) -> usize {
         self.groups as usize * self.replication_factor
@@ -160,11 +174,6 @@ impl Plan {
     pub fn pause(&self, dice: &Dice) -> Duration {
         dice.millis(0, self.pause_ms_max)
     }
-    /// Whether old tasks are removed within a run.
-    pub fn prunes(&self) -> bool {
-        self.retention.time == RETENTION_SHORT
-    }
-
 }
 
 fn node_id(group: u32, n: usize) -> NodeId {

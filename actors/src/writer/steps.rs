@@ -16,7 +16,7 @@ use super::entries::{
     Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, next_run, preparable, startable, trim,
 };
 use super::lanes::{Standing, in_sync_nodes};
-use super::{WriterMessage, WriterState, audits, replicas, reports};
+use super::{WriterMessage, WriterState, audits, replicas, reports, settings_checks};
 use crate::lane::LaneMessage;
 use crate::lane::job::{Job, JobWork};
 use crate::operation::{Operation, OperationArguments, OperationWork};
@@ -39,6 +39,7 @@ pub(super) async fn advance(
     audits::take_out(myself, state);
     replicas::start_copy(myself, state).await?;
     audits::start(state)?;
+    settings_checks::start(state)?;
     dispatch(state)?;
     reports::decide(myself, state);
     finish(myself, state);
