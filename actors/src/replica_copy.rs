@@ -204,7 +204,11 @@ async fn put_settings_right(
 ) -> Result<(), CopyError> {
     let path = format!("/indexes/{}/settings", arguments.index);
     let calls = &arguments.pod.calls;
-    let read: Value = calls.json(&arguments.target, Method::GET, path.clone(), None).await?;
+    let read = match calls.json(&arguments.target, Method::GET, path.clone(), None).await {
+        // Settings create it.
+        Err(NodeCallError::Refused(error)) if error.code == "index_not_found" => Value::Null,
+        answer => answer?,
+    };
     let settings = node_side_whole(&index.settings, &read);
     task(arguments, Method::PATCH, path, Some(json_body(&settings))).await
 }

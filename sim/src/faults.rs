@@ -14,7 +14,7 @@ use crate::plan::{Plan, Weather};
 const DISK_LOSS_QUIET_MS: u64 = 90_000;
 
 /// Time between two changes of a node's settings by somebody else, about.
-const STRANGER_PAUSE_MS: u64 = 5_000;
+const STRANGER_PAUSE_MS: u64 = 2_000;
 
 /// Something that goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -130,6 +130,10 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     }
     cluster.heal().await;
     if cluster.come_to_rest(&clients_done).await {
+        if plan.changes_settings {
+            // What only the drift check can find: nothing else happens any more.
+            cluster.nodes.values().for_each(ModelNode::change_settings);
+        }
         let quiet_ms = if plan.changes_settings { DRIFT_QUIET_MS } else { QUIET_MS };
         let quiet_until = trace.now_ms() + quiet_ms;
         while trace.now_ms() < quiet_until && cluster.violations.is_empty() {
