@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use miroir_actors::task_pruner::TaskRetention;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -61,6 +62,8 @@ pub struct Config {
     pub nodes: Vec<NodeConfig>,
     /// When a node counts as down, and as back.
     pub health: HealthConfig,
+    /// The history of tasks.
+    pub tasks: TasksConfig,
     /// Logging.
     pub log: LogConfig,
 }
@@ -184,6 +187,24 @@ impl Default for HealthConfig {
             misses: 3,
             recoveries: 2,
         }
+    }
+}
+
+/// The history of tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TasksConfig {
+    /// How long tasks are kept after they ended.
+    #[serde(with = "units::duration_text")]
+    pub retention: Duration,
+    /// Tasks kept at most; beyond it the oldest ended ones go.
+    pub count_max: u64,
+}
+
+impl Default for TasksConfig {
+    fn default() -> Self {
+        let TaskRetention { time, tasks_max } = TaskRetention::default();
+        Self { retention: time, count_max: tasks_max }
     }
 }
 

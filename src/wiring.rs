@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::pod::{PodConfig, PodContext, start_pod};
+use miroir_actors::task_pruner::TaskRetention;
 use miroir_gateway::context::{
     ContextParts, GatewayConfig, GatewayContext, UnavailableShardPolicy,
 };
@@ -157,6 +158,10 @@ fn pod_config(config: &Config) -> PodConfig {
                 misses_max: config.health.misses,
                 recoveries_min: config.health.recoveries,
             },
+        },
+        retention: TaskRetention {
+            time: config.tasks.retention,
+            tasks_max: config.tasks.count_max,
         },
     }
 }

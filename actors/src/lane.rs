@@ -9,13 +9,14 @@
 //!
 //! ```text
 //!  idle --Run--> running --(run ended: report to writer)--> idle
-//!  idle --Audit--> looking --(report to writer)--> idle
+//!  idle --Audit, CheckSettings--> looking --(report to writer)--> idle
 //!                   `-----Stop (index deleted, writer gone)--> stopped, run aborted
 //! ```
 
 pub mod audit;
 pub mod deliver;
 pub mod job;
+pub mod settings_check;
 
 use miroir_storage::ids::NodeId;
 use miroir_storage::tables::lane_marks::{self, LaneMark};
@@ -25,6 +26,7 @@ use tokio::task::AbortHandle;
 use self::audit::Audit;
 use self::deliver::{Delivery, RunEnd};
 use self::job::Job;
+use self::settings_check::{ExpectedSettings, SettingsCheck};
 use crate::writer::WriterMessage;
 
 /// What a lane is told.
@@ -47,6 +49,15 @@ pub enum LaneMessage {
     Audited {
         /// What it found.
         audit: Audit,
+        /// The mark after it.
+        mark: LaneMark,
+    },
+    /// Read back the node's settings, and put them right. The lane must be idle.
+    CheckSettings(Box<ExpectedSettings>),
+    /// The check ended (from the lane's own task).
+    Checked {
+        /// What it found.
+        check: SettingsCheck,
         /// The mark after it.
         mark: LaneMark,
     },
@@ -110,6 +121,8 @@ impl Actor for Lane {
             LaneMessage::Ended { job, end, mark } => on_ended(state, *job, end, mark),
             LaneMessage::Audit => on_audit(myself, state),
             LaneMessage::Audited { audit, mark } => on_audited(state, audit, mark),
+            LaneMessage::CheckSettings(expected) => on_check_settings(myself, state, expected),
+            LaneMessage::Checked { check, mark } => on_checked(state, check, mark),
             LaneMessage::Reset(mark) => state.mark = mark,
         }
         Ok(())
@@ -160,4 +173,25 @@ fn on_audited(state: &mut LaneState, audit: Audit, mark: LaneMark) {
     state.mark = mark;
     let node = state.delivery.node.clone();
     let _writer_gone = state.writer.cast(WriterMessage::LaneAudited { node, audit });
+}
+
+fn on_check_settings(
+    myself: ActorRef<LaneMessage>,
+    state: &mut LaneState,
+    expected: Box<ExpectedSettings>,
+) {
+    let delivery = state.delivery.clone();
+    let mut mark = state.mark.clone();
+    let looking = state.delivery.seams.tasks.clone().spawn("lane settings check", async move {
+        let check = delivery.check_settings(&expected, &mut mark).await;
+        let _stopped = myself.cast(LaneMessage::Checked { check, mark });
+    });
+    state.running = Some(looking.abort_handle());
+}
+
+fn on_checked(state: &mut LaneState, check: SettingsCheck, mark: LaneMark) {
+    state.running = None;
+    state.mark = mark;
+    let node = state.delivery.node.clone();
+    let _writer_gone = state.writer.cast(WriterMessage::SettingsChecked { node, check });
 }

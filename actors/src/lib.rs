@@ -14,12 +14,16 @@
 //! | [`health_checker`] | which nodes are down |
 //! | [`index_janitor`] | removing what the log does not know |
 //! | [`registrar`] | tasks that no index owns |
+//! | [`task_pruner`] | the pace at which old tasks are removed |
+//! | [`drift_checker`] | when nodes' settings are read back |
+//! | [`shares`] | which items of a background pass this pod does |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
 //! [`payload`], [`task_details`], `writer::entries`, `writer::lanes`, `lane::job`.
 
 pub mod accept;
 pub mod disk_lives;
+pub mod drift_checker;
 pub mod health_checker;
 pub mod index_janitor;
 pub mod lane;
@@ -33,5 +37,7 @@ pub mod prepare;
 pub mod registrar;
 pub mod replica_copy;
 pub mod sent_tasks;
+pub mod shares;
 pub mod task_details;
+pub mod task_pruner;
 pub mod writer;

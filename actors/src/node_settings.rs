@@ -148,6 +148,89 @@ pub fn shows(sent: &Value, read_back: &Value) -> bool {
     }
 }
 
+/// Whether what a node prints is not what it must have for `settings`, defaults included.
+pub fn differs(settings: &Settings, read: &Value) -> bool {
+    let on_node = node_side(settings).to_string();
+    let Ok(on_node) = Settings::from_json(on_node.as_bytes()) else { return false };
+    let wanted = on_node.effective();
+    let embedders = |all: &Value| all.get("embedders").cloned().unwrap_or(Value::Null);
+    !is_same_embedders(&embedders(&wanted), &embedders(read))
+        || !is_same(&canonical(wanted), &canonical(read.clone()))
+}
+
+/// As [`shows`], but a default must be a default on the node too. What one side does not know,
+/// an older or newer version, is left out.
+fn is_same(wanted: &Value, read: &Value) -> bool {
+    match (wanted, read) {
+        (Value::Object(wanted), Value::Object(read)) => {
+            wanted.iter().all(|(key, value)| match read.get(key) {
+                None => true,
+                // Keys of the client's own: one more is a difference.
+                Some(found) if key == "synonyms" || key == "sortFacetValuesBy" => value == found,
+                Some(found) => is_same(value, found),
+            })
+        }
+        (Value::Array(wanted), Value::Array(read)) => {
+            wanted.len() == read.len() && wanted.iter().zip(read).all(|(w, r)| is_same(w, r))
+        }
+        (Value::Number(wanted), Value::Number(read)) => wanted.as_f64() == read.as_f64(),
+        (wanted, read) => wanted == read,
+    }
+}
+
+/// By name and by what makes vectors: secrets are masked, the rest is filled in by nodes.
+fn is_same_embedders(wanted: &Value, read: &Value) -> bool {
+    const TELLING: &[&str] = &["source", "model"];
+    let none = Map::new();
+    let (wanted, read) = (wanted.as_object().unwrap_or(&none), read.as_object().unwrap_or(&none));
+    wanted.len() == read.len()
+        && wanted.iter().all(|(name, wanted)| {
+            read.get(name).is_some_and(|read| {
+                TELLING.iter().all(|key| match (wanted.get(key), read.get(key)) {
+                    (Some(wanted), Some(read)) => wanted == read,
+                    _ => true,
+                })
+            })
+        })
+}
+
+/// The settings for a node, whole, so that it has them whatever it had before (`read`): what
+/// isn't set goes back to its default. One request, so that nothing is missing in between.
+pub fn node_side_whole(settings: &Settings, read: &Value) -> Value {
+    /// Nodes merge what they are sent into these, key by key.
+    const MERGED: &[&str] = &["typoTolerance", "faceting", "pagination", "embedders"];
+    let mut whole = match serde_json::to_value(Settings::reset_all()) {
+        Ok(Value::Object(all)) => all,
+        _ => Map::new(),
+    };
+    // Experimental; nodes refuse to hear of it unless it is switched on.
+    whole.remove("chat");
+    if let Value::Object(set) = node_side(settings) {
+        whole.extend(set);
+    }
+    for key in MERGED {
+        if let (Some(sent), Some(read)) = (whole.get_mut(*key), read.get(*key)) {
+            reset_unsent(sent, read, *key == "embedders");
+        }
+    }
+    Value::Object(whole)
+}
+
+/// Adds `null` for each key that the node has and is not sent. An embedder is sent whole.
+fn reset_unsent(sent: &mut Value, read: &Value, by_name: bool) {
+    let (Value::Object(sent), Value::Object(read)) = (sent, read) else { return };
+    for (key, value) in read {
+        match sent.get_mut(key) {
+            None => {
+                sent.insert(key.clone(), Value::Null);
+            }
+            // Given whole by clients: attributes are no keys of Meilisearch's.
+            Some(_) if by_name || key == "sortFacetValuesBy" => {}
+            Some(below) => reset_unsent(below, value, false),
+        }
+    }
+}
+
 fn sorted_keys(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -187,6 +270,41 @@ mod tests {
         assert_eq!(listed(r#"{"faceting":{"maxValuesPerFacet":5000}}"#), 10_000);
         assert_eq!(listed(r#"{"pagination":{"maxTotalHits":8000}}"#), 8001);
         assert_eq!(listed(r#"{"pagination":{"maxTotalHits":1000000}}"#), 20_000);
+    }
+
+    #[test]
+    fn a_node_differs_when_it_lacks_what_is_agreed_or_has_what_is_not() {
+        let agreed = settings(r#"{"sortableAttributes":["b","a"],"stopWords":["the"]}"#);
+        let on_node = settings(&node_side(&agreed).to_string()).effective();
+        assert!(!differs(&agreed, &on_node));
+        let changed = |key: &str, value: Value| {
+            let mut read = on_node.clone();
+            read[key] = value;
+            differs(&agreed, &read)
+        };
+        assert!(!changed("sortableAttributes", json!(["a", "b"])));
+        assert!(!changed("madeIn2030", json!(true)));
+        assert!(changed("distinctAttribute", json!("a")));
+        assert!(changed("filterableAttributes", json!([])));
+        assert!(changed("stopWords", json!([])));
+        assert!(changed("synonyms", json!({"theirs": ["ours"]})));
+        let by_count =
+            json!({"maxValuesPerFacet": 3001, "sortFacetValuesBy": {"*": "alpha", "a": "count"}});
+        assert!(changed("faceting", by_count));
+        assert!(changed("embedders", json!({"theirs": {"source": "userProvided"}})));
+    }
+
+    #[test]
+    fn whole_settings_undo_whatever_a_node_has() {
+        let agreed = settings(r#"{"typoTolerance":{"enabled":true},"distinctAttribute":"a"}"#);
+        let theirs = settings(
+            r#"{"typoTolerance":{"disableOnWords":["x"],"minWordSizeForTypos":{"oneTypo":2}},
+                "faceting":{"sortFacetValuesBy":{"a":"count"}},"sortableAttributes":["z"]}"#,
+        );
+        let whole = node_side_whole(&agreed, &theirs.effective());
+        let mut on_node = theirs;
+        on_node.merge(&settings(&whole.to_string()));
+        assert!(!differs(&agreed, &on_node.effective()));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //!      ├─ HealthChecker        who is down
 //!      ├─ IndexJanitor         removes indexes that the log does not know
 //!      ├─ Registrar            tasks that no index owns
+//!      ├─ TaskPruner           removes old tasks
+//!      ├─ DriftChecker         reads back settings
 //!      └─ Writer/<index> ─┬─ Lane/<node>    one per node that holds a shard
 //!                         ├─ Operation      settings, creation, deletion; while it runs
 //!                         └─ ReplicaCopy    while it runs
@@ -30,11 +32,14 @@ use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::tasks;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftView};
 use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, NodeHealthView};
 use crate::index_janitor::{IndexJanitor, IndexJanitorMessage};
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::{NodeTasks, NodeTasksArguments, NodeTasksMessage};
 use crate::registrar::{Registrar, RegistrarMessage};
+use crate::shares::Share;
+use crate::task_pruner::{TaskPruner, TaskPrunerArguments, TaskRetention};
 use crate::writer::{Writer, WriterArguments, WriterMessage};
 
 /// Before a failed child is started again: long enough not to spin, short against time-outs.
@@ -49,6 +54,8 @@ pub struct PodConfig {
     pub replication_factor: usize,
     /// Health checks.
     pub health: HealthConfig,
+    /// How long ended tasks are kept.
+    pub retention: TaskRetention,
 }
 
 /// What every actor and the gateway's write path share. Cheap to hold, no locks on reads.
@@ -66,6 +73,8 @@ pub struct PodContext {
     pub calls: NodeCalls,
     /// Who is down.
     pub health: Arc<NodeHealthView>,
+    /// What the drift check has done.
+    pub drift: DriftView,
     /// Time, randomness, tasks.
     pub seams: Seams,
     followers: arc_swap::ArcSwap<BTreeMap<NodeId, ActorRef<NodeTasksMessage>>>,
@@ -89,6 +98,7 @@ impl PodContext {
             log,
             journal,
             health: Arc::default(),
+            drift: DriftView::default(),
             seams,
             followers: arc_swap::ArcSwap::default(),
             root: OnceLock::new(),
@@ -115,6 +125,13 @@ pub enum PodMessage {
         /// Down now.
         down: bool,
     },
+    /// A node was seen to have other settings than the agreed ones.
+    SettingsDiffer {
+        /// The index.
+        index: IndexUid,
+        /// The node.
+        node: NodeId,
+    },
     /// Time to start a child again.
     Restart(Child),
 }
@@ -130,6 +147,10 @@ pub enum Child {
     Janitor,
     /// Tasks that no index owns.
     Registrar,
+    /// Removes old tasks.
+    Pruner,
+    /// Reads back settings.
+    Drift,
     /// An index's writer.
     Writer(IndexUid),
 }
@@ -185,7 +206,7 @@ impl Actor for Pod {
             .keys()
             .cloned()
             .map(Child::Follower)
-            .chain([Child::Health, Child::Janitor, Child::Registrar])
+            .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner, Child::Drift])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             start_child(&myself, &mut state, child).await?;
@@ -217,6 +238,12 @@ impl Actor for Pod {
                 for writer in state.writers.values() {
                     let change = WriterMessage::NodeHealthChanged { node: node.clone(), down };
                     let _restarting = writer.cast(change);
+                }
+                Ok(())
+            }
+            PodMessage::SettingsDiffer { index, node } => {
+                if let Some(writer) = state.writers.get(&index) {
+                    let _restarting = writer.cast(WriterMessage::SettingsDiffer { node });
                 }
                 Ok(())
             }
@@ -309,6 +336,17 @@ async fn start_child(
         Child::Registrar => {
             let (actor, _) = Actor::spawn_linked(None, Registrar, context, supervisor).await?;
             state.registrar = Some(actor.clone());
+            actor.get_id()
+        }
+        Child::Pruner => {
+            let arguments = TaskPrunerArguments { pod: context, share: Share::everything() };
+            let (actor, _) = Actor::spawn_linked(None, TaskPruner, arguments, supervisor).await?;
+            actor.get_id()
+        }
+        Child::Drift => {
+            let share = Share::everything();
+            let arguments = DriftCheckerArguments { pod: context, share, root: myself.clone() };
+            let (actor, _) = Actor::spawn_linked(None, DriftChecker, arguments, supervisor).await?;
             actor.get_id()
         }
         Child::Writer(index) => {

@@ -98,7 +98,10 @@ fn on_answered(
     state.busy = None;
     match answer {
         Ok(_) => {
-            state.open.remove(&uid);
+            // Writes of names that were unbound come here with their payloads.
+            if let Some(task) = state.open.remove(&uid) {
+                release_payload(&state.pod, &task);
+            }
         }
         Err(error) => {
             tracing::warn!(task = %uid, %error, "end of task could not be logged, trying again");
@@ -108,6 +111,13 @@ fn on_answered(
                 let _stopped = myself.cast(RegistrarMessage::TasksEnded);
             });
         }
+    }
+}
+
+fn release_payload(pod: &PodContext, task: &TaskRecord) {
+    let holders = task.work.payload().into_iter().flat_map(|payload| &payload.holders);
+    for (_, sequence) in holders.filter(|(holder, _)| *holder == pod.id) {
+        pod.journal.release(*sequence);
     }
 }
 
@@ -124,7 +134,7 @@ fn end_next(
     for task in state.open.values() {
         let mut waits = false;
         for before in &task.after {
-            waits |= tasks::holds_up(engine, *before)?;
+            waits |= tasks::holds_up(engine, task, *before)?;
         }
         if !waits {
             due = Some(task.clone());

@@ -15,15 +15,14 @@ use http::Method;
 use miroir_storage::ids::{IndexUid, NodeId, ShardId};
 use miroir_storage::routing::IndexRouting;
 use miroir_wire::reserved::{SHARD_FIELD, shard_token};
-use miroir_wire::settings::Settings;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
-use crate::node_settings::node_side;
+use crate::node_settings::{node_side, node_side_whole};
 use crate::node_tasks::NodeTasksMessage;
 use crate::pod::PodContext;
 use crate::writer::WriterMessage;
@@ -203,17 +202,15 @@ async fn put_settings_right(
     arguments: &ReplicaCopyArguments,
     index: &IndexRouting,
 ) -> Result<(), CopyError> {
-    let mut settings = match serde_json::to_value(Settings::reset_all()) {
-        Ok(Value::Object(all)) => all,
-        _ => Map::new(),
-    };
-    // Experimental; nodes refuse to hear of it unless it is switched on.
-    settings.remove("chat");
-    if let Value::Object(set) = node_side(&index.settings) {
-        settings.extend(set);
-    }
     let path = format!("/indexes/{}/settings", arguments.index);
-    task(arguments, Method::PATCH, path, Some(json_body(&Value::Object(settings)))).await
+    let calls = &arguments.pod.calls;
+    let read = match calls.json(&arguments.target, Method::GET, path.clone(), None).await {
+        // Settings create it.
+        Err(NodeCallError::Refused(error)) if error.code == "index_not_found" => Value::Null,
+        answer => answer?,
+    };
+    let settings = node_side_whole(&index.settings, &read);
+    task(arguments, Method::PATCH, path, Some(json_body(&settings))).await
 }
 
 fn in_shards(shards: &BTreeSet<ShardId>, of: u32) -> String {

@@ -20,6 +20,7 @@ pub mod lanes;
 mod presence;
 mod replicas;
 mod reports;
+mod settings_checks;
 mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +40,7 @@ use self::lanes::{LaneView, Standing, held_shards};
 use crate::lane::audit::Audit;
 use crate::lane::deliver::{Delivery, RunEnd};
 use crate::lane::job::{Job, JobTarget};
+use crate::lane::settings_check::SettingsCheck;
 use crate::lane::{Lane, LaneArguments};
 use crate::operation::OperationEnd;
 use crate::pod::PodContext;
@@ -84,6 +86,18 @@ pub enum WriterMessage {
         node: NodeId,
         /// What it found.
         audit: Audit,
+    },
+    /// A node was seen to have other settings than the agreed ones.
+    SettingsDiffer {
+        /// The node.
+        node: NodeId,
+    },
+    /// A lane's check of its node's settings ended.
+    SettingsChecked {
+        /// The lane's node.
+        node: NodeId,
+        /// What it found and did.
+        check: SettingsCheck,
     },
     /// An operation ended.
     OperationEnded {
@@ -234,6 +248,9 @@ impl Actor for Writer {
                 // What was never provisioned has nothing that a late request could spoil.
                 suspect: mark.provisioned && mark.doubts && mark.audited < mark.node_task,
                 disk_life: pod.calls.disks().number(&node),
+                check_settings: false,
+                checking_version: 0,
+                spelling: None,
                 audited_at: pod.seams.clock.instant(),
                 moved_at: pod.seams.clock.instant(),
             };
@@ -271,6 +288,14 @@ impl Actor for Writer {
             }
             WriterMessage::LaneAudited { node, audit } => {
                 audits::on_lane_audited(&myself, state, &node, audit);
+            }
+            WriterMessage::SettingsDiffer { node } => {
+                if let Some(lane) = state.lanes.get_mut(&node) {
+                    lane.check_settings = true;
+                }
+            }
+            WriterMessage::SettingsChecked { node, check } => {
+                settings_checks::on_settings_checked(&myself, state, &node, check)?;
             }
             WriterMessage::OperationEnded { uid, end } => {
                 on_operation_ended(state, uid, *end)?;

@@ -13,6 +13,9 @@ use crate::plan::{Plan, Weather};
 /// while one in-sync replica keeps its disk, and the pod must first notice.
 const DISK_LOSS_QUIET_MS: u64 = 90_000;
 
+/// Time between two changes of a node's settings by somebody else, about.
+const STRANGER_PAUSE_MS: u64 = 2_000;
+
 /// Something that goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -26,6 +29,8 @@ pub enum Fault {
     FillDisk(NodeId),
     /// The node comes back empty.
     LoseDisk(NodeId),
+    /// Somebody with the node's key changes an index's settings there.
+    ChangeSettings(NodeId),
     /// The pod's process dies.
     CrashPod,
 }
@@ -53,6 +58,9 @@ pub struct Faults {
     next_at_ms: u64,
     recoveries: Vec<(u64, Recovery)>,
     disk_lost_at_ms: Option<u64>,
+    /// Of their own, so that they leave a seed's other faults as they are.
+    strangers: Dice,
+    stranger_at_ms: u64,
 }
 
 impl Faults {
@@ -61,7 +69,11 @@ impl Faults {
         let dice = Dice::new(plan.seed, "faults");
         let next_at_ms = dice.between(0, plan.fault_pause_ms);
         let recoveries = Vec::new();
-        Self { plan: plan.clone(), dice, next_at_ms, recoveries, disk_lost_at_ms: None }
+        let strangers = Dice::new(plan.seed, "strangers");
+        let stranger_at_ms = strangers.between(0, STRANGER_PAUSE_MS);
+        let plan = plan.clone();
+        let disk_lost_at_ms = None;
+        Self { plan, dice, next_at_ms, recoveries, disk_lost_at_ms, strangers, stranger_at_ms }
     }
 
     /// The recoveries that are due.
@@ -73,6 +85,16 @@ impl Faults {
     /// Every recovery that has not come yet, for healing.
     pub fn all_recoveries(&mut self) -> Vec<Recovery> {
         self.recoveries.drain(..).map(|(_, recovery)| recovery).collect()
+    }
+
+    /// What somebody else does to a node, when it is due.
+    pub fn due_stranger(&mut self, now_ms: u64) -> Option<Fault> {
+        if !self.plan.changes_settings || now_ms < self.stranger_at_ms {
+            return None;
+        }
+        self.stranger_at_ms = now_ms + self.strangers.between(50, STRANGER_PAUSE_MS * 2);
+        let nodes: Vec<NodeId> = self.plan.nodes().into_iter().map(|(node, _)| node).collect();
+        self.strangers.pick(&nodes).cloned().map(Fault::ChangeSettings)
     }
 
     /// The next fault, when it is due. `routing` is the pod's view, if it runs.
@@ -94,7 +116,7 @@ impl Faults {
             Fault::CutLink(node, _) => Some(Recovery::OpenLink(node.clone())),
             Fault::SlowNode(node, _) => Some(Recovery::SpeedUp(node.clone())),
             Fault::FillDisk(node) => Some(Recovery::FreeDisk(node.clone())),
-            Fault::LoseDisk(_) => None,
+            Fault::LoseDisk(_) | Fault::ChangeSettings(_) => None,
             Fault::CrashPod => Some(Recovery::StartPod),
         };
         self.recoveries.extend(recovery.map(|recovery| (now_ms + length_ms, recovery)));

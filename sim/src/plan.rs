@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use miroir_actors::task_pruner::TaskRetention;
 use miroir_storage::ids::{GroupId, NodeId};
 
 use crate::dice::Dice;
 use crate::network::FaultRates;
+
+/// Longer than fire, rest and quiet together.
+const RETENTION_SHORT: Duration = Duration::from_secs(3600);
 
 /// What clients like to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,10 @@ pub struct Plan {
     pub fault_pause_ms: u64,
     /// Nodes may lose their disks.
     pub loses_disks: bool,
+    /// Somebody else changes nodes' settings.
+    pub changes_settings: bool,
+    /// How long ended tasks are kept; longer than a run takes to come to rest.
+    pub retention: TaskRetention,
     /// Requests may arrive here after their senders gave up.
     pub late_node: Option<NodeId>,
     /// Longest usual batch of a node, milliseconds.
@@ -134,6 +142,11 @@ impl Plan {
                 let node = dice.between(0, nodes_per_group as u64 - 1);
                 node_id(dice.between(0, u64::from(groups) - 1) as u32, node as usize)
             }),
+            changes_settings: Dice::new(seed, "drift").chance(250),
+            retention: match Dice::new(seed, "retention").chance(150) {
+                true => TaskRetention { time: RETENTION_SHORT, ..TaskRetention::default() },
+                false => TaskRetention::default(),
+            },
             batch_ms_max: dice.weighted(&[(5, 2), (60, 3), (2000, 1)]).unwrap_or(60),
         }
     }
@@ -145,6 +158,11 @@ impl Plan {
                 (0..self.nodes_per_group).map(move |n| (node_id(group, n), GroupId(group)))
             })
             .collect()
+    }
+
+    /// Whether old tasks are removed within a run.
+    pub fn prunes(&self) -> bool {
+        self.retention.time == RETENTION_SHORT
     }
 
     /// Copies of each document.

@@ -75,6 +75,7 @@ impl RunningPod {
             shards: plan.shards,
             replication_factor: plan.replication_factor,
             health: HealthConfig::default(),
+            retention: plan.retention,
         };
         let transport = Arc::new(LifeTransport { network: network.clone(), life: life.clone() });
         let context = PodContext::new(PodId::from("pod-0"), config, log, journal, transport, seams);

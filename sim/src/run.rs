@@ -3,16 +3,19 @@
 //! 1. Clients write while faults come and go; what must hold at every moment is watched.
 //! 2. Everything heals. Within `REST_MS_MAX` of virtual time all tasks must have ended and
 //!    all replicas be in sync (liveness).
-//! 3. After `QUIET_MS` of quiet, for audits to do their work, the same again; then everything
-//!    that must hold at rest is checked.
+//! 3. After `QUIET_MS` of quiet, for audits to do their work (`DRIFT_QUIET_MS` where somebody
+//!    changes settings), the same again; then everything that must hold at rest is checked.
+//! 4. Where the plan says so, the retention of tasks passes, and they must be gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use miroir_actors::accept::{AcceptError, accept};
+use miroir_actors::accept::{AcceptError, RequestedWork, WriteRequest, accept};
 use miroir_actors::pod::PodContext;
+use miroir_actors::{drift_checker, task_pruner};
 use miroir_seams::Tasks;
+use miroir_storage::commands::Work;
 use miroir_storage::engine::{ALL_KEYS, Direction, Engine};
 use miroir_storage::ids::NodeId;
 use miroir_storage::tables::tasks::TaskRecord;
@@ -37,6 +40,10 @@ const FIRE_MS_MAX: u64 = 400_000;
 const REST_MS_MAX: u64 = 1_800_000;
 /// Quiet time before the final checks.
 const QUIET_MS: u64 = 150_000;
+/// Quiet time within which settings that somebody changed must be repaired.
+const DRIFT_QUIET_MS: u64 = drift_checker::INTERVAL.as_millis() as u64 + 30_000;
+/// Within this a task whose time is over must be gone.
+const PRUNED_WITHIN: Duration = task_pruner::INTERVAL.saturating_add(Duration::from_secs(60));
 /// How long a client waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two observations under fire.
@@ -104,6 +111,9 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
         for recovery in faults.due_recoveries(now_ms) {
             cluster.recover(recovery).await;
         }
+        if let Some(fault) = faults.due_stranger(now_ms) {
+            cluster.suffer(fault).await;
+        }
         let routing = cluster.pod.as_ref().map(|pod| pod.context.log.routing());
         if let Some(fault) = faults.due_fault(now_ms, routing.as_deref()) {
             cluster.suffer(fault).await;
@@ -120,7 +130,12 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     }
     cluster.heal().await;
     if cluster.come_to_rest(&clients_done).await {
-        let quiet_until = trace.now_ms() + QUIET_MS;
+        if plan.changes_settings {
+            // What only the drift check can find: nothing else happens any more.
+            cluster.nodes.values().for_each(ModelNode::change_settings);
+        }
+        let quiet_ms = if plan.changes_settings { DRIFT_QUIET_MS } else { QUIET_MS };
+        let quiet_until = trace.now_ms() + quiet_ms;
         while trace.now_ms() < quiet_until && cluster.violations.is_empty() {
             tokio::time::sleep(Duration::from_secs(1)).await;
             cluster.observe();
@@ -129,8 +144,12 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
             cluster.check_at_rest();
         }
     }
+    let tasks = cluster.tasks().len();
+    if plan.prunes() && cluster.violations.is_empty() {
+        cluster.grow_old().await;
+    }
     let report = Report {
-        tasks: cluster.tasks().len(),
+        tasks,
         virtual_ms: trace.now_ms(),
         violations: std::mem::take(&mut cluster.violations),
     };
@@ -253,6 +272,7 @@ impl Cluster {
                 self.with_node(&node, |node| node.set_slowness(slowness));
             }
             Fault::FillDisk(node) => self.with_node(&node, |node| node.set_disk_full(true)),
+            Fault::ChangeSettings(node) => self.with_node(&node, ModelNode::change_settings),
             Fault::LoseDisk(node) => {
                 self.disk_lost.insert(node.clone());
                 self.with_node(&node, ModelNode::lose_disk);
@@ -345,6 +365,23 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(333)).await;
             self.observe();
         }
+    }
+
+    /// Lets the retention of tasks pass, and one more be written.
+    async fn grow_old(&mut self) {
+        let newest = self.tasks().last().map(|task| task.uid);
+        self.trace.note("world", "grows old");
+        tokio::time::sleep(self.plan.retention.time + PRUNED_WITHIN).await;
+        let Some(pod) = &self.pod else { return };
+        let work = RequestedWork::Plain(Work::CancelTasks {
+            original_filter: String::new(),
+            uids: Vec::new(),
+        });
+        let request =
+            WriteRequest { index: None, work, creates_index: false, custom_metadata: None };
+        let next = accept(&pod.context, request).await.map(|accepted| accepted.uid);
+        let left = self.tasks();
+        self.violations.extend(invariants::old_tasks_are_pruned::check(&left, newest, next.ok()));
     }
 
     fn check_at_rest(&mut self) {

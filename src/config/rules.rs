@@ -172,6 +172,18 @@ fn check_limits(config: &Config, found: &mut Findings<'_>) {
         "1 is the least",
     );
     found.refuse_if(
+        config.tasks.retention.is_zero(),
+        "tasks.retention",
+        "clients could not see how their tasks ended",
+        "the default is 7d",
+    );
+    found.refuse_if(
+        config.tasks.count_max == 0,
+        "tasks.count_max",
+        "clients could not see how their tasks ended",
+        "the default is 1000000",
+    );
+    found.refuse_if(
         !is_id(&config.pod.id),
         "pod.id",
         format!("{:?} is not an id", config.pod.id),

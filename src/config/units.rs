@@ -72,7 +72,7 @@ pub mod duration_text {
         }
     }
 
-    /// From text with one of the units `ms`, `s`, `m`, `h`.
+    /// From text with one of the units `ms`, `s`, `m`, `h`, `d`.
     ///
     /// # Errors
     /// When the unit is missing or unknown, or the number is not whole.
@@ -86,7 +86,9 @@ pub mod duration_text {
     fn parse(text: &str) -> Option<Duration> {
         let text = text.trim();
         // "ms" before "s" and "m": the longer unit ends in the shorter.
-        for (unit, millis) in [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)] {
+        const UNITS: [(&str, u64); 5] =
+            [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+        for (unit, millis) in UNITS {
             if let Some(count) = text.strip_suffix(unit) {
                 let count: u64 = count.trim().parse().ok()?;
                 return count.checked_mul(millis).map(Duration::from_millis);

@@ -69,7 +69,7 @@ pub struct Delivery {
 
 /// How one request ended.
 #[derive(Debug)]
-enum RequestEnd {
+pub(super) enum RequestEnd {
     Applied(NodeTask),
     AlreadyThere,
     Refused(ResponseError),
@@ -191,7 +191,7 @@ impl Delivery {
         Ok(Ok(deleted))
     }
 
-    async fn request(
+    pub(super) async fn request(
         &self,
         request: &JobRequest,
         open: OpenRun,

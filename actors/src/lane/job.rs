@@ -232,6 +232,11 @@ impl JobWork {
     }
 }
 
+/// Sends settings; the lane may repeat it.
+pub(super) fn settings_request(index: &IndexUid, settings: &Value) -> JobRequest {
+    control(Method::PATCH, settings_path(index), Some(settings))
+}
+
 fn settings_path(index: &IndexUid) -> String {
     format!("/indexes/{index}/settings")
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{OperationArguments, OperationEnd};
-use crate::node_settings::{canonical, node_side, shows, undo};
+use crate::node_settings::{canonical, node_side, node_side_whole, shows, undo};
 use crate::writer::entries::Decision;
 
 /// Times settings are sent again when the read-back differs.
@@ -38,7 +38,12 @@ pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> Operatio
     mark_pending(arguments, true).await;
     let mut round = 0;
     loop {
-        if let Err(refusal) = propose(arguments, std::slice::from_ref(&wanted)).await {
+        let proposed = match round {
+            0 => propose(arguments, std::slice::from_ref(&wanted)).await,
+            // What differs may be what nobody asked to change: somebody else changed it there.
+            _ => propose_whole(arguments, &merged).await,
+        };
+        if let Err(refusal) = proposed {
             tracing::info!(index = %arguments.index(), code = refusal.code, "settings refused by a node, putting the previous ones back");
             put_back(arguments, &undo(&change, &previous)).await;
             mark_pending(arguments, false).await;
@@ -108,6 +113,32 @@ async fn propose(arguments: &OperationArguments, requests: &[Value]) -> Result<(
     futures::future::join_all(on_each).await.into_iter().collect()
 }
 
+/// Sends each node the settings whole, defaults included.
+async fn propose_whole(
+    arguments: &OperationArguments,
+    settings: &Settings,
+) -> Result<(), ResponseError> {
+    let path = &format!("/indexes/{}/settings", arguments.index());
+    let on_each = arguments.nodes.iter().map(|node| async move {
+        let Some(read) = read_back(arguments, node, path).await else { return Ok(()) };
+        let whole = node_side_whole(settings, &read);
+        arguments.on_node(node, Method::PATCH, path, Some(&whole)).await.map(|_| ())
+    });
+    futures::future::join_all(on_each).await.into_iter().collect()
+}
+
+/// What the node has; waits for its answer as long as the node is needed.
+async fn read_back(arguments: &OperationArguments, node: &NodeId, path: &str) -> Option<Value> {
+    loop {
+        let answer = arguments.pod.calls.json(node, Method::GET, path.to_owned(), None).await;
+        match answer {
+            Ok(settings) => return Some(settings),
+            Err(_) if !arguments.is_needed(node) => return None,
+            Err(_) => arguments.pod.seams.clock.sleep(super::RETRY_WAIT).await,
+        }
+    }
+}
+
 async fn put_back(arguments: &OperationArguments, requests: &[Value]) {
     // What was in force before was accepted before; a refusal now can only be a broken node.
     while let Err(error) = propose(arguments, requests).await {
@@ -128,17 +159,8 @@ async fn verify(arguments: &OperationArguments, wanted: &Value) -> Verification 
     let path = format!("/indexes/{}/settings", arguments.index());
     let mut read = BTreeMap::new();
     for node in &arguments.nodes {
-        loop {
-            let answer: Result<Value, _> =
-                arguments.pod.calls.json(node, Method::GET, path.clone(), None).await;
-            match answer {
-                Ok(settings) => {
-                    read.insert(node.clone(), canonical(settings));
-                    break;
-                }
-                Err(_) if !arguments.is_needed(node) => break,
-                Err(_) => arguments.pod.seams.clock.sleep(super::RETRY_WAIT).await,
-            }
+        if let Some(settings) = read_back(arguments, node, &path).await {
+            read.insert(node.clone(), canonical(settings));
         }
     }
     judge(&canonical(wanted.clone()), &read)

@@ -140,11 +140,14 @@ impl Entry {
 
 /// The tasks to mark as processing now: in order, none past an unfinished barrier, none whose
 /// predecessors in other queues are open.
-pub fn startable(entries: &VecDeque<Entry>, is_open: impl Fn(TaskUid) -> bool) -> Vec<TaskUid> {
+pub fn startable(
+    entries: &VecDeque<Entry>,
+    holds_up: impl Fn(&TaskRecord, TaskUid) -> bool,
+) -> Vec<TaskUid> {
     let mut found = Vec::new();
     for entry in entries.iter().filter(|entry| !entry.ended()).take(STARTED_AHEAD_MAX) {
         if matches!(entry.stage, Stage::Waiting) {
-            if entry.task.after.iter().any(|uid| is_open(*uid)) {
+            if entry.task.after.iter().any(|uid| holds_up(&entry.task, *uid)) {
                 break;
             }
             found.push(entry.task.uid);
@@ -380,15 +383,15 @@ mod tests {
             VecDeque::from([single(1, settings, Sendable::Barrier), documents(2, false)]);
         entries[0].stage = Stage::Ready(Sendable::Barrier);
         entries[1].stage = Stage::Waiting;
-        assert!(startable(&entries, |_| false).is_empty());
+        assert!(startable(&entries, |_, _| false).is_empty());
         entries[1].stage = Stage::Started;
         assert_eq!(preparable(&entries), None);
         entries[0].stage = Stage::Ended;
         assert_eq!(preparable(&entries), Some(1));
         entries[1].stage = Stage::Waiting;
         entries[1].task.after = vec![TaskUid(0)];
-        assert!(startable(&entries, |uid| uid == TaskUid(0)).is_empty());
-        assert_eq!(startable(&entries, |_| false), vec![TaskUid(2)]);
+        assert!(startable(&entries, |_, uid| uid == TaskUid(0)).is_empty());
+        assert_eq!(startable(&entries, |_, _| false), vec![TaskUid(2)]);
     }
 
     #[test]

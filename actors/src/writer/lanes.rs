@@ -7,6 +7,7 @@ use miroir_storage::commands::InSyncChange;
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::tables::indexes::GroupPlacement;
 use ractor::ActorRef;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::lane::LaneMessage;
@@ -55,6 +56,12 @@ pub struct LaneView {
     pub suspect: bool,
     /// The life of the node's disk that the lane knows of.
     pub disk_life: u64,
+    /// Its node's settings are to be looked at.
+    pub check_settings: bool,
+    /// The settings version that a check under way compares with.
+    pub checking_version: u64,
+    /// How the node prints the settings of this version, where that is not as we would.
+    pub spelling: Option<(u64, Value)>,
     /// When its node's tasks were last looked through.
     pub audited_at: Instant,
     /// When it last moved, or first had something to do.

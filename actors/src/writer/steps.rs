@@ -17,7 +17,7 @@ use super::entries::{
 };
 use super::lanes::{Standing, in_sync_nodes};
 use super::presence::{check_presence, earlier_documents};
-use super::{WriterMessage, WriterState, audits, replicas, reports};
+use super::{WriterMessage, WriterState, audits, replicas, reports, settings_checks};
 use crate::lane::LaneMessage;
 use crate::lane::job::{Job, JobWork};
 use crate::operation::{Operation, OperationArguments, OperationWork};
@@ -40,6 +40,7 @@ pub(super) async fn advance(
     audits::take_out(myself, state);
     replicas::start_copy(myself, state).await?;
     audits::start(state)?;
+    settings_checks::start(state)?;
     dispatch(state)?;
     reports::decide(myself, state);
     finish(myself, state);
@@ -90,7 +91,7 @@ fn start_tasks(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     let uids = startable(
         &state.entries,
         // When the store can't say, it is looked at again with the next message.
-        |uid| tasks::holds_up(engine, uid).unwrap_or(true),
+        |task, uid| tasks::holds_up(engine, task, uid).unwrap_or(true),
     );
     if uids.is_empty() {
         return;

@@ -11,12 +11,14 @@
 //! | [`replicas_are_equal`] | 2: the replicas of a shard hold the same, in the right shard | at the end |
 //! | [`settings_are_equal`] | spec 01, Settings: every in-sync node has them | at the end |
 //! | [`everything_is_in_sync`] | 2: after healing nobody stays out | at the end |
+//! | [`old_tasks_are_pruned`] | spec 01, Tasks: kept for their time, numbers never go back | after it |
 //! | [`no_stray_indexes`] | spec 01: indexes that the log doesn't know are removed | at the end |
 
 pub mod acknowledged_is_kept;
 pub mod documents_are_expected;
 pub mod everything_is_in_sync;
 pub mod no_stray_indexes;
+pub mod old_tasks_are_pruned;
 pub mod outcomes_are_expected;
 pub mod replicas_are_equal;
 pub mod settings_are_equal;

@@ -175,6 +175,27 @@ impl ModelNode {
         state.up = true;
     }
 
+    /// A request of somebody else: settings of one of the node's indexes. Nothing that decides
+    /// how tasks end, which the clients' model could not know.
+    pub fn change_settings(&self) {
+        let uid = {
+            let state = self.lock();
+            let uids: Vec<String> = state.indexes.keys().cloned().collect();
+            self.shared.dice.pick(&uids).cloned()
+        };
+        let Some(uid) = uid else { return };
+        let patches = [
+            json!({ "distinctAttribute": "theirs" }),
+            json!({ "stopWords": ["theirs"], "sortableAttributes": ["theirs"] }),
+            json!({ "synonyms": { "theirs": ["ours"] }, "typoTolerance": { "enabled": false } }),
+            json!({ "pagination": { "maxTotalHits": 7 }, "displayedAttributes": ["theirs"] }),
+        ];
+        let patch = self.shared.dice.pick(&patches).cloned().unwrap_or_default();
+        self.shared.trace.note(&self.id, format!("somebody changes {uid}: {patch}"));
+        let path = format!("/indexes/{uid}/settings");
+        self.answer(&Method::PATCH, &path, patch.to_string().as_bytes());
+    }
+
     /// Whether tasks fail for lack of space.
     pub fn set_disk_full(&self, full: bool) {
         self.lock().disk_full = full;

@@ -106,23 +106,31 @@ pub fn read(engine: &dyn Engine, uid: TaskUid) -> Result<Option<TaskRecord>, App
     }
 }
 
-/// Whether a task that names `uid` among its predecessors must wait. A cancelled predecessor
-/// ended early: in its place stand the earlier open tasks of its names.
+/// Whether `task` must wait for `before`, one of its predecessors ([`TaskRecord::after`]). In
+/// place of a predecessor that was cancelled, and so ended early, stand the earlier open tasks
+/// of its names. One that is no longer in the history may have been cancelled: in its place
+/// stand those of the names that `task` itself is about.
 ///
 /// # Errors
 /// When the store fails or a record can't be read.
-pub fn holds_up(engine: &dyn Engine, uid: TaskUid) -> Result<bool, ApplyError> {
-    let Some(before) = read(engine, uid)? else { return Ok(false) };
-    match before.state {
-        TaskState::Enqueued | TaskState::Processing => Ok(true),
-        TaskState::Ended(Ending::Succeeded | Ending::Failed) => Ok(false),
-        TaskState::Ended(Ending::Canceled) => {
-            let names = before.names();
-            let shares_name = |task: &TaskRecord| task.names().iter().any(|n| names.contains(n));
-            let open = read_open(engine)?;
-            Ok(open.iter().take_while(|task| task.uid < uid).any(shares_name))
-        }
-    }
+pub fn holds_up(
+    engine: &dyn Engine,
+    task: &TaskRecord,
+    before: TaskUid,
+) -> Result<bool, ApplyError> {
+    let record = read(engine, before)?;
+    let stands_for = match &record {
+        Some(record) => match record.state {
+            TaskState::Enqueued | TaskState::Processing => return Ok(true),
+            TaskState::Ended(Ending::Succeeded | Ending::Failed) => return Ok(false),
+            TaskState::Ended(Ending::Canceled) => record,
+        },
+        None => task,
+    };
+    let names = stands_for.names();
+    let shares_name = |open: &TaskRecord| open.names().iter().any(|n| names.contains(n));
+    let open = read_open(engine)?;
+    Ok(open.iter().take_while(|open| open.uid < before).any(shares_name))
 }
 
 /// Every task that has not ended, in order.
@@ -144,4 +152,55 @@ pub fn read_open(engine: &dyn Engine) -> Result<Vec<TaskRecord>, ApplyError> {
         }
     }
     Ok(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::{Command, EnqueueTask, Outcome};
+    use crate::engine::{Durability, MemoryEngine};
+    use crate::tables::{ApplyError, apply};
+
+    fn applied(engine: &MemoryEngine, command: &Command) -> Result<Outcome, ApplyError> {
+        let mut tx = Tx::new(engine);
+        let outcome = apply(&mut tx, 1, command)?;
+        engine.commit(tx.into_batch(), Durability::Lazy)?;
+        Ok(outcome)
+    }
+
+    fn enqueue(index: Option<&str>, work: Work) -> Command {
+        Command::EnqueueTask(Box::new(EnqueueTask {
+            index: index.map(str::to_owned),
+            work,
+            create: None,
+            custom_metadata: None,
+            at: 0,
+        }))
+    }
+
+    fn swap(a: &str, b: &str) -> Command {
+        enqueue(None, Work::SwapIndexes { pairs: vec![(a.to_owned(), b.to_owned())] })
+    }
+
+    /// A cancelled task holds its place for what it waited for; its removal from the history,
+    /// by a client or by age, must not give way to its successors.
+    #[test]
+    fn what_waits_for_a_task_that_was_cancelled_and_removed_waits_for_those_before_it()
+    -> Result<(), ApplyError> {
+        let engine = MemoryEngine::new();
+        let clear = enqueue(Some("a"), Work::Clear);
+        for command in [swap("a", "b"), clear, swap("a", "d"), swap("e", "f")] {
+            applied(&engine, &command)?;
+        }
+        let uids = vec![TaskUid(1)];
+        applied(&engine, &Command::CancelTasks { by: TaskUid(3), uids: uids.clone(), at: 1 })?;
+        applied(&engine, &Command::DeleteTasks { by: None, uids, at: 2 })?;
+        let third = read(&engine, TaskUid(2))?.filter(|task| task.after == vec![TaskUid(1)]);
+        let Some(third) = third else { panic!("the third task waits for the second only") };
+        assert!(holds_up(&engine, &third, TaskUid(1))?);
+        // Only for its own names.
+        let other = TaskRecord { work: Work::SwapIndexes { pairs: Vec::new() }, ..third };
+        assert!(!holds_up(&engine, &other, TaskUid(1))?);
+        Ok(())
+    }
 }

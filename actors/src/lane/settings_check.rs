@@ -1,0 +1,100 @@
+//! A lane's check of its node's settings, in the lane's own turn: nothing else is under way on
+//! the node for the index, and what is agreed is what its place in the queue asks for.
+
+use std::sync::Arc;
+
+use http::Method;
+use miroir_storage::engine::Durability;
+use miroir_storage::ids::TaskUid;
+use miroir_storage::tables::lane_marks::{LaneMark, OpenRun};
+use miroir_wire::settings::Settings;
+use serde_json::Value;
+
+use super::deliver::{Delivery, RequestEnd};
+use super::job::settings_request;
+use crate::node_settings::{canonical, differs, node_side_whole};
+
+/// What the node must have.
+#[derive(Clone, Debug)]
+pub struct ExpectedSettings {
+    /// The client's settings, whole.
+    pub settings: Arc<Settings>,
+    /// How this node was seen to print just these settings, where that is not as we would.
+    pub spelling: Option<Value>,
+}
+
+/// What a check found and did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SettingsCheck {
+    /// The node has them.
+    InForce,
+    /// It had others; they were sent again.
+    Repaired,
+    /// They were sent again and read back no better: the node has them and prints them so.
+    Spelt(Value),
+    /// The node did not answer, or refused them; the next round looks again.
+    NotDone,
+    /// The node is not the one we knew: its disk is gone.
+    NodeReplaced,
+    /// The local store failed: nothing was sent.
+    StoreFailed,
+}
+
+impl Delivery {
+    /// Reads the settings back and, where they differ, sends them whole, in one request.
+    pub(super) async fn check_settings(
+        &self,
+        expected: &ExpectedSettings,
+        mark: &mut LaneMark,
+    ) -> SettingsCheck {
+        let (node, index) = (&self.node, &self.target.index);
+        let Some(read) = self.read_settings().await else { return SettingsCheck::NotDone };
+        let printed = as_printed(&read);
+        if !differs(&expected.settings, &read) || expected.spelling.as_ref() == Some(&printed) {
+            return SettingsCheck::InForce;
+        }
+        tracing::warn!(%node, %index, "node has other settings than agreed, sending them again");
+        let body = node_side_whole(&expected.settings, &read);
+        let place = mark.through.unwrap_or(TaskUid(0));
+        let name = format!("miroir:{index}:settings:{place}");
+        let open = OpenRun { name, first: place, last: place };
+        let end = self.request(&settings_request(index, &body), open, false, mark).await;
+        mark.open = None;
+        if self.save(mark, Durability::Lazy).is_err() {
+            return SettingsCheck::StoreFailed;
+        }
+        match end {
+            RequestEnd::Applied(_) | RequestEnd::AlreadyThere => {}
+            RequestEnd::Refused(error) => {
+                tracing::error!(%node, %index, code = error.code, message = error.message,
+                    "node refuses the settings that are agreed");
+                return SettingsCheck::NotDone;
+            }
+            RequestEnd::NodeReplaced => return SettingsCheck::NodeReplaced,
+            RequestEnd::StoreFailed => return SettingsCheck::StoreFailed,
+        }
+        match self.read_settings().await {
+            Some(again) if differs(&expected.settings, &again) && as_printed(&again) == printed => {
+                SettingsCheck::Spelt(printed)
+            }
+            _ => SettingsCheck::Repaired,
+        }
+    }
+
+    async fn read_settings(&self) -> Option<Value> {
+        let path = format!("/indexes/{}/settings", self.target.index);
+        match self.calls.json(&self.node, Method::GET, path, None).await {
+            Ok(read) => Some(read),
+            Err(error) => {
+                tracing::debug!(node = %self.node, %error, "settings could not be read back");
+                None
+            }
+        }
+    }
+}
+
+/// What a node prints, embedders as they come.
+fn as_printed(read: &Value) -> Value {
+    let embedders = read.get("embedders").cloned().unwrap_or_default();
+    Value::Array(vec![canonical(read.clone()), embedders])
+}

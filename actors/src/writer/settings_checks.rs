@@ -1,0 +1,78 @@
+//! Nodes whose settings were seen to differ from the agreed ones: when their lanes look, and
+//! what follows. See [`crate::drift_checker`].
+
+use std::collections::VecDeque;
+
+use miroir_storage::commands::{Ending, Work};
+use miroir_storage::ids::{NodeId, TaskUid};
+use miroir_storage::tables::tasks::TaskState;
+use ractor::{ActorProcessingErr, ActorRef};
+
+use super::entries::{Entry, Sendable};
+use super::steps::routing;
+use super::{WriterMessage, WriterState, audits};
+use crate::lane::LaneMessage;
+use crate::lane::settings_check::{ExpectedSettings, SettingsCheck};
+
+/// Starts the checks that are due; a check takes the turn of the lane's next run.
+pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
+    let copying = state.hold.as_ref().is_some_and(|hold| hold.copying);
+    if state.operation.is_some() || copying {
+        return Ok(());
+    }
+    let Some(index) = routing(state) else { return Ok(()) };
+    for (node, lane) in &mut state.lanes {
+        let can = !lane.busy && lane.provisioned && !state.pod.health.is_down(node);
+        if !lane.check_settings || !can || !agreed_settings_apply(&state.entries, lane.passed) {
+            continue;
+        }
+        let spelling = lane.spelling.as_ref();
+        let spelling = spelling.filter(|(version, _)| *version == index.settings_version);
+        let expected = ExpectedSettings {
+            settings: index.settings.clone(),
+            spelling: spelling.map(|(_, printed)| printed.clone()),
+        };
+        lane.busy = true;
+        lane.checking_version = index.settings_version;
+        lane.actor.cast(LaneMessage::CheckSettings(Box::new(expected)))?;
+    }
+    Ok(())
+}
+
+/// Whether the settings that the log has are those of this place in the queue: every settings
+/// task that the lane has passed is in the log, and it has passed every one that is.
+fn agreed_settings_apply(entries: &VecDeque<Entry>, passed: Option<TaskUid>) -> bool {
+    entries.iter().filter(|entry| changes_settings(entry)).all(|entry| {
+        let is_behind = Some(entry.task.uid) <= passed;
+        is_behind == entry.ended()
+    })
+}
+
+/// Not those that ended without effect.
+fn changes_settings(entry: &Entry) -> bool {
+    let of_kind = matches!(entry.task.work, Work::Settings { .. } | Work::CreateIndex { .. });
+    let cancelled = entry.task.state == TaskState::Ended(Ending::Canceled);
+    of_kind && !cancelled && !matches!(entry.sendable, Some(Sendable::Nothing))
+}
+
+pub(super) fn on_settings_checked(
+    myself: &ActorRef<WriterMessage>,
+    state: &mut WriterState,
+    node: &NodeId,
+    check: SettingsCheck,
+) -> Result<(), ActorProcessingErr> {
+    let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
+    lane.busy = false;
+    lane.check_settings = false;
+    match check {
+        SettingsCheck::InForce | SettingsCheck::NotDone => {}
+        SettingsCheck::Repaired => state.pod.drift.note_repaired(),
+        SettingsCheck::Spelt(printed) => {
+            tracing::info!(%node, index = %state.fence.index, "node prints the agreed settings otherwise");
+            lane.spelling = Some((lane.checking_version, printed));
+        }
+        SettingsCheck::NodeReplaced => audits::on_disk_lost(myself, state, node),
+        SettingsCheck::StoreFailed => return Err("a lane mark could not be stored".into()),
+    }
+    Ok(())
+}
