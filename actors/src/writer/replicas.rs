@@ -9,11 +9,10 @@ use miroir_storage::routing::IndexRouting;
 use miroir_storage::tables::indexes::in_sync_of;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::entries::{Entry, Stage};
+use super::entries::{Entry, Stage, judge};
 use super::lanes::{self, LaneView, Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
-use super::{Hold, WriterMessage, WriterState};
-use crate::lane::job::PartOutcome;
+use super::{Hold, WriterMessage, WriterState, reports};
 use crate::replica_copy::{ReplicaCopy, ReplicaCopyArguments, assign_sources};
 
 /// Fills a replica that misses more than the queue holds: first a hold, then the copy.
@@ -59,15 +58,13 @@ pub(super) async fn start_copy(
     };
     // Until the tasks before it have ended, a source may turn out to have refused one, and
     // settings that an operation has brought are not yet in the log. Only a target that is
-    // itself waited for, empty, is not.
+    // itself waited for, empty, is not: when all the others have said the same.
+    let others = required.iter().filter(|node| **node != hold.target).cloned().collect();
     let waits_for_target = |entry: &Entry| {
         target.is_none() && !entry.is_barrier() && required.contains(&hold.target) && {
-            let others = required.iter().filter(|node| **node != hold.target);
-            others.into_iter().all(|node| match entry.results.get(node) {
-                Some(PartOutcome::Applied { .. }) => true,
-                Some(PartOutcome::Refused { .. }) => false,
-                None => state.lanes.get(node).is_some_and(|l| l.passed >= Some(entry.task.uid)),
-            })
+            let (results, voters) = reports::votes(entry, &state.lanes, &others);
+            judge(&results, &voters, |shard| in_sync_of(&index.groups, shard))
+                .is_some_and(|verdict| verdict.failed_alone.is_empty())
         }
     };
     let all_ended = state

@@ -1,6 +1,6 @@
 //! What lanes report, and what their reports make of tasks and replicas.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::commands::Ending;
 use miroir_storage::ids::{NodeId, ShardId};
@@ -8,7 +8,7 @@ use miroir_storage::tables::indexes::in_sync_of;
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::entries::{Decision, Entry, Stage, judge};
-use super::lanes::{Standing, count_deleted};
+use super::lanes::{LaneView, Standing, count_deleted};
 use super::steps::{required, routing};
 use super::{WriterMessage, WriterState, audits, replicas};
 use crate::lane::deliver::RunEnd;
@@ -77,6 +77,28 @@ pub(super) fn forget_results(state: &mut WriterState, node: &NodeId) {
     }
 }
 
+/// How `required` lanes stand to a task, and who of them is to be heard. A lane may have passed a
+/// task without a report. After a restart that means applied (what is worth knowing beyond that
+/// is in its mark); after a copy it means the same as its sources, whose reports then speak for
+/// it.
+pub(super) fn votes(
+    entry: &Entry,
+    lanes: &BTreeMap<NodeId, LaneView>,
+    required: &BTreeSet<NodeId>,
+) -> (BTreeMap<NodeId, PartOutcome>, BTreeSet<NodeId>) {
+    let mut results = entry.results.clone();
+    let passed =
+        |node: &NodeId| lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid));
+    let (silent, voters): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
+        required.iter().cloned().partition(|node| !results.contains_key(node) && passed(node));
+    if !voters.is_empty() {
+        return (results, voters);
+    }
+    let applied = |node: &NodeId| (node.clone(), PartOutcome::Applied { deleted: None });
+    results.extend(silent.iter().map(applied));
+    (results, silent)
+}
+
 /// Judges the tasks that every required replica has reported on.
 pub(super) fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
     let required = required(state);
@@ -86,20 +108,7 @@ pub(super) fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) 
         if !matches!(entry.stage, Stage::Ready(_)) || entry.is_barrier() {
             continue;
         }
-        // A lane may have passed a task without a report. After a restart that means applied
-        // (what is worth knowing beyond that is in its mark); after a copy it means the same as
-        // its sources, whose reports then speak for it.
-        let mut results = entry.results.clone();
-        let passed = |node: &NodeId| {
-            state.lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid))
-        };
-        let (silent, mut voters): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
-            required.iter().cloned().partition(|node| !results.contains_key(node) && passed(node));
-        if voters.is_empty() {
-            let applied = |node: &NodeId| (node.clone(), PartOutcome::Applied { deleted: None });
-            results.extend(silent.iter().map(applied));
-            voters = silent;
-        }
+        let (results, voters) = votes(entry, &state.lanes, &required);
         // Tasks end in order: what is behind an open one waits.
         let in_sync = |shard| in_sync_of(&index.groups, shard);
         let Some(verdict) = judge(&results, &voters, in_sync) else { break };
