@@ -200,9 +200,9 @@ impl CoordinatorLog {
     async fn lead_if_alone(&self, campaigns: bool) -> Result<(), OpenError> {
         // Asked of Raft itself: its metrics may still be those from before it was initialized.
         let me = self.raft_id;
-        let asked = self.raft.with_raft_state(move |state| {
-            state.membership_state.effective().voter_ids().eq([me])
-        });
+        let asked = self
+            .raft
+            .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me]));
         if !asked.await.map_err(raft_refused)? {
             return Ok(());
         }
