@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use miroir_storage::ids::{IndexUid, ShardId};
 use miroir_storage::routing::{IndexRouting, Routing};
+use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::search::{MultiSearchQuery, SearchQuery};
 use tokio::time::Instant;
@@ -66,6 +67,9 @@ pub async fn search_index(
     if let ([call], true) = (plan.calls.as_slice(), plan.missing.is_empty()) {
         let mut prepared = prepare(query, &settings, Lists::One)?;
         prepared.merge.index_uid = index_uid.clone();
+        if !caps_totals(context) {
+            prepared.merge.tell_beyond_the_limit(query.offset);
+        }
         let request = NodeRequest::post("/search", prepared.body(call.filter.as_deref()));
         let answer = ask_one(context, scope, &call.node, request, NodeAnswer::parse).await?;
         if let Some(answer) = answer {
@@ -77,6 +81,9 @@ pub async fn search_index(
     }
     let mut prepared = prepare(query, &settings, Lists::Many)?;
     prepared.merge.index_uid = index_uid;
+    if !caps_totals(context) {
+        prepared.merge.tell_beyond_the_limit(query.offset);
+    }
     let gathered = gather(
         context,
         scope,
@@ -89,6 +96,12 @@ pub async fn search_index(
     let answers: Vec<NodeAnswer> = gathered.parts.into_iter().map(|part| part.answer).collect();
     let body = finish(&answers, &prepared.merge, started, context)?;
     Ok(answer_of(index, body, gathered.missing))
+}
+
+/// As the oldest node does.
+fn caps_totals(context: &GatewayContext) -> bool {
+    let oldest = context.health.oldest_version.load();
+    oldest.as_ref().as_deref().is_none_or(|oldest| EngineVersion::parse(oldest).caps_totals())
 }
 
 fn answer_of(index: &IndexRouting, body: Vec<u8>, missing: Vec<ShardId>) -> ReadAnswer {

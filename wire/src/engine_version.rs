@@ -13,6 +13,9 @@ pub struct EngineVersion {
 /// The first version whose `attribute` rule can be split, and whose new indexes have it split.
 const SPLIT_ATTRIBUTE_RULE: EngineVersion = EngineVersion { major: 1, minor: 36 };
 
+/// The first version that tells how many hits there are also beyond `pagination.maxTotalHits`.
+const UNCAPPED_TOTALS: EngineVersion = EngineVersion { major: 1, minor: 47 };
+
 impl EngineVersion {
     /// Reads a `pkgVersion` such as `1.15.2`; what is no number counts as 0.
     pub fn parse(pkg_version: &str) -> EngineVersion {
@@ -28,6 +31,12 @@ impl EngineVersion {
             settings.ranking_rules = Setting::Set(SPLIT_RANKING_RULES.to_vec());
         }
         settings
+    }
+
+    /// Whether totals stop at `pagination.maxTotalHits`, as hits do, and offsets are told as if they
+    /// did.
+    pub fn caps_totals(self) -> bool {
+        self < UNCAPPED_TOTALS
     }
 
     /// Refuses what this version does not know, in its words. `at` is where the ranking rules
