@@ -1,4 +1,5 @@
-//! Checks every node's health and says who is down.
+//! Checks every node's health and says who is down; and, once every node's version is known, what
+//! settings new indexes begin with.
 //!
 //! Owns: the streaks of missed and good answers. Publishes the set of nodes that are down (read
 //! by searches without any mailbox) and tells the pod of changes. A node that refuses a
@@ -18,8 +19,10 @@ use futures::future::{Either, select};
 use http::Method;
 use miroir_membership::health::{HealthChange, HealthLimits, NodeHealth};
 use miroir_seams::Seams;
+use miroir_storage::commands::Command;
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
+use miroir_wire::engine_version::EngineVersion;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Notify;
 
@@ -194,6 +197,7 @@ impl Actor for HealthChecker {
 }
 
 fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerState) {
+    agree_on_new_index_settings(state);
     let HealthCheckerArguments { config, calls, log, seams, view, .. } = state.arguments.clone();
     let nodes: Vec<(NodeId, bool)> = log
         .routing()
@@ -238,6 +242,29 @@ async fn ask_version(calls: &NodeCalls, node: &NodeId) -> Option<String> {
     Some(answer.get("pkgVersion")?.as_str()?.to_owned())
 }
 
+/// New indexes begin with the defaults of the oldest node, which all others know, too. Nothing is
+/// said while a node's version is unknown; a proposal that fails is made again next round.
+fn agree_on_new_index_settings(state: &HealthCheckerState) {
+    let HealthCheckerArguments { log, seams, .. } = &state.arguments;
+    let routing = log.routing();
+    if !routing.nodes.keys().all(|node| state.versions.contains_key(node)) {
+        return;
+    }
+    let Some(oldest) = oldest(state.versions.values()) else { return };
+    let wanted = EngineVersion::parse(&oldest).new_index_settings();
+    if *routing.new_index_settings == wanted {
+        return;
+    }
+    let Ok(settings) = serde_json::to_string(&wanted) else { return };
+    tracing::info!(oldest, "new indexes begin with the defaults of the oldest node");
+    let log = log.clone();
+    seams.tasks.spawn("new index settings", async move {
+        if let Err(error) = log.propose(&Command::SetNewIndexSettings { settings }).await {
+            tracing::debug!(%error, "settings of new indexes could not be logged");
+        }
+    });
+}
+
 /// The oldest of some versions, compared number by number; what is no number counts as 0.
 fn oldest<'a>(versions: impl Iterator<Item = &'a String>) -> Option<String> {
     let numbers = |version: &str| -> Vec<u64> {
@@ -255,6 +282,7 @@ fn on_checked(
     if let Some(version) = version {
         state.versions.insert(node.clone(), version);
         state.arguments.view.oldest_version.store(Arc::new(oldest(state.versions.values())));
+        agree_on_new_index_settings(state);
     }
     if answered {
         state.arguments.view.clear(&node);

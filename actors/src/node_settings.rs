@@ -4,9 +4,10 @@
 //! (as the *first* rule, since the first matching one wins), every attribute is displayed (the
 //! merge needs sort values that the client may hide; the gateway applies the client's choice),
 //! and facets are listed further than the client's limit, so that sums over shards are exact.
+//! Ranking rules are always spelt out: what a node does without any depends on its version.
 
 use miroir_wire::reserved::SHARD_FIELD;
-use miroir_wire::settings::Settings;
+use miroir_wire::settings::{DEFAULT_RANKING_RULES, Settings};
 use serde_json::{Map, Value, json};
 
 /// The engine sorts the numbers of a facet by their printed form when there are at most this many
@@ -67,6 +68,10 @@ pub fn node_side(settings: &Settings) -> Value {
         number(&all, "faceting", "maxValuesPerFacet", FACET_VALUES_MAX_DEFAULT),
         number(&all, "pagination", "maxTotalHits", TOTAL_HITS_MAX_DEFAULT),
     );
+    let ranking_rules = all.entry("rankingRules").or_insert_with(|| json!(DEFAULT_RANKING_RULES));
+    if ranking_rules.is_null() {
+        *ranking_rules = json!(DEFAULT_RANKING_RULES);
+    }
     let faceting = all.entry("faceting").or_insert_with(|| json!({}));
     if faceting.is_null() {
         *faceting = json!({});
@@ -97,13 +102,15 @@ pub fn undo(patch: &Settings, previous: &Settings) -> [Value; 2] {
 }
 
 /// Settings as a node prints them, with what a node is free to reorder put in order, so that
-/// what was sent can be compared with what was read back.
+/// what was sent can be compared with what was read back. Settings that Miroir does not know are
+/// left out: nodes of newer versions print more of them.
 pub fn canonical(mut settings: Value) -> Value {
     const SETS: &[&str] =
         &["stopWords", "nonSeparatorTokens", "separatorTokens", "dictionary", "sortableAttributes"];
     if let Value::Object(all) = &mut settings {
+        let known = Settings::default().effective();
         // Secrets are masked on read-back, templates filled with defaults.
-        all.remove("embedders");
+        all.retain(|key, _| key != "embedders" && known.get(key).is_some());
         for set in SETS {
             if let Some(Value::Array(items)) = all.get_mut(*set) {
                 items.sort_by_key(Value::to_string);
@@ -305,6 +312,23 @@ mod tests {
         let mut on_node = theirs;
         on_node.merge(&settings(&whole.to_string()));
         assert!(!differs(&agreed, &on_node.effective()));
+    }
+
+    #[test]
+    fn ranking_rules_are_spelt_out() {
+        for unset in ["{}", r#"{"rankingRules":null}"#] {
+            let sent = node_side(&settings(unset));
+            assert_eq!(sent["rankingRules"], json!(DEFAULT_RANKING_RULES));
+        }
+        let sent = node_side(&settings(r#"{"rankingRules":["sort"]}"#));
+        assert_eq!(sent["rankingRules"], json!(["sort"]));
+    }
+
+    #[test]
+    fn settings_of_newer_versions_make_no_difference() {
+        let old = json!({"distinctAttribute": "x", "dictionary": []});
+        let new = json!({"chat": {"description": ""}, "dictionary": [], "distinctAttribute": "x", "foreignKeys": []});
+        assert_eq!(canonical(old), canonical(new));
     }
 
     #[test]

@@ -247,6 +247,7 @@ impl Actor for Writer {
                 leaving: false,
                 // What was never provisioned has nothing that a late request could spoil.
                 suspect: mark.provisioned && mark.doubts && mark.audited < mark.node_task,
+                lost_disk: false,
                 disk_life: pod.calls.disks().number(&node),
                 check_settings: false,
                 checking_version: 0,

@@ -3,11 +3,12 @@
 //! Nodes know indexes under other names, know our reserved fields, and display everything, so
 //! their texts name what a client must not see. The rest of a text stays as it is.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use miroir_storage::routing::IndexRouting;
 use miroir_wire::error::ResponseError;
-use miroir_wire::reserved::is_reserved;
+use miroir_wire::reserved::{SHARD_FIELD, is_reserved};
 
 use crate::disguise::undisguise;
 
@@ -29,6 +30,7 @@ pub fn read_error(body: &[u8]) -> Option<ResponseError> {
 pub fn clean_error(mut error: ResponseError, context: ErrorContext<'_>) -> ResponseError {
     let node_side = format!("`{}`", context.index.uid);
     let message = error.message.replace(&node_side, &format!("`{}`", context.index.name));
+    let message = without_shards(&message);
     let message = undisguise(&message);
     let message = clean_lists(&message, context.displayed);
     error.message = renumber_rules(&message);
@@ -40,6 +42,45 @@ pub fn clean_task_error(mut error: ResponseError) -> ResponseError {
     let message = undisguise(&error.message);
     error.message = renumber_rules(&clean_lists(&message, None));
     error
+}
+
+/// The message without the shards' filter. Since Meilisearch 1.47 the line that shows where a filter
+/// is wrong (`{from}:{to} {filter}`) shows the filter as the engine would write it, ours beside the
+/// client's: `(client's) AND (ours)`, or `(one) AND (other) AND (ours)` for an array.
+fn without_shards(message: &str) -> Cow<'_, str> {
+    without_shards_in_last_line(message).map_or(Cow::Borrowed(message), Cow::Owned)
+}
+
+fn without_shards_in_last_line(message: &str) -> Option<String> {
+    let ours = [" AND (\"", " AND (NOT (\""].map(|before| format!("{before}{SHARD_FIELD}\""));
+    let (before, line) = message.rsplit_once('\n')?;
+    let (place, filter) = line.split_once(' ')?;
+    let start = ours.iter().filter_map(|ours| filter.rfind(ours.as_str())).max()?;
+    let filter = filter.get(..start)?;
+    let Some(alone) = in_one_pair_of_brackets(filter) else {
+        return Some(format!("{before}\n{place} {filter}"));
+    };
+    // The engine puts brackets only around what is joined to something.
+    let (from, to) = place.split_once(':')?;
+    let (from, to): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);
+    Some(format!("{before}\n{}:{} {alone}", from.saturating_sub(1), to.saturating_sub(1)))
+}
+
+/// What stands in the brackets that begin and end `filter`, if they are one pair.
+fn in_one_pair_of_brackets(filter: &str) -> Option<&str> {
+    let inside = filter.strip_prefix('(')?.strip_suffix(')')?;
+    let (mut open, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in inside.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'(' if !quoted => open += 1,
+            b')' if !quoted => open = open.checked_sub(1)?,
+            _ => {}
+        }
+    }
+    (open == 0).then_some(inside)
 }
 
 /// Takes reserved names, and where Meilisearch does so names that are not displayed, out of the
@@ -160,6 +201,29 @@ mod tests {
         );
         let filterable = "Attribute `x` is not filterable. Available filterable attribute patterns are: `price`.";
         assert_eq!(clean_lists(filterable, Some(&displayed)), filterable);
+    }
+
+    #[test]
+    fn the_shards_filter_is_not_shown() {
+        let ours = r#"(NOT ("_miroir_shard" IN ["††", "†‡"]))"#;
+        let also_ours = r#"("_miroir_shard" IN ["††"])"#;
+        for (said, cleaned) in [
+            (format!("3:8 (\"title\" = \"1\") AND {ours}"), "2:7 \"title\" = \"1\""),
+            (format!("3:8 (\"title\" = \"1\") AND {also_ours}"), "2:7 \"title\" = \"1\""),
+            (
+                format!("18:19 ((\"a\" = \"(\\\"\") AND (\"b\" = \"2\")) AND {ours}"),
+                "17:18 (\"a\" = \"(\\\"\") AND (\"b\" = \"2\")",
+            ),
+            (
+                format!("3:4 (\"a\" = \"1\") AND (\"b\" = \"2\") AND {ours}"),
+                "3:4 (\"a\" = \"1\") AND (\"b\" = \"2\")",
+            ),
+            ("1:2 x = _miroir_shard".to_owned(), "1:2 x = _miroir_shard"),
+        ] {
+            let head = "Attribute `x` is not filterable.\n";
+            assert_eq!(without_shards(&format!("{head}{said}")), format!("{head}{cleaned}"));
+        }
+        assert_eq!(without_shards("no line of its own"), "no line of its own");
     }
 
     #[test]

@@ -220,6 +220,7 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
         ["settings"] if get => Route::Log(LogRoute::GetSettings { index }),
         ["settings"] if patch => Route::Log(LogRoute::ChangeSettings { index }),
         ["settings"] => only(delete, Route::Log(LogRoute::ResetSettings { index })),
+        ["settings", "foreign-keys"] => Route::NotSupported("Filters can't reach other indexes."),
         ["settings", name] => match sub_route(name) {
             None => Route::Unknown,
             Some(_) if get => Route::Log(LogRoute::GetSetting { index, name: (*name).to_owned() }),
@@ -236,6 +237,8 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
         },
         ["facet-search"] => Route::NotSupported("Use `search` with `facets`."),
         ["similar"] => Route::NotSupported(LATER),
+        ["fields"] => Route::NotSupported("Use `GET /indexes/{index_uid}/settings` and `stats`."),
+        ["compact"] => Route::NotSupported("Compact each node by itself."),
         _ => Route::Unknown,
     }
 }
@@ -275,7 +278,14 @@ mod tests {
         ] {
             assert_eq!(route(&method, path), expected, "{method} {path}");
         }
-        for path in ["/network", "/chats/x", "/tasks/compact", "/indexes/a/similar", "/keys"] {
+        for path in [
+            "/network",
+            "/chats/x",
+            "/tasks/compact",
+            "/indexes/a/similar",
+            "/indexes/a/fields",
+            "/keys",
+        ] {
             assert!(matches!(route(&Method::POST, path), Route::NotSupported(_)), "{path}");
         }
     }

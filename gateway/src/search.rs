@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use miroir_storage::ids::{IndexUid, ShardId};
 use miroir_storage::routing::{IndexRouting, Routing};
+use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::search::{MultiSearchQuery, SearchQuery};
 use tokio::time::Instant;
@@ -73,6 +74,9 @@ pub async fn search_index(
     if let ([call], true) = (plan.calls.as_slice(), plan.missing.is_empty()) {
         let mut prepared = prepare(query, &settings, Lists::One)?;
         prepared.merge.index_uid = index_uid.clone();
+        if !caps_totals(context) {
+            prepared.merge.tell_beyond_the_limit(query.offset);
+        }
         let request = request_for(&prepared, call, prepared.window);
         let answer = ask_alone(context, scope, &mut key, call, request, NodeAnswer::parse).await?;
         if let Some(answer) = answer {
@@ -85,6 +89,9 @@ pub async fn search_index(
     }
     let mut prepared = prepare(query, &settings, Lists::Many)?;
     prepared.merge.index_uid = index_uid;
+    if !caps_totals(context) {
+        prepared.merge.tell_beyond_the_limit(query.offset);
+    }
     let mut lists = ask_for_tops(context, scope, &key, plan, &prepared).await?;
     let merged = loop {
         let recounted = count_again(context, scope, &prepared, &lists.calls, &lists.answers).await;
@@ -97,6 +104,12 @@ pub async fn search_index(
         }
     };
     Ok(answer_of(index, merged, lists.missing))
+}
+
+/// As the oldest node does.
+fn caps_totals(context: &GatewayContext) -> bool {
+    let oldest = context.health.oldest_version.load();
+    oldest.as_ref().as_deref().is_none_or(|oldest| EngineVersion::parse(oldest).caps_totals())
 }
 
 fn answer_of(index: &IndexRouting, merged: Merged, missing: Vec<ShardId>) -> ReadAnswer {

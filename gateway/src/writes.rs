@@ -26,6 +26,7 @@ pub(crate) async fn accepted(
     request: WriteRequest,
 ) -> Result<Reply, ApiError> {
     let index = request.index.clone();
+    let custom_metadata = request.custom_metadata.clone();
     let task = accept(pod, request).await.map_err(refusal)?;
     let summary = SummarizedTask {
         task_uid: task.uid.0,
@@ -33,6 +34,7 @@ pub(crate) async fn accepted(
         status: Status::Enqueued,
         kind,
         enqueued_at: from_nanoseconds(task.at),
+        custom_metadata,
     };
     let mut reply = Reply::json(202, &summary);
     if let Some(degraded) = index.and_then(|name| degraded(&pod.log.routing(), &name)) {

@@ -75,6 +75,9 @@ pub trait NodeTransport: Send + Sync + std::fmt::Debug + 'static {
 
 /// Connections kept open per node while idle; about the number of concurrent searches.
 const IDLE_CONNECTIONS_MAX: usize = 64;
+/// Unused connections are closed after this. Meilisearch closes them after 5 s; a request that is
+/// sent at that moment is lost, and of a write nobody then knows whether it was carried out.
+const IDLE_MAX: Duration = Duration::from_secs(3);
 /// How long connecting may take; nodes are near, and another replica may be waiting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -92,7 +95,7 @@ impl HttpTransport {
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(IDLE_MAX)
             .pool_timer(TokioTimer::new())
             .build(connector);
         Self { client }

@@ -209,8 +209,13 @@ impl Workload {
                 json!({ "filterableAttributes": filterable })
             }
             5 => json!({ "sortableAttributes": ["n"], "stopWords": ["the", "a"] }),
-            6 => json!({ "distinctAttribute": "tag", "displayedAttributes": ["id", "tag"] }),
-            7 => json!({ "distinctAttribute": null, "sortableAttributes": null }),
+            6 => json!({
+                "distinctAttribute": "tag", "displayedAttributes": ["id", "tag"],
+                "rankingRules": ["words", "attribute", "n:asc"],
+            }),
+            7 => json!({
+                "distinctAttribute": null, "sortableAttributes": null, "rankingRules": null,
+            }),
             8 => json!({
                 "distinctAttribute": REFUSED_DISTINCT, "filterableAttributes": ["n"],
             }),

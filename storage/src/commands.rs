@@ -79,6 +79,11 @@ pub enum Command {
         /// Unix nanoseconds.
         at: i64,
     },
+    /// Says which settings new indexes begin with: the defaults of the nodes' version.
+    SetNewIndexSettings {
+        /// Settings as JSON; only what differs from [`miroir_wire::settings`]' own defaults.
+        settings: String,
+    },
 }
 
 /// Who issues a command for an index: refused when a newer epoch exists.

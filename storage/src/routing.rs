@@ -14,7 +14,7 @@ use crate::engine::{Direction, Engine};
 use crate::ids::{Epoch, IndexUid, NodeId, PodId};
 use crate::tables::indexes::IndexRecord;
 use crate::tables::records::{decode, text_from};
-use crate::tables::{ApplyError, INDEXES, META, NAMES, NODES, TIMES};
+use crate::tables::{ApplyError, INDEXES, META, NAMES, NEW_INDEX_SETTINGS, NODES, TIMES};
 
 pub use crate::tables::indexes::{GroupPlacement, ShardPlacement};
 pub use crate::tables::nodes::NodeRecord;
@@ -24,6 +24,8 @@ pub use crate::tables::nodes::NodeRecord;
 pub struct Routing {
     /// The cluster's id; empty before the first start.
     pub cluster_id: String,
+    /// What new indexes begin with, and reset settings go back to, where it is not the default.
+    pub new_index_settings: Arc<Settings>,
     /// Every node.
     pub nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
     /// What readers see under each client name.
@@ -73,6 +75,9 @@ impl Routing {
         if let Some(id) = engine.get(META, b"cluster")? {
             routing.cluster_id = text_from(id)?;
         }
+        if let Some(bytes) = engine.get(META, NEW_INDEX_SETTINGS)? {
+            routing.new_index_settings = Arc::new(read_settings("new indexes", &text_from(bytes)?));
+        }
         for (_, bytes) in everything(NODES)? {
             let node: NodeRecord = decode(&bytes)?;
             routing.nodes.insert(node.id.clone(), Arc::new(node));
@@ -102,13 +107,17 @@ impl Routing {
     }
 }
 
-fn index_routing(uid: IndexUid, seen_as: Option<&str>, record: IndexRecord) -> IndexRouting {
-    // Settings are checked before they are agreed; a stored text that no longer parses can only
-    // come from a newer version, and reads then fall back to defaults rather than stop.
-    let settings = Settings::from_json(record.settings.as_bytes()).unwrap_or_else(|error| {
-        tracing::error!(index = %uid, message = error.message, "stored settings can't be read");
+/// Settings are checked before they are agreed; a stored text that no longer parses can only come
+/// from a newer version, and reads then fall back to defaults rather than stop.
+fn read_settings(of: &str, stored: &str) -> Settings {
+    Settings::from_json(stored.as_bytes()).unwrap_or_else(|error| {
+        tracing::error!(index = of, message = error.message, "stored settings can't be read");
         Settings::default()
-    });
+    })
+}
+
+fn index_routing(uid: IndexUid, seen_as: Option<&str>, record: IndexRecord) -> IndexRouting {
+    let settings = read_settings(uid.as_str(), &record.settings);
     IndexRouting {
         name: seen_as.unwrap_or(&record.name).to_owned(),
         primary_key: record.primary_key,

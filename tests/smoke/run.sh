@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the official Python package against `miroir up`, which it starts on a free port and stops.
-# Environment: MIROIR_BIN (the binary), CARGO_TARGET_DIR (where the virtual environment goes).
+# Environment: MIROIR_BIN (the binary), CARGO_TARGET_DIR (where the virtual environment goes);
+# MEILI_URL and MEILI_KEY (a server that is running already: nothing is started then).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,13 +10,18 @@ target=${CARGO_TARGET_DIR:-$root/target}
 miroir=${MIROIR_BIN:-$target/debug/miroir}
 version=0.43.0
 
-[ -x "$miroir" ] || { echo "smoke: no binary at $miroir: build it, or set MIROIR_BIN" >&2; exit 1; }
+[ -n "${MEILI_URL:-}" ] || [ -x "$miroir" ] || { echo "smoke: no binary at $miroir: build it, or set MIROIR_BIN" >&2; exit 1; }
 
 venv=$target/smoke-venv-$version
 if [ ! -f "$venv/ready" ]; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet "meilisearch==$version"
     touch "$venv/ready"
+fi
+
+export MOVIES=$root/ops/demo/movies.ndjson
+if [ -n "${MEILI_URL:-}" ]; then
+    exec "$venv/bin/python" "$here/python_sdk.py"
 fi
 
 data=$(mktemp -d)
@@ -40,5 +46,5 @@ done
 
 MEILI_URL=$(python3 -c 'import json, sys; print(json.loads(sys.stdin.readline())["url"])' <"$data/ready")
 MEILI_KEY=$(python3 -c 'import json, sys; print(json.loads(sys.stdin.readline())["masterKey"])' <"$data/ready")
-export MEILI_URL MEILI_KEY MOVIES=$root/ops/demo/movies.ndjson
+export MEILI_URL MEILI_KEY
 "$venv/bin/python" "$here/python_sdk.py"

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 /// How long one exchange may take. Generous: a node may be indexing on the same two cores.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unused connections are closed after this; Meilisearch closes them after 5 s.
+const IDLE_MAX: Duration = Duration::from_secs(3);
 /// Pause between two looks at a task.
 const TASK_POLL: Duration = Duration::from_millis(25);
 
@@ -98,7 +100,7 @@ impl Api {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(Duration::from_secs(20))
+            .pool_idle_timeout(IDLE_MAX)
             .pool_timer(TokioTimer::new())
             .build(connector);
         Self { base: base.trim_end_matches('/').to_owned(), key: key.map(str::to_owned), client }

@@ -1,5 +1,10 @@
 //! Bad requests get the same refusal from a node and from Miroir: status, code, type,
 //! message and link; and bad writes that are accepted end as tasks with the same error.
+//!
+//! With `MIROIR_ERRORS_NODE` and `MIROIR_ERRORS_MIROIR` (base URLs) and `MIROIR_ERRORS_NODE_KEY`
+//! and `MIROIR_ERRORS_MIROIR_KEY`, servers that are running already are compared: say, a real
+//! Meilisearch and Miroir in front of others of its version. All their indexes are deleted; run
+//! one test at a time then.
 
 mod error_table;
 
@@ -16,28 +21,67 @@ use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One side of the comparison.
+struct Side {
+    api: Api,
+    key: String,
+}
+
 /// A node and a cluster, both with the index `films`.
 struct Pair {
-    _directory: tempfile::TempDir,
-    node: NodeProcess,
-    cluster: Cluster,
+    node: Side,
+    miroir: Side,
+    /// What was started for this test, if anything.
+    _started: Option<(tempfile::TempDir, NodeProcess, Cluster)>,
 }
 
 impl Pair {
     async fn start() -> Self {
+        let pair = match (Self::running("NODE"), Self::running("MIROIR")) {
+            (Some(node), Some(miroir)) => {
+                for side in [&node, &miroir] {
+                    delete_all(&side.api).await;
+                }
+                Self { node, miroir, _started: None }
+            }
+            _ => Self::start_both().await,
+        };
+        for api in pair.apis() {
+            prepare(&api).await;
+        }
+        pair
+    }
+
+    /// The server that the environment names.
+    fn running(side: &str) -> Option<Side> {
+        let url = std::env::var(format!("MIROIR_ERRORS_{side}")).ok()?;
+        let key = std::env::var(format!("MIROIR_ERRORS_{side}_KEY")).unwrap_or_default();
+        Some(Side { api: Api::new(&url, Some(&key)), key })
+    }
+
+    async fn start_both() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let node = NodeProcess::start(&directory.path().join("node")).await.expect("a node");
         let arguments = ["--nodes", "2", "--groups", "1", "--rf", "1"];
         let cluster = Cluster::start(&directory.path().join("cluster"), &arguments).await;
         let cluster = cluster.expect("a cluster");
-        for api in [node.api(), cluster.api()] {
-            prepare(&api).await;
+        Self {
+            node: Side { api: node.api(), key: node.key.clone() },
+            miroir: Side { api: cluster.api(), key: cluster.ready.master_key.clone() },
+            _started: Some((directory, node, cluster)),
         }
-        Self { _directory: directory, node, cluster }
     }
 
     fn apis(&self) -> [Api; 2] {
-        [self.node.api(), self.cluster.api()]
+        [self.node.api.clone(), self.miroir.api.clone()]
+    }
+}
+
+async fn delete_all(api: &Api) {
+    let indexes = api.get("/indexes?limit=1000").await.expect("the indexes");
+    for index in indexes["results"].as_array().into_iter().flatten() {
+        let path = format!("/indexes/{}", index["uid"].as_str().unwrap_or_default());
+        api.apply(Method::DELETE, &path, None, PATIENCE).await.expect("a deletion");
     }
 }
 
@@ -223,7 +267,7 @@ async fn a_body_above_the_limit_is_refused_alike() {
     let pair = Pair::start().await;
     let [node, miroir] = pair.apis();
     let expected = refusal_of_large(&node, &pair.node.key).await;
-    let found = refusal_of_large(&miroir, &pair.cluster.ready.master_key).await;
+    let found = refusal_of_large(&miroir, &pair.miroir.key).await;
     assert_eq!(expected.0, 413, "{}", expected.1);
     assert_eq!(expected, found);
 }

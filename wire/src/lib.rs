@@ -9,6 +9,7 @@
 //! | [`content`] | content types, and cutting a payload into documents |
 //! | [`document`] | reading one document: a value at a path, its id, which field is its primary key |
 //! | [`reserved`] | the fields Miroir owns, and the shard tokens |
+//! | [`engine_version`] | what differs between versions of nodes |
 //! | [`settings`] | index settings: three-state fields, merge, defaults, sub-routes |
 //! | [`search`] | search and multi-search queries |
 //! | [`documents_query`] | listing, deleting and adding documents: their parameters |
@@ -18,6 +19,7 @@
 pub mod content;
 pub mod document;
 pub mod documents_query;
+pub mod engine_version;
 pub mod error;
 pub mod index;
 mod json_scan;

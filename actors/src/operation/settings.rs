@@ -10,7 +10,7 @@ use http::Method;
 use miroir_storage::commands::{Command, Effect, Ending};
 use miroir_storage::ids::NodeId;
 use miroir_wire::error::ResponseError;
-use miroir_wire::settings::Settings;
+use miroir_wire::settings::{Setting, Settings};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -24,7 +24,8 @@ const REISSUES_MAX: u32 = 3;
 const FROZEN_WAIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> OperationEnd {
-    let previous = match arguments.pod.log.routing().by_uid.get(arguments.index()) {
+    let routing = arguments.pod.log.routing();
+    let previous = match routing.by_uid.get(arguments.index()) {
         Some(index) => (*index.settings).clone(),
         None => Settings::default(),
     };
@@ -33,6 +34,10 @@ pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> Operatio
     let details = Some(Value::Object(change.to_details()));
     let mut merged = previous.clone();
     merged.merge(&change);
+    if merged.ranking_rules == Setting::Reset {
+        // Back to what a new index would have.
+        merged.ranking_rules = routing.new_index_settings.ranking_rules.clone();
+    }
     let wanted = node_side(&merged);
 
     mark_pending(arguments, true).await;

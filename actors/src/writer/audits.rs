@@ -90,6 +90,7 @@ pub(super) fn on_disk_lost(
     lane.disk_life = state.pod.calls.disks().number(node);
     lane.passed = None;
     lane.provisioned = false;
+    lane.lost_disk = true;
     lane.standing = Standing::NeedsCopy;
     reports::forget_results(state, node);
     replicas::leave(myself, state, node, "node has lost its disk");

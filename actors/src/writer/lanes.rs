@@ -54,6 +54,8 @@ pub struct LaneView {
     pub leaving: bool,
     /// Something may have changed its replica out of turn: it leaves and is copied.
     pub suspect: bool,
+    /// What it had went with the node's disk, so that playing what waits would not bring it back.
+    pub lost_disk: bool,
     /// The life of the node's disk that the lane knows of.
     pub disk_life: u64,
     /// Its node's settings are to be looked at.
@@ -73,6 +75,15 @@ impl LaneView {
     /// in-sync replica of those when it left the other sets, and still has them.
     pub fn keeps_shards(&self, groups: &[GroupPlacement], node: &NodeId) -> bool {
         self.provisioned && in_sync_nodes(groups).contains(node)
+    }
+
+    /// Whether the node refused the index from its beginning (no space, say) and is still the
+    /// last in-sync replica of some shards: their documents are in what waits and nowhere else.
+    pub fn awaits_index(&self, groups: &[GroupPlacement], node: &NodeId) -> bool {
+        !self.provisioned
+            && !self.lost_disk
+            && self.passed.is_none()
+            && in_sync_nodes(groups).contains(node)
     }
 }
 

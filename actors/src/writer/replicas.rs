@@ -31,6 +31,7 @@ pub(super) async fn start_copy(
             lane.standing == Standing::NeedsCopy
                 && !lane.busy
                 && !lane.leaving
+                && !lane.awaits_index(&index.groups, node)
                 && !state.pod.health.is_down(node)
                 && plan_copy(state, &index, node, lane).is_some()
         });

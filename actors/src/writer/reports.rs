@@ -36,8 +36,10 @@ pub(super) fn on_lane_ended(
                     None => lane.provisioned = true,
                     Some(error) => {
                         tracing::error!(%node, code = error.code, message = error.message, "node refuses the index");
-                        lane.standing = Standing::NeedsCopy;
-                        replicas::leave(myself, state, node, "node refuses the index");
+                        if lane.standing != Standing::NeedsCopy {
+                            lane.standing = Standing::NeedsCopy;
+                            replicas::leave(myself, state, node, "node refuses the index");
+                        }
                     }
                 }
                 return Ok(());

@@ -348,8 +348,9 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let hold = state.hold.clone();
     let index = routing(state);
     for (node, lane) in &mut state.lanes {
-        let keeps_shards =
-            index.as_ref().is_some_and(|index| lane.keeps_shards(&index.groups, node));
+        let keeps_shards = index.as_ref().is_some_and(|index| {
+            lane.keeps_shards(&index.groups, node) || lane.awaits_index(&index.groups, node)
+        });
         let is_empty = lane.standing == Standing::NeedsCopy && !keeps_shards;
         if lane.busy || is_empty || hold.as_ref().is_some_and(|hold| hold.copying) {
             continue;

@@ -267,6 +267,20 @@ async fn a_list_that_runs_out_is_asked_for_in_full() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn totals_stop_at_the_limit_only_where_the_oldest_node_stops_them() {
+    let limited = json!({"pagination": {"maxTotalHits": 2}});
+    let scripts: [(&str, Script); 2] = [("a", node_a), ("b", node_b)];
+    let world = world(routing(&[&["a", "b"]], &limited), &scripts, GatewayConfig::default());
+    let query = json!({"q": "word", "offset": 5});
+    for (version, total, offset) in [("1.46.1", 2, 2), ("1.47.0", 3, 5)] {
+        world.context.health.oldest_version.store(Arc::new(Some(version.to_owned())));
+        let (_, answer, _) = world.search(query.clone()).await;
+        let told = (&answer["estimatedTotalHits"], &answer["offset"], &answer["hits"]);
+        assert_eq!(told, (&json!(total), &json!(offset), &json!([])), "{version}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shard_out_of_reach_is_named_whatever_its_node_does() {
     let bad: [Script; 8] = [
         |_| Err(TransportError::Unreachable("refused".into())),

@@ -16,6 +16,7 @@ pub struct NodeAnswer {
     distribution: Option<Span>,
     stats: Option<Span>,
     query_vector: Option<Span>,
+    request_uid: Option<Span>,
     /// `totalHits` or `estimatedTotalHits`.
     pub total_hits: u64,
     /// `semanticHitCount`, for vector and hybrid searches.
@@ -36,7 +37,7 @@ impl NodeAnswer {
         }
         let mut hits = None;
         let mut total_hits = None;
-        let mut parts = (None, None, None);
+        let mut parts = (None, None, None, None);
         let mut semantic_hit_count = None;
         for part in members(&body) {
             let part = part?;
@@ -48,18 +49,20 @@ impl NodeAnswer {
                 b"facetDistribution" if part.value != b"null" => parts.0 = span(),
                 b"facetStats" if part.value != b"null" => parts.1 = span(),
                 b"queryVector" => parts.2 = span(),
+                b"requestUid" => parts.3 = span(),
                 _ => {}
             }
         }
         let (Some(hits), Some(total_hits)) = (hits, total_hits) else {
             return Err(Malformed { at: body.len() });
         };
-        let (distribution, stats, query_vector) = parts;
+        let (distribution, stats, query_vector, request_uid) = parts;
         Ok(Self {
             hits,
             distribution,
             stats,
             query_vector,
+            request_uid,
             total_hits,
             semantic_hit_count,
             has_more: false,
@@ -90,6 +93,11 @@ impl NodeAnswer {
     /// The vector the node searched with, when it says so.
     pub fn query_vector(&self) -> Option<&[u8]> {
         self.query_vector.map(|span| self.slice(span))
+    }
+
+    /// What the node calls the request, as text in quotes; nodes say so since 1.23.
+    pub fn request_uid(&self) -> Option<&[u8]> {
+        self.request_uid.map(|span| self.slice(span))
     }
 
     fn slice(&self, (start, end): Span) -> &[u8] {
@@ -124,7 +132,7 @@ mod tests {
     fn parts_are_found_where_they_lie() {
         let body = Bytes::from_static(
             br#"{"hits":[{"a":1},{"b":[2]}],"query":"q","limit":20,"estimatedTotalHits":7,
-            "facetDistribution":{"g":{"x":1}},"facetStats":{},"semanticHitCount":2}"#,
+            "facetDistribution":{"g":{"x":1}},"facetStats":{},"semanticHitCount":2,"requestUid":"01a2"}"#,
         );
         let answer = NodeAnswer::parse(body);
         let Ok(answer) = answer else { panic!("{answer:?}") };
@@ -133,6 +141,7 @@ mod tests {
         assert_eq!(answer.facets().distribution, Some(&br#"{"g":{"x":1}}"#[..]));
         assert_eq!(answer.facets().stats, Some(&b"{}"[..]));
         assert_eq!(answer.query_vector(), None);
+        assert_eq!(answer.request_uid(), Some(&br#""01a2""#[..]));
     }
 
     #[test]

@@ -56,6 +56,17 @@ pub struct MergePlan {
     pub index_uid: Option<String>,
 }
 
+impl MergePlan {
+    /// Tells the total and the window as they are, also beyond `pagination.maxTotalHits`: what
+    /// nodes do that don't cap totals.
+    pub fn tell_beyond_the_limit(&mut self, asked_offset: usize) {
+        self.total_hits_max = u64::MAX;
+        if let WindowEcho::Offset { offset, .. } = &mut self.echo {
+            *offset = asked_offset as u64;
+        }
+    }
+}
+
 /// The window as the client asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowEcho {
@@ -168,6 +179,11 @@ pub fn merge_answers(
     if let Some(vector) = answers.iter().find_map(NodeAnswer::query_vector) {
         out.extend_from_slice(b",\"queryVector\":");
         out.extend_from_slice(vector);
+    }
+    // Of the nodes' names for their parts of the search one is as good as another.
+    if let Some(uid) = answers.iter().find_map(NodeAnswer::request_uid) {
+        out.extend_from_slice(b",\"requestUid\":");
+        out.extend_from_slice(uid);
     }
     out.push(b'}');
     Ok(Merged { body: out, inexact_facets })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use miroir_actors::accept::{RequestedWork, WriteRequest};
 use miroir_actors::pod::PodContext;
 use miroir_storage::commands::Work;
+use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::check_index_uid;
 use miroir_wire::reserved::{holds_token_digit, is_reserved};
@@ -58,6 +59,7 @@ pub async fn change(
         Some(body) => Settings::from_json(body)?,
         None => Settings::reset_all(),
     };
+    check_known(pod, &patch, ".rankingRules")?;
     accept_patch(pod, name, &patch, body.is_none()).await
 }
 
@@ -73,7 +75,16 @@ pub async fn change_one(
 ) -> Result<Reply, ApiError> {
     check_index_uid(name)?;
     let patch = Settings::patch_from_sub_route(route, body)?;
+    check_known(pod, &patch, "")?;
     accept_patch(pod, name, &patch, body.is_none()).await
+}
+
+/// Refuses what the oldest node does not know, as it would.
+fn check_known(pod: &PodContext, patch: &Settings, rules_at: &str) -> Result<(), ApiError> {
+    match pod.health.oldest_version.load().as_ref() {
+        Some(oldest) => EngineVersion::parse(oldest).check_settings(patch, rules_at),
+        None => Ok(()),
+    }
 }
 
 async fn accept_patch(

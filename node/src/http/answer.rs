@@ -89,5 +89,6 @@ pub(crate) fn summary(task: TaskView) -> SummarizedTask {
         status: task.status,
         kind: task.kind,
         enqueued_at: task.enqueued_at,
+        custom_metadata: task.custom_metadata,
     }
 }

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::error::ApiError;
-use miroir_wire::index::check_index_uid;
+use miroir_wire::index::{API_VERSION, check_index_uid};
 use miroir_wire::settings::{Settings, patch_from_sub_route};
 
 use super::answer::{self, Answer, Refusal};
@@ -26,6 +27,7 @@ pub(super) async fn update_all(
     uid: String,
 ) -> Result<Answer, Refusal> {
     let settings = Settings::from_json(&call.json().await?)?;
+    EngineVersion::parse(API_VERSION).check_settings(&settings, ".rankingRules")?;
     enqueue(node, call, uid, settings, false).await
 }
 
@@ -52,6 +54,7 @@ pub(super) async fn update_one(
     name: &str,
 ) -> Result<Answer, Refusal> {
     let settings = patch_from_sub_route(name, Some(&call.json().await?))?;
+    EngineVersion::parse(API_VERSION).check_settings(&settings, "")?;
     enqueue(node, call, uid, settings, false).await
 }
 

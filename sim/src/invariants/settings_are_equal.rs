@@ -16,15 +16,22 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
     let mut report = |evidence: String| found.push(Violation { property: PROPERTY, evidence });
     for (name, expected) in &world.expected.indexes {
         let Some(index) = world.routing.indexes.get(name) else { continue };
-        if index.settings.effective() != expected.settings.effective() {
-            let difference =
-                difference(&index.settings.effective(), &expected.settings.effective());
+        let mut expected = expected.settings.clone();
+        let agreed = &index.settings.ranking_rules;
+        let new = &world.routing.new_index_settings.ranking_rules;
+        if !expected.ranking_rules.is_set() && (!agreed.is_set() || agreed == new) {
+            // The defaults when it was created or they were reset: before or after the versions
+            // of all nodes were known.
+            expected.ranking_rules = agreed.clone();
+        }
+        if index.settings.effective() != expected.effective() {
+            let difference = difference(&index.settings.effective(), &expected.effective());
             report(format!("`{name}` is agreed to have (is / expected) {difference}"));
         }
         if index.settings_pending {
             report(format!("`{name}` waits for its settings for ever"));
         }
-        let on_nodes = node_side(&expected.settings).to_string();
+        let on_nodes = node_side(&expected).to_string();
         let wanted = match Settings::from_json(on_nodes.as_bytes()) {
             Ok(settings) => canonical(settings.effective()),
             Err(_) => continue,

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::settings::Settings;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Refusal;
 use super::filter::Filter;
@@ -101,6 +102,23 @@ impl Index {
         }
         self.settings = merged;
         Ok(())
+    }
+
+    /// As `GET settings` prints them on a node of this version.
+    pub(super) fn shown_settings(&self, version: &str) -> Value {
+        let defaults = EngineVersion::parse(version).new_index_settings();
+        let mut shown = self.settings.clone();
+        if !shown.ranking_rules.is_set() {
+            shown.ranking_rules = defaults.ranking_rules.clone();
+        }
+        let mut shown = shown.effective();
+        if defaults != Settings::default()
+            && let Value::Object(all) = &mut shown
+        {
+            all.insert("foreignKeys".into(), json!([]));
+            all.insert("chat".into(), json!({ "description": "" }));
+        }
+        shown
     }
 
     pub(super) fn check_filterable(&self, filter: &Filter) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@
 //! Keeps to what was measured: tasks are durable when they are answered and run later, in
 //! order; waiting document additions are joined and one bad task fails its whole batch; a late
 //! write creates its index again; settings and primary keys are refused where Meilisearch
-//! refuses them. Leaves out: search ranking, embedders, keys.
+//! refuses them; newer nodes have other defaults and print more settings. Leaves out: search ranking, embedders, keys.
 //!
 //! ```text
 //! up --crash--> down --restart--> up     tasks and data stay, the batch under way is redone
@@ -214,7 +214,8 @@ impl ModelNode {
 
     /// The settings of an index as `GET settings` prints them, for the checks.
     pub fn settings(&self, index: &str) -> Option<Value> {
-        self.lock().indexes.get(index).map(|index| index.settings.effective())
+        let state = self.lock();
+        state.indexes.get(index).map(|index| index.shown_settings(state.version))
     }
 
     /// The primary key of an index, for the checks.

@@ -1,6 +1,7 @@
 //! What a model node answers to a request: the part of Meilisearch's API that the pod uses.
 
 use http::Method;
+use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::settings::Settings;
 use serde_json::{Map, Value, json};
 
@@ -62,12 +63,15 @@ fn route(
         }
         ("GET", ["indexes", uid, "settings"]) => {
             known(state, uid)?;
-            let settings = state.indexes.get(*uid).map(|index| index.settings.effective());
+            let settings = state.indexes.get(*uid).map(|index| index.shown_settings(state.version));
             Ok((200, settings.unwrap_or_default()))
         }
         ("PATCH", ["indexes", uid, "settings"]) => {
-            let patch = Settings::from_json(body)
-                .map_err(|error| Refusal::invalid("bad_request", error.message))?;
+            let patch = Settings::from_json(body).and_then(|patch| {
+                let version = EngineVersion::parse(state.version);
+                version.check_settings(&patch, ".rankingRules").map(|()| patch)
+            });
+            let patch = patch.map_err(|error| Refusal::invalid("bad_request", error.message))?;
             enqueue(state, uid, Work::Settings(Box::new(patch)), None)
         }
         (_, ["indexes", uid, "documents", rest @ ..]) => {

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::commands::{EnqueueTask, Work};
+use crate::commands::{EnqueueTask, NewIndex, Work};
 use crate::engine::{MemoryEngine, SledEngine};
-use crate::ids::{GroupId, NodeId, TaskUid};
+use crate::ids::{GroupId, NodeId, PodId, TaskUid};
 use crate::raft::NoPeers;
 use crate::tables::nodes::NodeRecord;
 use crate::tables::tasks;
@@ -77,6 +77,34 @@ async fn a_restart_after_a_crash_leads_at_once_and_has_everything() -> TestResul
     assert_eq!(log.propose(&name_cluster("b")).await?, Outcome::Unchanged);
     assert!(log.metrics().last_log > before.last_log);
     assert_eq!(log.metrics().leader, Some(RaftId(1)));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_indexes_begin_with_the_settings_agreed_for_them() -> TestResult {
+    let log = CoordinatorLog::open(config(MemoryEngine::new()), Seams::seeded(1)).await?;
+    let plan = || NewIndex { shards: 1, groups: Vec::new(), writer: PodId::from("a") };
+    let create = |name: &str| {
+        Command::EnqueueTask(Box::new(EnqueueTask {
+            index: Some(name.to_owned()),
+            work: Work::CreateIndex { primary_key: None },
+            create: Some(plan()),
+            custom_metadata: None,
+            at: 0,
+        }))
+    };
+    let agree = || Command::SetNewIndexSettings { settings: r#"{"rankingRules":["sort"]}"#.into() };
+    log.propose(&create("before")).await?;
+    assert_eq!(log.propose(&agree()).await?, Outcome::Done);
+    assert_eq!(log.propose(&agree()).await?, Outcome::Unchanged);
+    log.propose(&create("after")).await?;
+    let routing = log.routing();
+    let rules = |name: &str| {
+        let index = routing.by_uid.values().find(|index| index.name == name);
+        index.map(|index| index.settings.ranking_rules().len())
+    };
+    assert_eq!((rules("before"), rules("after")), (Some(6), Some(1)));
+    assert_eq!(routing.new_index_settings.ranking_rules().len(), 1);
     Ok(())
 }
 

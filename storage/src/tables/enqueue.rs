@@ -2,9 +2,9 @@
 
 use super::indexes::{self, IndexRecord};
 use super::names::{self, Side};
-use super::records::u64_from;
+use super::records::{text_from, u64_from};
 use super::tasks::{self, TaskRecord, TaskState};
-use super::{ApplyError, TAILS, take_number};
+use super::{ApplyError, META, NEW_INDEX_SETTINGS, TAILS, take_number};
 use crate::commands::{Ending, EnqueueTask, NewIndex, Outcome, Work};
 use crate::engine::Tx;
 use crate::ids::{Epoch, IndexUid, TaskUid};
@@ -133,6 +133,10 @@ fn create_index(
 ) -> Result<IndexUid, ApplyError> {
     let sequence = take_number(tx, b"index")?;
     let uid = IndexUid(node_side_uid(sequence, name));
+    let settings = match tx.get(META, NEW_INDEX_SETTINGS)? {
+        Some(settings) => text_from(settings)?,
+        None => "{}".to_owned(),
+    };
     let primary_key = match &task.work {
         Work::CreateIndex { primary_key } => primary_key.clone(),
         _ => None,
@@ -145,7 +149,7 @@ fn create_index(
             primary_key,
             shards: plan.shards,
             groups: plan.groups.clone(),
-            settings: "{}".to_owned(),
+            settings,
             settings_version: 0,
             settings_pending: false,
             writer: plan.writer.clone(),

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value | written by |
 //! |---|---|---|---|
-//! | `META` | name of the counter | counter | many |
+//! | `META` | name of the counter or value | counter or value | many |
 //! | `NODES` | node id | [`nodes::NodeRecord`] | `PutNode` |
 //! | `INDEXES` | index uid | [`indexes::IndexRecord`] | tasks, in-sync changes |
 //! | `NAMES` | `r` or `w`, then the client's name | index uid | tasks |
@@ -30,7 +30,7 @@ pub mod tasks;
 use crate::commands::{Command, Outcome};
 use crate::engine::{EngineError, Table, Tx};
 
-/// Counters: next task, next index, the cluster's id.
+/// Counters: next task, next index; the cluster's id; the settings of new indexes.
 pub const META: Table = Table(1);
 /// Nodes by id.
 pub const NODES: Table = Table(2);
@@ -48,6 +48,9 @@ pub const TAILS: Table = Table(7);
 pub const ROLES: Table = Table(8);
 /// When each index last changed.
 pub const TIMES: Table = Table(9);
+
+/// In [`META`]: the settings that new indexes begin with, as JSON.
+pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
 
 /// Every table of the state machine, in the order a snapshot holds them.
 pub const STATE_TABLES: &[Table] =
@@ -92,6 +95,13 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::ChangeInSync { fence, changes } => indexes::change_in_sync(tx, fence, changes),
         Command::CancelTasks { by, uids, at } => finish::cancel(tx, *by, uids, *at),
         Command::DeleteTasks { by, uids, at } => finish::delete(tx, *by, uids, *at),
+        Command::SetNewIndexSettings { settings } => {
+            if tx.get(META, NEW_INDEX_SETTINGS)?.as_deref() == Some(settings.as_bytes()) {
+                return Ok(Outcome::Unchanged);
+            }
+            tx.put(META, NEW_INDEX_SETTINGS, settings.as_bytes().to_vec());
+            Ok(Outcome::Done)
+        }
     }
 }
 
@@ -106,7 +116,8 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         | Command::TakeEpoch { .. }
         | Command::AgreePrimaryKey { .. }
         | Command::MarkSettingsPending { .. }
-        | Command::ChangeInSync { .. } => true,
+        | Command::ChangeInSync { .. }
+        | Command::SetNewIndexSettings { .. } => true,
         Command::EnqueueTask(task) => {
             task.create.is_some()
                 || matches!(

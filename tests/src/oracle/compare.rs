@@ -7,7 +7,7 @@
 //! | `facetDistribution` | equal, in order; by count, ties at the cut are free |
 //! | `facetStats` | equal |
 //! | `_rankingScore`, `_rankingScoreDetails` | differences are only counted: their scale follows the local dictionary |
-//! | `processingTimeMs` | not looked at |
+//! | `processingTimeMs`, `requestUid` | there on both sides, or on none |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -209,7 +209,7 @@ pub fn compare_search(question: &Question<'_>, reference: &Value, subject: &Valu
     for key in keys {
         let (a, b) = (left.get(key), right.get(key));
         let skipped = match key.as_str() {
-            "hits" | "processingTimeMs" => a.is_some() && b.is_some(),
+            "hits" | "processingTimeMs" | "requestUid" => a.is_some() && b.is_some(),
             "totalHits" | "totalPages" | "estimatedTotalHits" => {
                 !exact && a.is_some() && b.is_some()
             }

@@ -15,7 +15,7 @@ pub use parts::{
     FacetOrder, Faceting, FilterFeatures, FilterableRule, LocalizedRule, MinWordSize, Pagination,
     PatternFeatures, PatternRule, PrefixSearch, ProximityPrecision, TypoTolerance,
 };
-pub use ranking_rule::{DEFAULT_RANKING_RULES, RankingRule};
+pub use ranking_rule::{DEFAULT_RANKING_RULES, RankingRule, SPLIT_RANKING_RULES};
 pub use routes::{
     Method, SUB_ROUTES, SubRoute, effective_sub_route, patch_from_sub_route, sub_route,
 };
@@ -212,8 +212,7 @@ impl Settings {
     fn from_value(value: Value) -> Result<Settings, ApiError> {
         let settings: Settings =
             deserr::deserialize::<_, _, JsonFault>(value).map_err(ApiError::from)?;
-        settings.check_features()?;
-        settings.check_embedders()?;
+        settings.check()?;
         Ok(settings)
     }
 
@@ -322,6 +321,27 @@ impl Settings {
                 }
             }
         }
+    }
+
+    /// What can only be said of settings as a whole.
+    fn check(&self) -> Result<(), ApiError> {
+        self.check_features()?;
+        self.check_ranking_rules()?;
+        self.check_embedders()
+    }
+
+    fn check_ranking_rules(&self) -> Result<(), ApiError> {
+        let Setting::Set(rules) = &self.ranking_rules else { return Ok(()) };
+        if rules.contains(&RankingRule::Attribute)
+            && rules.iter().any(RankingRule::is_half_of_attribute)
+        {
+            return Err(ApiError::new(
+                Code::InvalidSettingsRankingRules,
+                "Mixed usage of the attribute, attributeRank, and wordPosition ranking rules. You must either use \
+                 the attribute ranking rule alone or the attributeRank and wordPosition ranking rules.",
+            ));
+        }
+        Ok(())
     }
 
     fn check_features(&self) -> Result<(), ApiError> {

@@ -1,4 +1,4 @@
-//! Ranking rules: the six built-in names, and custom rules `attribute:asc`, `attribute:desc`.
+//! Ranking rules: the built-in names, and custom rules `attribute:asc`, `attribute:desc`.
 
 use std::fmt;
 
@@ -9,13 +9,24 @@ use serde::{Serialize, Serializer};
 
 use crate::parse::Unfit;
 
-/// The rules of a new index, in order.
+/// The rules of a new index, in order, before Meilisearch 1.36; and of any index without its own.
 pub const DEFAULT_RANKING_RULES: [RankingRule; 6] = [
     RankingRule::Words,
     RankingRule::Typo,
     RankingRule::Proximity,
     RankingRule::Attribute,
     RankingRule::Sort,
+    RankingRule::Exactness,
+];
+
+/// The rules of a new index, in order, since Meilisearch 1.36.
+pub const SPLIT_RANKING_RULES: [RankingRule; 7] = [
+    RankingRule::Words,
+    RankingRule::Typo,
+    RankingRule::Proximity,
+    RankingRule::AttributeRank,
+    RankingRule::Sort,
+    RankingRule::WordPosition,
     RankingRule::Exactness,
 ];
 
@@ -30,6 +41,10 @@ pub enum RankingRule {
     Proximity,
     /// Weightier attributes, nearer to their beginning.
     Attribute,
+    /// Weightier attributes; one half of `Attribute`. Since Meilisearch 1.36.
+    AttributeRank,
+    /// Nearer to the beginning of an attribute; the other half. Since Meilisearch 1.36.
+    WordPosition,
     /// What the query's `sort` says.
     Sort,
     /// Words as they were typed.
@@ -47,6 +62,8 @@ impl fmt::Display for RankingRule {
             RankingRule::Typo => f.write_str("typo"),
             RankingRule::Proximity => f.write_str("proximity"),
             RankingRule::Attribute => f.write_str("attribute"),
+            RankingRule::AttributeRank => f.write_str("attributeRank"),
+            RankingRule::WordPosition => f.write_str("wordPosition"),
             RankingRule::Sort => f.write_str("sort"),
             RankingRule::Exactness => f.write_str("exactness"),
             RankingRule::Asc(attribute) => write!(f, "{attribute}:asc"),
@@ -68,6 +85,8 @@ impl RankingRule {
             "typo" => return Ok(RankingRule::Typo),
             "proximity" => return Ok(RankingRule::Proximity),
             "attribute" => return Ok(RankingRule::Attribute),
+            "attributeRank" => return Ok(RankingRule::AttributeRank),
+            "wordPosition" => return Ok(RankingRule::WordPosition),
             "sort" => return Ok(RankingRule::Sort),
             "exactness" => return Ok(RankingRule::Exactness),
             _ => {}
@@ -79,11 +98,21 @@ impl RankingRule {
             Some((attribute, "desc")) => {
                 check_attribute(attribute).map(|()| RankingRule::Desc(attribute.to_owned()))
             }
-            _ => Err(format!(
-                "`{text}` ranking rule is invalid. Valid ranking rules are words, typo, sort, proximity, attribute, \
-                 exactness and custom ranking rules."
-            )),
+            _ => Err(RankingRule::unknown(text)),
         }
+    }
+
+    /// What is said of a rule that does not exist.
+    pub fn unknown(text: &str) -> String {
+        format!(
+            "`{text}` ranking rule is invalid. Valid ranking rules are words, typo, sort, proximity, attribute, \
+             exactness and custom ranking rules."
+        )
+    }
+
+    /// Whether it is one half of `attribute`, which nodes know since Meilisearch 1.36.
+    pub const fn is_half_of_attribute(&self) -> bool {
+        matches!(self, RankingRule::AttributeRank | RankingRule::WordPosition)
     }
 }
 

@@ -90,8 +90,7 @@ pub fn sub_route(name: &str) -> Option<&'static SubRoute> {
 pub fn patch_from_sub_route(name: &str, body: Option<&[u8]>) -> Result<Settings, ApiError> {
     let value = body.map_or(Ok(Value::Null), json_value)?;
     let settings = read(name, value)?;
-    settings.check_features()?;
-    settings.check_embedders()?;
+    settings.check()?;
     Ok(settings)
 }
 

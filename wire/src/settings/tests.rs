@@ -70,6 +70,14 @@ fn languages_are_kept_as_sent_and_shown_in_long_form() {
 }
 
 #[test]
+fn the_attribute_rule_stands_alone_or_in_halves() {
+    parsed(json!({"rankingRules": ["words", "attributeRank", "sort", "wordPosition"]}));
+    let (code, message) = refused(json!({"rankingRules": ["attribute", "wordPosition"]}));
+    assert_eq!(code, "invalid_settings_ranking_rules");
+    assert!(message.starts_with("Mixed usage of the attribute, attributeRank,"), "{message}");
+}
+
+#[test]
 fn changes_merge_as_an_index_applies_them() {
     let mut sum = parsed(full());
     sum.merge(&parsed(json!({

@@ -66,6 +66,9 @@ pub struct SummarizedTask {
     /// When it was accepted.
     #[serde(with = "time::serde::rfc3339")]
     pub enqueued_at: OffsetDateTime,
+    /// The client's own note on the write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_metadata: Option<String>,
 }
 
 /// A page of tasks, as `GET /tasks` shows it.
