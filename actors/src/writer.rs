@@ -432,6 +432,7 @@ fn on_copy_ended(
             reports::forget_results(state, target);
             if let Some(lane) = state.lanes.get_mut(target) {
                 lane.standing = Standing::CatchingUp;
+                lane.lost_disk = false;
             }
         }
     }
