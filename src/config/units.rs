@@ -63,12 +63,22 @@ pub mod duration_text {
 
     use super::number_or_text;
 
-    /// As `500ms` below a second, else `5s` (or `1500ms`).
+    const UNITS: [(&str, u64); 5] =
+        [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+    /// In whole days, else in whole seconds, else in milliseconds.
     pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        if value.subsec_millis() == 0 {
-            serializer.collect_str(&format_args!("{}s", value.as_secs()))
-        } else {
-            serializer.collect_str(&format_args!("{}ms", value.as_millis()))
+        let millis = value.as_millis();
+        let whole = |(_, unit): &&(&str, u64)| {
+            let unit = u128::from(*unit);
+            millis >= unit && millis.is_multiple_of(unit)
+        };
+        let units = UNITS.iter().filter(|(name, _)| matches!(*name, "ms" | "s" | "d"));
+        match units.rev().find(whole) {
+            Some((name, unit)) => {
+                serializer.collect_str(&format_args!("{}{name}", millis / u128::from(*unit)))
+            }
+            None => serializer.collect_str("0s"),
         }
     }
 
@@ -85,9 +95,7 @@ pub mod duration_text {
 
     fn parse(text: &str) -> Option<Duration> {
         let text = text.trim();
-        // "ms" before "s" and "m": the longer unit ends in the shorter.
-        const UNITS: [(&str, u64); 5] =
-            [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+        // "ms" comes before "s" and "m": the longer unit ends in the shorter.
         for (unit, millis) in UNITS {
             if let Some(count) = text.strip_suffix(unit) {
                 let count: u64 = count.trim().parse().ok()?;
