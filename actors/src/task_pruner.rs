@@ -5,7 +5,8 @@
 //! than the retention, or, oldest first, of those beyond the count that is kept. Never one that
 //! is open, nor one whose payload the journal still holds: a replica may be brought up to date
 //! from it. What else names an old task does without it: a successor that finds it gone waits by
-//! names ([`holds_up`](miroir_storage::tables::tasks::holds_up)), the last task of a name counts as ended, task numbers come from
+//! names ([`holds_up`](miroir_storage::tables::tasks::holds_up)), the last task of a name counts
+//! as ended, task numbers come from
 //! a counter, idempotency and sessions keep what they need in records of their own.
 //!
 //! Nobody sends to it but its own timer. In shares, by [`TaskBlock`]; pruning twice changes

@@ -3,11 +3,11 @@
 //! | what | bound |
 //! |---|---|
 //! | a body, after decoding | `body_bytes_max`: 413 `payload_too_large` |
-//! | a body in memory | [`IN_MEMORY_MAX`]; beyond, the whole of it goes to a spool file |
+//! | a body in memory | `IN_MEMORY_MAX`; beyond, the whole of it goes to a spool file |
 //! | all spool files | `spool_bytes_max`: 503 `miroir_overloaded` |
 //!
 //! Pieces go to the disk and through decoders on the blocking pool, some at a time. A request that
-//! is given up drops its [`Gathered`] body, and with it the file and its share of the spool.
+//! is given up drops its `Gathered` body, and with it the file and its share of the spool.
 
 mod decode;
 mod spool;

@@ -3,7 +3,7 @@
 //! A page of `n` hits from `k` nodes needs all `n` of one node only when the others have nothing
 //! as good. Documents are spread by a hash, so a node that holds the share `p` of them has about
 //! `n p` hits on the page, with the deviation `sqrt(n p (1 - p))` of the binomial distribution.
-//! Nodes are asked for that and [`DEVIATIONS`] more; a list that runs out all the same is asked
+//! Nodes are asked for that and `DEVIATIONS` more; a list that runs out all the same is asked
 //! for again in full, so the merged page is the same. Deep pages gain most.
 
 use std::ops::Range;
