@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use miroir_seams::Clock;
 
 /// How often a held lock is tried again while waiting for it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -37,11 +38,12 @@ impl DataLock {
             .write(true)
             .open(&path)
             .with_context(|| format!("can't open {}", path.display()))?;
-        let deadline = tokio::time::Instant::now() + patience;
+        let clock = Clock::real();
+        let deadline = clock.instant() + patience;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                Err(TryLockError::WouldBlock) if clock.instant() < deadline => {
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 Err(TryLockError::WouldBlock) => bail!(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Method;
-use miroir_seams::{NodeCall, NodeTransport, TransportError};
+use miroir_seams::{Clock, NodeCall, NodeTransport, TransportError};
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
 use miroir_wire::error::ResponseError;
@@ -120,12 +120,12 @@ pub struct NodeCalls {
 
 impl NodeCalls {
     /// Calls over `transport`, to the nodes that `log` knows.
-    pub fn new(transport: Arc<dyn NodeTransport>, log: CoordinatorLog) -> Self {
+    pub fn new(transport: Arc<dyn NodeTransport>, log: CoordinatorLog, clock: Clock) -> Self {
         Self {
             transport,
             log,
             nameless: Arc::default(),
-            sent: SentTasks::default(),
+            sent: SentTasks::new(clock),
             disks: DiskLives::default(),
         }
     }

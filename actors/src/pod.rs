@@ -94,7 +94,7 @@ impl PodContext {
         Arc::new(Self {
             id,
             config,
-            calls: NodeCalls::new(transport, log.clone()),
+            calls: NodeCalls::new(transport, log.clone(), seams.clock.clone()),
             log,
             journal,
             health: Arc::default(),

@@ -230,7 +230,6 @@ async fn count(arguments: &ReplicaCopyArguments, index: &IndexRouting) -> Result
             (calls.json(target, Method::GET, path, None).await?, "numberOfDocuments")
         }
         Some(missing) => {
-            put_settings_right(arguments, index).await?;
             let path = format!("/indexes/{uid}/documents/fetch");
             let query = json!({ "filter": [in_shards(missing, index.shards)], "limit": 0 });
             (calls.json(target, Method::POST, path, Some(&query)).await?, "total")

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use miroir_seams::Clock;
 use miroir_storage::ids::NodeId;
 use tokio::time::Instant;
 
@@ -15,8 +16,9 @@ use tokio::time::Instant;
 pub const LATE_MAX: Duration = Duration::from_secs(600);
 
 /// The tasks of every (node, index). Clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SentTasks {
+    clock: Clock,
     all: Arc<Mutex<BTreeMap<(NodeId, String), Sent>>>,
 }
 
@@ -29,6 +31,11 @@ struct Sent {
 }
 
 impl SentTasks {
+    /// Nothing sent yet.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, all: Arc::default() }
+    }
+
     /// The node answered with this task, or the task was found to be ours.
     pub fn note_known(&self, node: &NodeId, index: &str, task: u64) {
         self.with(node, index, |sent| {
@@ -46,9 +53,10 @@ impl SentTasks {
 
     /// A request was given up.
     pub fn note_lost(&self, node: &NodeId, index: &str) {
+        let now = self.clock.instant();
         self.with(node, index, |sent| {
             sent.lost += 1;
-            sent.lost_at = Some(Instant::now());
+            sent.lost_at = Some(now);
         });
     }
 
@@ -59,7 +67,9 @@ impl SentTasks {
 
     /// Whether a request that was given up may still be carried out.
     pub fn in_doubt(&self, node: &NodeId, index: &str) -> bool {
-        self.with(node, index, |sent| sent.lost_at.is_some_and(|at| at.elapsed() < LATE_MAX))
+        let now = self.clock.instant();
+        let recent = |at| now.saturating_duration_since(at) < LATE_MAX;
+        self.with(node, index, |sent| sent.lost_at.is_some_and(recent))
     }
 
     /// Whether the task is known to be ours.
@@ -123,7 +133,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_without_an_answer_is_in_doubt_for_a_while() {
-        let (sent, node) = (SentTasks::default(), NodeId::from("a"));
+        let (sent, node) = (SentTasks::new(Clock::simulated()), NodeId::from("a"));
         let attempt = |index| Attempt { sent: &sent, node: &node, index: Some(index) };
         attempt("1-x").settle(Some(7));
         assert!(sent.knows(&node, "1-x", 7) && !sent.in_doubt(&node, "1-x"));

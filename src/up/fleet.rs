@@ -15,6 +15,7 @@ use anyhow::{Context, anyhow};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use miroir_seams::Clock;
 use tokio::time::Instant;
 
 use super::member::{Member, Process, Role};
@@ -161,7 +162,7 @@ impl Fleet {
         let Some(process) = slot.process.take() else { return Ok(None) };
         if process.lifeline.is_none() {
             // It was told to, so that it starts with its new configuration.
-            slot.start_at = Some(Instant::now());
+            slot.start_at = Some(Clock::real().instant());
             return Ok(None);
         }
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -176,13 +177,13 @@ impl Fleet {
             return Ok(None);
         }
         let pause = pause_after(slot.ends);
-        slot.start_at = Some(Instant::now() + pause);
+        slot.start_at = Some(Clock::real().instant() + pause);
         tracing::warn!(id = slot.member.id, how, again_in = ?pause, "process ended");
         Ok(None)
     }
 
     fn start_due(&mut self) -> anyhow::Result<Option<Change>> {
-        let now = Instant::now();
+        let now = Clock::real().instant();
         let due = |slot: &Slot| slot.start_at.is_some_and(|at| at <= now);
         let Some(at) = self.slots.iter().position(due) else { return Ok(None) };
         let moved = self.move_if_port_is_taken(at)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
+use miroir_seams::Clock;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::state::{HOST, NodeState, PodState, UpState, url};
@@ -133,7 +134,7 @@ impl Member {
         let mut child =
             command.spawn().with_context(|| format!("can't start {}", program.display()))?;
         let lifeline = child.stdin.take();
-        Ok(Process { child, lifeline, started: tokio::time::Instant::now() })
+        Ok(Process { child, lifeline, started: Clock::real().instant() })
     }
 
     fn open_log(&self) -> anyhow::Result<File> {
