@@ -11,12 +11,14 @@
 //! | [`Tasks`] | tokio, ended with the pod | the same |
 //! | [`Reactors`] | threads for connections | none |
 //! | [`NodeTransport`] | [`HttpTransport`] | model nodes |
+//! | [`PeerTransport`], [`Datagrams`] | sealed connections and UDP | a network in memory |
 //! | [`Files`] | [`RealFiles`] | [`MemoryFiles`] |
 
 mod clock;
 mod entropy;
 mod files;
 mod memory_files;
+mod peers;
 mod reactors;
 mod tasks;
 mod transport;
@@ -25,6 +27,10 @@ pub use clock::Clock;
 pub use entropy::Entropy;
 pub use files::{Files, LogFile, RealFiles};
 pub use memory_files::MemoryFiles;
+pub use peers::{
+    DatagramSocket, Datagrams, NoPeers, PeerCall, PeerCallError, PeerRefusal, PeerService,
+    PeerTransport, Udp,
+};
 pub use reactors::{Reactor, Reactors};
 pub use tasks::Tasks;
 pub use transport::{HttpTransport, NodeCall, NodeTransport, TransportError};
