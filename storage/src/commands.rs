@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, IndexUid, JournalSequence, NodeId, PodId, ShardId, TaskUid};
 use crate::tables::indexes::GroupPlacement;
+use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
 
 /// One entry of the coordinator log.
@@ -84,6 +85,61 @@ pub enum Command {
         /// Settings as JSON; only what differs from [`miroir_wire::settings`]' own defaults.
         settings: String,
     },
+    /// Names the holder of a role. The epoch grows at once, so that the holder before is fenced
+    /// from here on; the new one takes an epoch of its own when it begins.
+    AssignRole {
+        /// The membership role's fence.
+        fence: RoleFence,
+        /// The role to give.
+        role: String,
+        /// Its new holder.
+        pod: PodId,
+    },
+    /// Says what a lane is about to send, or has brought to its end. A run that the log does not
+    /// know is never sent, so a fenced writer can begin none, and its successor knows the one
+    /// that may be under way.
+    SetLaneMark {
+        /// The writer's fence.
+        fence: Fence,
+        /// The lane's node.
+        node: NodeId,
+        /// The mark.
+        mark: Box<LaneMark>,
+    },
+    /// As [`Command::EnqueueTask`], with what must be agreed beside the task.
+    AcceptTask {
+        /// The task.
+        task: Box<EnqueueTask>,
+        /// The request's `Idempotency-Key`.
+        key: Option<IdempotencyKey>,
+        /// The request's `X-Miroir-Session`.
+        session: Option<String>,
+    },
+    /// Forgets old idempotency keys and sessions, oldest first, a bounded number at a time.
+    PruneKeys {
+        /// Keys older than this, Unix nanoseconds.
+        keys_before: i64,
+        /// Sessions whose last write is older than this, Unix nanoseconds.
+        sessions_before: i64,
+    },
+}
+
+/// Who issues a command for a role other than a writer's: refused when a newer epoch exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleFence {
+    /// The role.
+    pub role: String,
+    /// The epoch under which its holder works.
+    pub epoch: Epoch,
+}
+
+/// What makes a retry recognizable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdempotencyKey {
+    /// The client's key.
+    pub key: String,
+    /// SHA-256 over what the request asks for.
+    pub request: [u8; 32],
 }
 
 /// Who issues a command for an index: refused when a newer epoch exists.
@@ -301,4 +357,11 @@ pub enum Outcome {
     /// Refused: the work creates its index, whose name is unbound by now, and the command brings
     /// no plan for it.
     Unplaced,
+    /// Accepted before, under the same idempotency key.
+    Repeated {
+        /// The task that the key belongs to.
+        uid: TaskUid,
+    },
+    /// Refused: the idempotency key belongs to another request.
+    KeyReused,
 }

@@ -4,13 +4,37 @@ use super::indexes::{self, IndexRecord};
 use super::names::{self, Side};
 use super::records::{text_from, u64_from};
 use super::tasks::{self, TaskRecord, TaskState};
-use super::{ApplyError, META, NEW_INDEX_SETTINGS, TAILS, take_number};
-use crate::commands::{Ending, EnqueueTask, NewIndex, Outcome, Work};
+use super::{ApplyError, META, NEW_INDEX_SETTINGS, TAILS, keys, take_number};
+use crate::commands::{Ending, EnqueueTask, IdempotencyKey, NewIndex, Outcome, Work};
 use crate::engine::Tx;
 use crate::ids::{Epoch, IndexUid, TaskUid};
 
 /// Task uids are `u32` on the wire.
 const TASK_UID_MAX: u64 = u32::MAX as u64;
+
+/// Accepts a task unless its idempotency key has one already.
+pub(crate) fn accept(
+    tx: &mut Tx<'_>,
+    task: &EnqueueTask,
+    key: Option<&IdempotencyKey>,
+    session: Option<&str>,
+) -> Result<Outcome, ApplyError> {
+    if let Some(key) = key
+        && let Some(answer) = keys::answer(tx, key)?
+    {
+        return Ok(answer);
+    }
+    let outcome = enqueue(tx, task)?;
+    if let Outcome::Enqueued { uid, index } = &outcome {
+        if let Some(key) = key {
+            keys::remember(tx, key, *uid, task.at)?;
+        }
+        if let (Some(session), Some(index)) = (session, index) {
+            keys::note_write(tx, session, index, *uid, task.at)?;
+        }
+    }
+    Ok(outcome)
+}
 
 pub(crate) fn enqueue(tx: &mut Tx<'_>, task: &EnqueueTask) -> Result<Outcome, ApplyError> {
     let mut bound = match &task.index {

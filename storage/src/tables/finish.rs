@@ -100,7 +100,7 @@ fn take_effect(
     match effect {
         Effect::SwapNames { pairs } => swap_names(tx, pairs),
         Effect::RemoveIndex => {
-            indexes::remove(tx, uid);
+            indexes::remove(tx, uid)?;
             if let Some(name) = name
                 && names::get(tx, Side::Read, name)?.as_ref() == Some(uid)
             {
@@ -209,7 +209,7 @@ fn undo_names(tx: &mut Tx<'_>, task: &tasks::TaskRecord) -> Result<(), ApplyErro
         // As in Meilisearch, the index of a task that never ran does not exist.
         (_, Some(name), Some(index)) if task.creates_index => {
             names::set(tx, Side::Write, name, None);
-            indexes::remove(tx, index);
+            indexes::remove(tx, index)?;
         }
         _ => {}
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, INDEXES, TIMES};
+use super::{ApplyError, INDEXES, ROLES, TIMES, lane_marks, roles};
 use crate::commands::{Fence, InSyncChange, Outcome};
 use crate::engine::Tx;
 use crate::ids::{Epoch, GroupId, IndexUid, NodeId, PodId, ShardId};
@@ -73,9 +73,11 @@ pub(crate) fn put(tx: &mut Tx<'_>, uid: &IndexUid, record: &IndexRecord) -> Resu
     Ok(())
 }
 
-pub(crate) fn remove(tx: &mut Tx<'_>, uid: &IndexUid) {
+pub(crate) fn remove(tx: &mut Tx<'_>, uid: &IndexUid) -> Result<(), ApplyError> {
     tx.delete(INDEXES, uid.as_str().as_bytes());
     tx.delete(TIMES, uid.as_str().as_bytes());
+    tx.delete(ROLES, roles::writer_role(uid).as_bytes());
+    lane_marks::forget(tx, uid)
 }
 
 pub(crate) fn touch(tx: &mut Tx<'_>, uid: &IndexUid, at: i64) {

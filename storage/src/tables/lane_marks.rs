@@ -1,19 +1,21 @@
-//! Lane marks: how far each lane of this pod has come. Local, not replicated.
+//! Lane marks: how far each lane has come.
 //!
 //! Key: index uid, a zero byte, node id. Value: what the node has applied, and the run of tasks
-//! that may be under way there. A mark is synced before a run is sent, so that a writer that
-//! starts again knows exactly which requests may still land (spec 01, late and repeated
-//! requests). Removed with the index.
+//! that may be under way there. Written by `SetLaneMark` before a run is sent, under the writer's
+//! fence, so that a writer that starts again, on whichever pod, knows exactly which requests may
+//! still land (spec 01, late and repeated requests), and one that was replaced can send no more.
+//! Removed with the index.
 
 use serde::{Deserialize, Serialize};
 
-use super::ApplyError;
 use super::records::{Record, decode, encode};
-use crate::engine::{Batch, Durability, Engine, Table};
+use super::{ApplyError, LANE_MARKS, indexes};
+use crate::commands::{Fence, Outcome};
+use crate::engine::{Direction, Engine, Table, Tx};
 use crate::ids::{IndexUid, NodeId, TaskUid};
 
-/// The table; outside the replicated state.
-pub const LANE_MARKS: Table = Table(250);
+/// Where earlier versions, of one pod only, kept marks beside the replicated state.
+const LOCAL_LANE_MARKS: Table = Table(250);
 
 /// One lane's mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,37 +83,38 @@ fn key(index: &IndexUid, node: &NodeId) -> Vec<u8> {
 /// # Errors
 /// When the store fails or the record can't be read.
 pub fn load(engine: &dyn Engine, index: &IndexUid, node: &NodeId) -> Result<LaneMark, ApplyError> {
-    match engine.get(LANE_MARKS, &key(index, node))? {
-        Some(bytes) => Ok(decode(&bytes)?),
-        None => Ok(LaneMark::default()),
+    let key = key(index, node);
+    let stored = match engine.get(LANE_MARKS, &key)? {
+        Some(bytes) => Some(bytes),
+        None => engine.get(LOCAL_LANE_MARKS, &key)?,
+    };
+    Ok(stored.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
+}
+
+pub(crate) fn set(
+    tx: &mut Tx<'_>,
+    fence: &Fence,
+    node: &NodeId,
+    mark: &LaneMark,
+) -> Result<Outcome, ApplyError> {
+    match indexes::fenced(tx, fence)? {
+        Ok(_) => {
+            tx.put(LANE_MARKS, &key(&fence.index, node), encode(mark)?);
+            Ok(Outcome::Done)
+        }
+        Err(refusal) => Ok(refusal),
     }
 }
 
-/// Stores a mark; `Synced` before sending, `Lazy` after the end (a lost end is found again by
-/// asking the node).
-///
-/// # Errors
-/// When the store fails.
-pub fn save(
-    engine: &dyn Engine,
-    index: &IndexUid,
-    node: &NodeId,
-    mark: &LaneMark,
-    durability: Durability,
-) -> Result<(), ApplyError> {
-    let mut batch = Batch::default();
-    batch.put(LANE_MARKS, &key(index, node), encode(mark)?);
-    engine.commit(batch, durability)?;
-    Ok(())
-}
-
-/// Removes a mark.
-///
-/// # Errors
-/// When the store fails.
-pub fn forget(engine: &dyn Engine, index: &IndexUid, node: &NodeId) -> Result<(), ApplyError> {
-    let mut batch = Batch::default();
-    batch.delete(LANE_MARKS, &key(index, node));
-    engine.commit(batch, Durability::Lazy)?;
+/// Removes the marks of an index.
+pub(crate) fn forget(tx: &mut Tx<'_>, index: &IndexUid) -> Result<(), ApplyError> {
+    use std::ops::Bound::Included;
+    let first = [index.as_str().as_bytes(), &[0]].concat();
+    let last = [index.as_str().as_bytes(), &[1]].concat();
+    for (key, _) in
+        tx.scan(LANE_MARKS, (Included(first), Included(last)), Direction::Forward, usize::MAX)?
+    {
+        tx.delete(LANE_MARKS, &key);
+    }
     Ok(())
 }

@@ -9,8 +9,10 @@
 //! | `TASKS` | task uid, big-endian | [`tasks::TaskRecord`] | tasks |
 //! | `OPEN_TASKS` | task uid, big-endian | empty | tasks |
 //! | `TAILS` | client's name | its last task | `EnqueueTask` |
-//! | `ROLES` | role | [`roles::RoleRecord`] | `TakeEpoch` |
+//! | `ROLES` | role | [`roles::RoleRecord`] | `AssignRole`, `TakeEpoch` |
 //! | `TIMES` | index uid | last update, Unix ns | ended tasks |
+//! | `LANE_MARKS` | index uid, node id | [`lane_marks::LaneMark`] | `SetLaneMark` |
+//! | `KEYS`, `SESSIONS`, `KEY_ORDER` | see [`keys`] | | `AcceptTask`, `PruneKeys` |
 //!
 //! Names are bound twice. *Write names* say what a name means to a request accepted now: they
 //! change when a creation, deletion or swap is **enqueued**. *Read names* say what a reader
@@ -20,6 +22,7 @@
 pub mod enqueue;
 pub mod finish;
 pub mod indexes;
+pub mod keys;
 pub mod lane_marks;
 pub mod names;
 pub mod nodes;
@@ -48,13 +51,23 @@ pub const TAILS: Table = Table(7);
 pub const ROLES: Table = Table(8);
 /// When each index last changed.
 pub const TIMES: Table = Table(9);
+/// How far each lane is.
+pub const LANE_MARKS: Table = Table(10);
+/// Idempotency keys.
+pub const KEYS: Table = Table(11);
+/// What each session wrote last.
+pub const SESSIONS: Table = Table(12);
+/// Keys and sessions by age.
+pub const KEY_ORDER: Table = Table(13);
 
 /// In [`META`]: the settings that new indexes begin with, as JSON.
 pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
 
 /// Every table of the state machine, in the order a snapshot holds them.
-pub const STATE_TABLES: &[Table] =
-    &[META, NODES, INDEXES, NAMES, TASKS, OPEN_TASKS, TAILS, ROLES, TIMES];
+pub const STATE_TABLES: &[Table] = &[
+    META, NODES, INDEXES, NAMES, TASKS, OPEN_TASKS, TAILS, ROLES, TIMES, LANE_MARKS, KEYS,
+    SESSIONS, KEY_ORDER,
+];
 
 /// Why a command could not be applied: the pod stops applying rather than guess.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +97,14 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::PutNode(node) => nodes::put(tx, node),
         Command::TakeEpoch { role, pod } => roles::take_epoch(tx, role, pod),
         Command::EnqueueTask(task) => enqueue::enqueue(tx, task),
+        Command::AcceptTask { task, key, session } => {
+            enqueue::accept(tx, task, key.as_ref(), session.as_deref())
+        }
+        Command::PruneKeys { keys_before, sessions_before } => {
+            keys::prune(tx, *keys_before, *sessions_before)
+        }
+        Command::AssignRole { fence, role, pod } => roles::assign(tx, fence, role, pod),
+        Command::SetLaneMark { fence, node, mark } => lane_marks::set(tx, fence, node, mark),
         Command::StartTasks { fence, uids, at } => finish::start(tx, fence.as_ref(), uids, *at),
         Command::FinishTasks(endings) => finish::finish_all(tx, endings),
         Command::AgreePrimaryKey { fence, primary_key } => {
@@ -107,18 +128,26 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
 
 /// Whether the routing view must be loaded again after this command.
 pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
-    if matches!(outcome, Outcome::Unchanged | Outcome::Fenced { .. } | Outcome::Unplaced) {
+    if matches!(
+        outcome,
+        Outcome::Unchanged
+            | Outcome::Fenced { .. }
+            | Outcome::Unplaced
+            | Outcome::Repeated { .. }
+            | Outcome::KeyReused
+    ) {
         return false;
     }
     match command {
         Command::InitCluster { .. }
         | Command::PutNode(_)
         | Command::TakeEpoch { .. }
+        | Command::AssignRole { .. }
         | Command::AgreePrimaryKey { .. }
         | Command::MarkSettingsPending { .. }
         | Command::ChangeInSync { .. }
         | Command::SetNewIndexSettings { .. } => true,
-        Command::EnqueueTask(task) => {
+        Command::EnqueueTask(task) | Command::AcceptTask { task, .. } => {
             task.create.is_some()
                 || matches!(
                     task.work,
@@ -130,7 +159,10 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
             endings.iter().any(|ending| !ending.effects.is_empty() || ending.shows_index)
         }
         Command::CancelTasks { .. } => true,
-        Command::StartTasks { .. } | Command::DeleteTasks { .. } => false,
+        Command::StartTasks { .. }
+        | Command::DeleteTasks { .. }
+        | Command::SetLaneMark { .. }
+        | Command::PruneKeys { .. } => false,
     }
 }
 
