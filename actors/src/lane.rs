@@ -1,7 +1,7 @@
 //! One lane: the ordered stream of writes from an index's writer to one node.
 //!
 //! Owns: the run under way on its node (at most one, with at most one open node task) and the
-//! lane's mark on disk. Does not own: which run comes next, and what an outcome means; that is
+//! lane's mark in the log. Does not own: which run comes next, and what an outcome means; that is
 //! the writer's. Only the writer sends to it. Upholds safety rules 1, 2 and 9: a run is carried
 //! to its end, in order, over any number of failures.
 //!
@@ -61,7 +61,7 @@ pub enum LaneMessage {
         /// The mark after it.
         mark: LaneMark,
     },
-    /// Forget what is known of the node: it is provisioned anew (before a copy).
+    /// An operation or a copy has brought the node to where this mark says. The lane must be idle.
     Reset(LaneMark),
 }
 
@@ -123,7 +123,7 @@ impl Actor for Lane {
             LaneMessage::Audited { audit, mark } => on_audited(state, audit, mark),
             LaneMessage::CheckSettings(expected) => on_check_settings(myself, state, expected),
             LaneMessage::Checked { check, mark } => on_checked(state, check, mark),
-            LaneMessage::Reset(mark) => state.mark = mark,
+            LaneMessage::Reset(mark) => on_reset(state, mark).await,
         }
         Ok(())
     }
@@ -138,6 +138,12 @@ impl Actor for Lane {
         }
         Ok(())
     }
+}
+
+async fn on_reset(state: &mut LaneState, mark: LaneMark) {
+    let audited = mark.audited.max(state.mark.audited);
+    state.mark = LaneMark { audited, doubts: state.mark.doubts, ..mark };
+    state.delivery.note(&state.mark).await;
 }
 
 fn on_run(myself: ActorRef<LaneMessage>, state: &mut LaneState, job: Box<Job>) {

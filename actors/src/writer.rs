@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_storage::commands::{Command, Fence, Outcome};
-use miroir_storage::ids::{IndexUid, NodeId, TaskUid};
+use miroir_storage::ids::{Epoch, IndexUid, NodeId, TaskUid};
 use miroir_storage::log::ProposeError;
 use miroir_storage::tables::lane_marks::{self, LaneMark};
 use miroir_storage::tables::tasks::{self, TaskRecord};
@@ -211,6 +211,9 @@ impl Actor for Writer {
             .filter(|task| task.index.as_ref() == Some(&index))
             .map(Entry::new)
             .collect();
+        // An operation was under way, by another life or on another pod: its requests may still
+        // arrive.
+        let interrupted = entries.iter().any(|entry| entry.resumed && entry.is_barrier());
         let mut lanes = BTreeMap::new();
         for (node, held) in held_shards(&placed.groups) {
             let mark = lane_marks::load(pod.log.engine().as_ref(), &index, &node)?;
@@ -222,12 +225,19 @@ impl Actor for Writer {
             }
             let target =
                 JobTarget { index: index.clone(), shards: placed.shards, held: held.clone() };
+            let in_sync = lanes::is_in_sync(&placed.groups, &node);
+            if epoch > Epoch(1) && mark.provisioned && (interrupted || !in_sync) {
+                // So may those of a copy. Two: what is found later can't be told from what came late.
+                pod.calls.sent().note_lost(&node, index.as_str());
+                pod.calls.sent().note_lost(&node, index.as_str());
+            }
             let delivery = Delivery {
                 node: node.clone(),
                 target,
                 calls: pod.calls.clone(),
                 follower: pod.follower(&node).ok_or("a node has no follower")?,
                 log: pod.log.clone(),
+                fence: Fence { index: index.clone(), epoch },
                 seams: pod.seams.clone(),
             };
             let lane_arguments = LaneArguments { writer: myself.clone(), delivery };
@@ -239,11 +249,7 @@ impl Actor for Writer {
                 passed: mark.through,
                 busy: false,
                 provisioned: mark.provisioned,
-                standing: if lanes::is_in_sync(&placed.groups, &node) {
-                    Standing::Current
-                } else {
-                    Standing::NeedsCopy
-                },
+                standing: if in_sync { Standing::Current } else { Standing::NeedsCopy },
                 leaving: false,
                 // What was never provisioned has nothing that a late request could spoil.
                 suspect: mark.provisioned && mark.doubts && mark.audited < mark.node_task,
@@ -318,7 +324,6 @@ impl Actor for Writer {
         steps::advance(&myself, state).await?;
         if state.done || is_orphaned(state) {
             for node in state.lanes.keys() {
-                lane_marks::forget(state.pod.log.engine().as_ref(), &state.fence.index, node)?;
                 state.pod.calls.sent().forget(node, state.fence.index.as_str());
             }
             steps::release_all(state);
@@ -443,20 +448,9 @@ fn on_copy_ended(
 fn pass_lane(
     state: &mut WriterState,
     node: &NodeId,
-    mut mark: LaneMark,
+    mark: LaneMark,
 ) -> Result<(), ActorProcessingErr> {
     let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
-    let engine = state.pod.log.engine().as_ref();
-    let before = lane_marks::load(engine, &state.fence.index, node)?;
-    mark.audited = mark.audited.max(before.audited);
-    mark.doubts = before.doubts;
-    lane_marks::save(
-        engine,
-        &state.fence.index,
-        node,
-        &mark,
-        miroir_storage::engine::Durability::Synced,
-    )?;
     lane.passed = mark.through;
     lane.provisioned = mark.provisioned;
     lane.moved_at = state.pod.seams.clock.instant();

@@ -4,7 +4,6 @@
 //! is one that this pod can't explain; the replica then no longer equals the others. While a
 //! request of a lane may come late, the lane looks through the node's tasks between its runs.
 
-use miroir_storage::engine::Durability;
 use miroir_storage::tables::lane_marks::LaneMark;
 
 use super::deliver::Delivery;
@@ -46,9 +45,7 @@ impl Delivery {
             mark.audited = Some(newest.uid);
             sent.forget_through(&self.node, index, newest.uid);
             mark.doubts = sent.in_doubt(&self.node, index);
-            if self.save(mark, Durability::Lazy).is_err() {
-                return Audit::NoAnswer;
-            }
+            self.note(mark).await;
         }
         if stray.is_some() { Audit::Stray } else { Audit::Clean }
     }

@@ -1,7 +1,8 @@
 //! Carrying one run to one node, to its end.
 //!
 //! The protocol, for each request of the run:
-//! 1. the lane mark with the open run is synced;
+//! 1. the lane mark with the open run is agreed in the log, under the writer's fence: a writer
+//!    that was replaced gets no further, and the next one knows what may be under way;
 //! 2. the request is sent, named by `customMetadata`;
 //! 3. no answer: the node's task list is asked for the name (or, on nodes that keep no names,
 //!    for a task newer than the last known one: a lane has at most one open). Not listed means
@@ -15,9 +16,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use miroir_seams::Seams;
-use miroir_storage::engine::Durability;
-use miroir_storage::ids::{NodeId, TaskUid};
-use miroir_storage::log::CoordinatorLog;
+use miroir_storage::commands::{Command, Fence, Outcome};
+use miroir_storage::ids::{Epoch, NodeId, TaskUid};
+use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::tables::lane_marks::{self, LaneMark, OpenRun};
 use miroir_wire::error::ResponseError;
 use ractor::ActorRef;
@@ -46,8 +47,25 @@ pub enum RunEnd {
     Done(Vec<(TaskUid, PartOutcome)>),
     /// The node is not the one we knew: its disk is gone.
     NodeReplaced,
-    /// The local store failed: nothing was sent.
-    StoreFailed,
+    /// The mark could not be agreed: nothing was sent.
+    NotAgreed(NotAgreed),
+}
+
+/// Why a lane's mark is not in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAgreed {
+    /// Another writer has taken over.
+    #[error("a newer writer of the index exists")]
+    Fenced {
+        /// The epoch in force.
+        current: Epoch,
+    },
+    /// The index is gone.
+    #[error("the index is gone")]
+    IndexGone,
+    /// The log has stopped for good on this pod.
+    #[error("the coordinator log has stopped")]
+    LogStopped,
 }
 
 /// All that delivering needs; one per lane.
@@ -61,8 +79,10 @@ pub struct Delivery {
     pub calls: NodeCalls,
     /// Follows the node's tasks.
     pub follower: ActorRef<NodeTasksMessage>,
-    /// The local store holds the mark.
+    /// Holds the mark.
     pub log: CoordinatorLog,
+    /// The writer's.
+    pub fence: Fence,
     /// Time and randomness.
     pub seams: Seams,
 }
@@ -74,12 +94,12 @@ pub(super) enum RequestEnd {
     AlreadyThere,
     Refused(ResponseError),
     NodeReplaced,
-    StoreFailed,
+    NotAgreed(NotAgreed),
 }
 
 impl Delivery {
     /// Carries `job` to its end; waits as long as the node is away. `mark` is kept up to date
-    /// in memory and on disk.
+    /// in memory and in the log.
     pub async fn run(&self, job: &Job, mark: &mut LaneMark) -> RunEnd {
         let mut outcomes = Vec::new();
         let end = match self.run_work(&job.work, &self.target, (job.first, job.last), mark).await {
@@ -112,9 +132,7 @@ impl Delivery {
             mark.through = Some(job.last);
             remember(mark, &outcomes);
         }
-        if self.save(mark, Durability::Lazy).is_err() {
-            return RunEnd::StoreFailed;
-        }
+        self.note(mark).await;
         RunEnd::Done(outcomes)
     }
 
@@ -185,7 +203,7 @@ impl Delivery {
                 }
                 RequestEnd::Refused(error) => return Ok(Err(error)),
                 RequestEnd::NodeReplaced => return Err(RunEnd::NodeReplaced),
-                RequestEnd::StoreFailed => return Err(RunEnd::StoreFailed),
+                RequestEnd::NotAgreed(why) => return Err(RunEnd::NotAgreed(why)),
             }
         }
         Ok(Ok(deleted))
@@ -206,8 +224,8 @@ impl Delivery {
         if !resumed {
             mark.open = Some(open);
             mark.doubts = self.calls.sent().in_doubt(&self.node, self.target.index.as_str());
-            if self.save(mark, Durability::Synced).is_err() {
-                return RequestEnd::StoreFailed;
+            if let Err(why) = self.agree(mark).await {
+                return RequestEnd::NotAgreed(why);
             }
         }
         loop {
@@ -368,17 +386,38 @@ impl Delivery {
         *wait = (*wait * 2).min(RETRY_WAIT_MAX);
     }
 
-    pub(super) fn save(&self, mark: &LaneMark, durability: Durability) -> Result<(), ()> {
-        lane_marks::save(
-            self.log.engine().as_ref(),
-            &self.target.index,
-            &self.node,
-            mark,
-            durability,
-        )
-        .map_err(|error| {
-            tracing::error!(node = %self.node, %error, "lane mark could not be stored");
-        })
+    /// Agrees on the mark before anything it speaks of is sent. Waits as long as the log takes
+    /// nothing; the mark is the same however often it is proposed.
+    async fn agree(&self, mark: &LaneMark) -> Result<(), NotAgreed> {
+        let command = self.mark_command(mark);
+        let mut wait = RETRY_WAIT_MIN;
+        loop {
+            match self.log.propose(&command).await {
+                Ok(Outcome::Fenced { current }) => return Err(NotAgreed::Fenced { current }),
+                Ok(Outcome::Done) => return Ok(()),
+                Ok(_) => return Err(NotAgreed::IndexGone),
+                Err(ProposeError::NoQuorum | ProposeError::Unknown) => self.pause(&mut wait).await,
+                Err(ProposeError::Stopped | ProposeError::Fatal(_)) => {
+                    return Err(NotAgreed::LogStopped);
+                }
+            }
+        }
+    }
+
+    /// Tells the log what came of a run. Should that get lost, the next writer finds it out by
+    /// asking the node.
+    pub(super) async fn note(&self, mark: &LaneMark) {
+        if let Err(error) = self.log.propose(&self.mark_command(mark)).await {
+            tracing::debug!(node = %self.node, %error, "lane mark could not be noted");
+        }
+    }
+
+    fn mark_command(&self, mark: &LaneMark) -> Command {
+        Command::SetLaneMark {
+            fence: self.fence.clone(),
+            node: self.node.clone(),
+            mark: Box::new(mark.clone()),
+        }
     }
 }
 

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use http::Method;
-use miroir_storage::engine::Durability;
 use miroir_storage::ids::TaskUid;
 use miroir_storage::tables::lane_marks::{LaneMark, OpenRun};
 use miroir_wire::settings::Settings;
 use serde_json::Value;
 
-use super::deliver::{Delivery, RequestEnd};
+use super::deliver::{Delivery, NotAgreed, RequestEnd};
 use super::job::settings_request;
 use crate::node_settings::{canonical, differs, node_side_whole};
 
@@ -36,8 +35,8 @@ pub enum SettingsCheck {
     NotDone,
     /// The node is not the one we knew: its disk is gone.
     NodeReplaced,
-    /// The local store failed: nothing was sent.
-    StoreFailed,
+    /// The lane's mark could not be agreed: nothing was sent.
+    NotAgreed(NotAgreed),
 }
 
 impl Delivery {
@@ -60,9 +59,7 @@ impl Delivery {
         let open = OpenRun { name, first: place, last: place };
         let end = self.request(&settings_request(index, &body), open, false, mark).await;
         mark.open = None;
-        if self.save(mark, Durability::Lazy).is_err() {
-            return SettingsCheck::StoreFailed;
-        }
+        self.note(mark).await;
         match end {
             RequestEnd::Applied(_) | RequestEnd::AlreadyThere => {}
             RequestEnd::Refused(error) => {
@@ -71,7 +68,7 @@ impl Delivery {
                 return SettingsCheck::NotDone;
             }
             RequestEnd::NodeReplaced => return SettingsCheck::NodeReplaced,
-            RequestEnd::StoreFailed => return SettingsCheck::StoreFailed,
+            RequestEnd::NotAgreed(why) => return SettingsCheck::NotAgreed(why),
         }
         match self.read_settings().await {
             Some(again) if differs(&expected.settings, &again) && as_printed(&again) == printed => {

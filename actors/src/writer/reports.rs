@@ -53,7 +53,7 @@ pub(super) fn on_lane_ended(
             }
         }
         RunEnd::NodeReplaced => audits::on_disk_lost(myself, state, node),
-        RunEnd::StoreFailed => return Err("a lane mark could not be stored".into()),
+        RunEnd::NotAgreed(why) => return Err(why.into()),
     }
     Ok(())
 }

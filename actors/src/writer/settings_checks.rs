@@ -72,7 +72,7 @@ pub(super) fn on_settings_checked(
             lane.spelling = Some((lane.checking_version, printed));
         }
         SettingsCheck::NodeReplaced => audits::on_disk_lost(myself, state, node),
-        SettingsCheck::StoreFailed => return Err("a lane mark could not be stored".into()),
+        SettingsCheck::NotAgreed(why) => return Err(why.into()),
     }
     Ok(())
 }
