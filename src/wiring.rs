@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use miroir_actors::health_checker::HealthConfig;
+use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, start_pod};
 use miroir_actors::task_pruner::TaskRetention;
 use miroir_gateway::context::{
@@ -44,12 +45,13 @@ pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result
     let journal = Journal::open(Arc::new(files), JournalConfig::default(), &seams)
         .context("can't open the journal")?;
     let transport: Arc<dyn NodeTransport> = Arc::new(HttpTransport::new());
+    let peers = PeersView::alone(PodId(config.pod.id.clone()), seams.clock.instant());
     let pod = PodContext::new(
-        PodId(config.pod.id.clone()),
         pod_config(&config),
         log.clone(),
         journal,
         transport.clone(),
+        peers,
         seams.clone(),
     );
     let root = start_pod(pod.clone()).await.context("can't start the pod's actors")?;

@@ -6,12 +6,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use miroir_membership::placement::{PlacementError, place};
-use miroir_storage::commands::{Command, EnqueueTask, NewIndex, Outcome, PayloadRef, Work};
-use miroir_storage::ids::{GroupId, JournalSequence, NodeId, TaskUid};
+use miroir_storage::commands::{
+    Command, EnqueueTask, IdempotencyKey, NewIndex, Outcome, PayloadRef, Work,
+};
+use miroir_storage::ids::{GroupId, NodeId, PodId, TaskUid};
 use miroir_storage::journal::{JournalError, Payload};
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
+use miroir_storage::tables::ApplyError;
+use miroir_storage::tables::keys;
+use miroir_storage::tables::roles::REGISTRAR;
 
+use crate::copies;
 use crate::pod::PodContext;
 
 /// Why a write was not accepted, or is not known to be.
@@ -23,6 +29,15 @@ pub enum AcceptError {
     /// The local disk failed.
     #[error("the write journal failed: {0}")]
     Journal(JournalError),
+    /// No other pod takes the second copy; nothing was accepted.
+    #[error("no other pod takes a copy of the write")]
+    NoSecondCopy,
+    /// The local store failed; nothing was accepted.
+    #[error("the coordinator state can't be read: {0}")]
+    State(#[from] ApplyError),
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
     /// The log can't take it now; nothing was accepted.
     #[error("the coordinator log has no quorum")]
     NoQuorum,
@@ -45,6 +60,15 @@ pub struct WriteRequest {
     pub creates_index: bool,
     /// Shown as `customMetadata`.
     pub custom_metadata: Option<String>,
+}
+
+/// What is agreed beside a write.
+#[derive(Clone, Debug, Default)]
+pub struct WriteMarks {
+    /// Retries under the same key are the same write.
+    pub key: Option<IdempotencyKey>,
+    /// The session whose reads must see the write.
+    pub session: Option<String>,
 }
 
 /// What a write asks for; payloads are not yet in the journal.
@@ -83,19 +107,35 @@ pub struct Accepted {
     pub at: i64,
 }
 
-/// Accepts a write: durable and ordered when this returns.
+/// Accepts a write: durable and ordered when this returns. A write whose idempotency key has a
+/// task is not accepted again: the answer is that task.
 ///
 /// # Errors
 /// See [`AcceptError`]; only `OutcomeUnknown` may have accepted it.
-pub async fn accept(pod: &Arc<PodContext>, request: WriteRequest) -> Result<Accepted, AcceptError> {
-    let create = match (&request.index, request.creates_index) {
-        (Some(name), true) if !pod.log.routing().write_names.contains_key(name) => {
-            Some(plan_index(pod)?)
-        }
+pub async fn accept(
+    pod: &Arc<PodContext>,
+    request: WriteRequest,
+    marks: WriteMarks,
+) -> Result<Accepted, AcceptError> {
+    if let Some(accepted) = accepted_before(pod, marks.key.as_ref())? {
+        return Ok(accepted);
+    }
+    let routing = pod.log.routing();
+    let bound = request.index.as_ref().and_then(|name| routing.write_names.get(name));
+    let create = match (&request.index, bound) {
+        (Some(name), None) if request.creates_index => Some(plan_index(pod, name)?),
         _ => None,
     };
+    // Where the task will be worked on, as far as can be said now.
+    let worker = match (bound.and_then(|uid| routing.by_uid.get(uid)), &create) {
+        (Some(index), _) => Some(index.writer.clone()),
+        (None, Some(plan)) => Some(plan.writer.clone()),
+        (None, None) => pod.peers.now().owner_of(REGISTRAR).cloned(),
+    };
     let at = to_nanoseconds(pod.seams.clock.now());
-    let (work, journalled) = journal(pod, request.work).await?;
+    let work = journal(pod, request.work, worker.as_ref()).await?;
+    let payload = work.payload().cloned();
+    let release = || payload.iter().for_each(|payload| copies::release(pod, payload));
     let mut task = EnqueueTask {
         index: request.index,
         work,
@@ -103,22 +143,28 @@ pub async fn accept(pod: &Arc<PodContext>, request: WriteRequest) -> Result<Acce
         custom_metadata: request.custom_metadata,
         at,
     };
-    let mut answer = pod.log.propose(&Command::EnqueueTask(Box::new(task.clone()))).await;
-    if answer == Ok(Outcome::Unplaced) {
+    let mut answer = pod.log.propose(&accept_command(&task, &marks)).await;
+    if let (Ok(Outcome::Unplaced), Some(name)) = (&answer, &task.index) {
         // Its index was deleted in between.
-        task.create = Some(plan_index(pod)?);
-        answer = pod.log.propose(&Command::EnqueueTask(Box::new(task))).await;
+        task.create = Some(plan_index(pod, name)?);
+        answer = pod.log.propose(&accept_command(&task, &marks)).await;
     }
     match answer {
         Ok(Outcome::Enqueued { uid, .. }) => Ok(Accepted { uid, at }),
+        Ok(Outcome::Repeated { uid }) => {
+            release();
+            Ok(accepted_before(pod, marks.key.as_ref())?.unwrap_or(Accepted { uid, at }))
+        }
+        Ok(Outcome::KeyReused) => {
+            release();
+            Err(AcceptError::KeyReused)
+        }
         Ok(other) => {
             tracing::error!(?other, "log answered an accepted task otherwise");
             Err(AcceptError::OutcomeUnknown)
         }
         Err(ProposeError::NoQuorum | ProposeError::Stopped) => {
-            if let Some(sequence) = journalled {
-                pod.journal.release(sequence);
-            }
+            release();
             Err(AcceptError::NoQuorum)
         }
         // The payload stays: the entry may yet be committed.
@@ -129,32 +175,57 @@ pub async fn accept(pod: &Arc<PodContext>, request: WriteRequest) -> Result<Acce
     }
 }
 
+/// The task of a key, as far as this pod knows; the log decides.
+fn accepted_before(
+    pod: &PodContext,
+    key: Option<&IdempotencyKey>,
+) -> Result<Option<Accepted>, AcceptError> {
+    let Some(key) = key else { return Ok(None) };
+    match keys::read(pod.log.engine().as_ref(), &key.key)? {
+        None => Ok(None),
+        Some(known) if known.request == key.request => {
+            Ok(Some(Accepted { uid: known.uid, at: known.at }))
+        }
+        Some(_) => Err(AcceptError::KeyReused),
+    }
+}
+
+/// Writes without marks keep the older form, which older pods can apply.
+fn accept_command(task: &EnqueueTask, marks: &WriteMarks) -> Command {
+    let task = Box::new(task.clone());
+    match marks {
+        WriteMarks { key: None, session: None } => Command::EnqueueTask(task),
+        WriteMarks { key, session } => {
+            Command::AcceptTask { task, key: key.clone(), session: session.clone() }
+        }
+    }
+}
+
 async fn journal(
     pod: &Arc<PodContext>,
     work: RequestedWork,
-) -> Result<(Work, Option<JournalSequence>), AcceptError> {
+    worker: Option<&PodId>,
+) -> Result<Work, AcceptError> {
     let (payload, count) = match &work {
-        RequestedWork::Plain(work) => return Ok((work.clone(), None)),
+        RequestedWork::Plain(work) => return Ok(work.clone()),
         RequestedWork::Documents { payload, count, .. }
         | RequestedWork::DeleteIds { payload, count, .. } => (payload.clone(), *count),
     };
     let bytes = payload.len() as u64;
-    let sequence = pod.journal.append(payload).await.map_err(|error| match error {
-        JournalError::Full { .. } => AcceptError::Overloaded,
-        other => AcceptError::Journal(other),
-    })?;
-    let payload = PayloadRef { holders: vec![(pod.id.clone(), sequence)], bytes, count };
-    let work = match work {
+    let holders = copies::append(pod, payload, worker).await?;
+    let payload = PayloadRef { holders, bytes, count };
+    Ok(match work {
         RequestedWork::Documents { partial, primary_key, .. } => {
             Work::Documents { partial, primary_key, payload }
         }
         RequestedWork::DeleteIds { single, .. } => Work::DeleteIds { payload, single },
         RequestedWork::Plain(work) => work,
-    };
-    Ok((work, Some(sequence)))
+    })
 }
 
-fn plan_index(pod: &PodContext) -> Result<NewIndex, PlacementError> {
+/// The plan of an index of this name. Its uid, which names the writer's role, is not known yet:
+/// the pod that is chosen by the name may differ from the one that rendezvous will want.
+fn plan_index(pod: &PodContext, name: &str) -> Result<NewIndex, PlacementError> {
     let routing = pod.log.routing();
     let mut groups: BTreeMap<GroupId, Vec<NodeId>> = BTreeMap::new();
     for node in routing.nodes.values() {
@@ -163,6 +234,6 @@ fn plan_index(pod: &PodContext) -> Result<NewIndex, PlacementError> {
     Ok(NewIndex {
         shards: pod.config.shards,
         groups: place(pod.config.shards, &groups, pod.config.replication_factor)?,
-        writer: pod.id.clone(),
+        writer: pod.peers.now().owner_of(name).unwrap_or(&pod.id).clone(),
     })
 }

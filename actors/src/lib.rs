@@ -17,21 +17,31 @@
 //! | [`task_pruner`] | the pace at which old tasks are removed |
 //! | [`drift_checker`] | when nodes' settings are read back |
 //! | [`shares`] | which items of a background pass this pod does |
+//! | [`peers`] | the pods that live, and calls to them |
+//! | [`copies`] | payloads in the journals of two pods |
+//! | [`journal_keeper`] | giving back payloads that no open task needs |
+//! | [`coordinator`] | which pod holds which role |
+//! | [`peer_service`] | what other pods may ask of this one |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
 //! [`payload`], [`task_details`], `writer::entries`, `writer::lanes`, `lane::job`.
 
 pub mod accept;
+pub mod coordinator;
+pub mod copies;
 pub mod disk_lives;
 pub mod drift_checker;
 pub mod health_checker;
 pub mod index_janitor;
+pub mod journal_keeper;
 pub mod lane;
 pub mod node_calls;
 pub mod node_settings;
 pub mod node_tasks;
 pub mod operation;
 pub mod payload;
+pub mod peer_service;
+pub mod peers;
 pub mod pod;
 pub mod prepare;
 pub mod registrar;

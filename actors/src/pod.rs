@@ -4,39 +4,48 @@
 //! Pod ─┬─ NodeTasks/<node>     one per node: follows the node's tasks
 //!      ├─ HealthChecker        who is down
 //!      ├─ IndexJanitor         removes indexes that the log does not know
-//!      ├─ Registrar            tasks that no index owns
+//!      ├─ Coordinator          gives roles to pods; works where the log is led
+//!      ├─ JournalKeeper        gives back payloads
 //!      ├─ TaskPruner           removes old tasks
 //!      ├─ DriftChecker         reads back settings
+//!      ├─ Registrar            tasks that no index owns; on the pod that holds the role
 //!      └─ Writer/<index> ─┬─ Lane/<node>    one per node that holds a shard
 //!                         ├─ Operation      settings, creation, deletion; while it runs
 //!                         └─ ReplicaCopy    while it runs
 //! ```
 //!
-//! Owns: the children and the order of log events. Does not own any agreed state. Restart
-//! policy: every child is started again, after `RESTART_WAIT`, without limit: each rebuilds
+//! Owns: the children and the order of log events. Does not own any agreed state. Writers and the
+//! registrar are roles: they run here while the log says so, begin when it gives them to this pod
+//! and are stopped when it gives them to another. Restart policy: every child is started again, after `RESTART_WAIT`, without limit: each rebuilds
 //! itself from the log and its marks, and a pod that gave up would stop acknowledged writes for
 //! good; repeated failures are logged each time. An event for a child that is down is not
 //! lost: the child loads what is open when it starts, and events reach it only after they were
 //! committed to the store it loads from.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use miroir_seams::{NodeTransport, Seams};
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::{IndexUid, NodeId, PodId};
 use miroir_storage::journal::Journal;
 use miroir_storage::log::CoordinatorLog;
 use miroir_storage::raft::AppliedEvent;
+use miroir_storage::tables::roles::{self, REGISTRAR};
 use miroir_storage::tables::tasks;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use crate::coordinator::Coordinator;
 use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftView};
 use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, NodeHealthView};
 use crate::index_janitor::{IndexJanitor, IndexJanitorMessage};
+use crate::journal_keeper::JournalKeeper;
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::{NodeTasks, NodeTasksArguments, NodeTasksMessage};
+use crate::peer_service::{Hint, send_hint};
+use crate::peers::PeersView;
 use crate::registrar::{Registrar, RegistrarMessage};
 use crate::shares::Share;
 use crate::task_pruner::{TaskPruner, TaskPrunerArguments, TaskRetention};
@@ -44,6 +53,9 @@ use crate::writer::{Writer, WriterArguments, WriterMessage};
 
 /// Before a failed child is started again: long enough not to spin, short against time-outs.
 const RESTART_WAIT: Duration = Duration::from_millis(200);
+
+/// Why a role's actor is stopped.
+const HANDED_OVER: &str = "handed over";
 
 /// What a pod is configured with.
 #[derive(Clone, Copy, Debug)]
@@ -75,39 +87,65 @@ pub struct PodContext {
     pub health: Arc<NodeHealthView>,
     /// What the drift check has done.
     pub drift: DriftView,
+    /// The pods that live.
+    pub peers: PeersView,
     /// Time, randomness, tasks.
     pub seams: Seams,
     followers: arc_swap::ArcSwap<BTreeMap<NodeId, ActorRef<NodeTasksMessage>>>,
-    root: OnceLock<ActorRef<PodMessage>>,
+    root: ArcSwapOption<ActorRef<PodMessage>>,
 }
 
 impl PodContext {
     /// The context of a pod that is about to start.
     pub fn new(
-        id: PodId,
         config: PodConfig,
         log: CoordinatorLog,
         journal: Journal,
         transport: Arc<dyn NodeTransport>,
+        peers: PeersView,
         seams: Seams,
     ) -> Arc<Self> {
         Arc::new(Self {
-            id,
+            id: peers.own().clone(),
             config,
             calls: NodeCalls::new(transport, log.clone(), seams.clock.clone()),
             log,
             journal,
             health: Arc::default(),
             drift: DriftView::default(),
+            peers,
             seams,
             followers: arc_swap::ArcSwap::default(),
-            root: OnceLock::new(),
+            root: ArcSwapOption::empty(),
         })
     }
 
     /// The follower of a node's tasks, once it has started.
     pub fn follower(&self, node: &NodeId) -> Option<ActorRef<NodeTasksMessage>> {
         self.followers.load().get(node).cloned()
+    }
+
+    /// Whether this pod leads the coordinator log, as far as it knows.
+    pub fn leads(&self) -> bool {
+        let metrics = self.log.metrics();
+        metrics.running && metrics.leader == Some(metrics.raft_id)
+    }
+
+    /// Whether this pod has applied all that was agreed when it was asked, within `timeout`.
+    pub async fn confirm(&self, _timeout: Duration) -> bool {
+        self.leads()
+    }
+
+    /// Whether this pod writes the index.
+    pub fn writes(&self, index: &IndexUid) -> bool {
+        self.log.routing().by_uid.get(index).is_some_and(|index| index.writer == self.id)
+    }
+
+    /// Tells the root, if it runs.
+    pub fn tell_root(&self, message: PodMessage) {
+        if let Some(root) = self.root.load().as_ref() {
+            let _starting_again = root.cast(message);
+        }
     }
 }
 
@@ -147,6 +185,10 @@ pub enum Child {
     Janitor,
     /// Tasks that no index owns.
     Registrar,
+    /// Gives roles.
+    Coordinator,
+    /// Gives back payloads.
+    Keeper,
     /// Removes old tasks.
     Pruner,
     /// Reads back settings.
@@ -175,7 +217,7 @@ pub struct PodState {
 /// When a child can't start.
 pub async fn start_pod(context: Arc<PodContext>) -> Result<ActorRef<PodMessage>, ractor::SpawnErr> {
     let (root, _) = Actor::spawn(None, Pod, context.clone()).await?;
-    let _started_once = context.root.set(root.clone());
+    context.root.store(Some(Arc::new(root.clone())));
     Ok(root)
 }
 
@@ -199,7 +241,6 @@ impl Actor for Pod {
             janitor: None,
             writers: BTreeMap::new(),
         };
-        release_orphans(&context)?;
         let routing = context.log.routing();
         let children = routing
             .nodes
@@ -207,6 +248,7 @@ impl Actor for Pod {
             .cloned()
             .map(Child::Follower)
             .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner, Child::Drift])
+            .chain([Child::Keeper, Child::Coordinator])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             start_child(&myself, &mut state, child).await?;
@@ -244,6 +286,12 @@ impl Actor for Pod {
             PodMessage::SettingsDiffer { index, node } => {
                 if let Some(writer) = state.writers.get(&index) {
                     let _restarting = writer.cast(WriterMessage::SettingsDiffer { node });
+                    return Ok(());
+                }
+                let routing = state.context.log.routing();
+                let writer = routing.by_uid.get(&index).map(|index| &index.writer);
+                if let Some(writer) = writer.filter(|writer| **writer != state.context.id) {
+                    send_hint(&state.context, writer, &Hint::SettingsDiffer { index, node });
                 }
                 Ok(())
             }
@@ -271,10 +319,14 @@ impl Actor for Pod {
         };
         let Some(child) = state.names.remove(&cell.get_id()) else { return Ok(()) };
         match (&child, failure) {
-            // A writer stops by itself when its index is gone.
+            // A writer stops by itself when its index is gone, a role when it is another pod's.
             (Child::Writer(index), None) => {
-                state.writers.remove(index);
+                let is_current = |actor: &ActorRef<_>| actor.get_id() == cell.get_id();
+                if state.writers.get(index).is_some_and(is_current) {
+                    state.writers.remove(index);
+                }
             }
+            (Child::Registrar, None) => {}
             (_, failure) => {
                 tracing::error!(?child, error = failure, "actor failed, starting it again");
                 restart_later(&myself, state, child);
@@ -333,7 +385,19 @@ async fn start_child(
             state.janitor = Some(actor.clone());
             actor.get_id()
         }
+        Child::Coordinator => {
+            let (actor, _) = Actor::spawn_linked(None, Coordinator, context, supervisor).await?;
+            actor.get_id()
+        }
+        Child::Keeper => {
+            let (actor, _) = Actor::spawn_linked(None, JournalKeeper, context, supervisor).await?;
+            actor.get_id()
+        }
         Child::Registrar => {
+            let known = roles::all(context.log.engine().as_ref())?;
+            if known.get(REGISTRAR).is_none_or(|role| role.holder != context.id) {
+                return Ok(());
+            }
             let (actor, _) = Actor::spawn_linked(None, Registrar, context, supervisor).await?;
             state.registrar = Some(actor.clone());
             actor.get_id()
@@ -350,7 +414,7 @@ async fn start_child(
             actor.get_id()
         }
         Child::Writer(index) => {
-            if !context.log.routing().by_uid.contains_key(index) {
+            if !context.writes(index) {
                 state.writers.remove(index);
                 return Ok(());
             }
@@ -370,7 +434,10 @@ async fn on_applied(
     event: &AppliedEvent,
 ) -> Result<(), ActorProcessingErr> {
     match (&event.command, &event.outcome) {
-        (Command::EnqueueTask(_), Outcome::Enqueued { uid, index }) => {
+        (
+            Command::EnqueueTask(_) | Command::AcceptTask { .. },
+            Outcome::Enqueued { uid, index },
+        ) => {
             let Some(task) = tasks::read(state.context.log.engine().as_ref(), *uid)? else {
                 return Ok(());
             };
@@ -384,6 +451,7 @@ async fn on_applied(
                 Some(writer) => {
                     let _restarting = writer.cast(WriterMessage::Accepted(Box::new(task)));
                 }
+                None if !state.context.writes(index) => {}
                 // A new index; its writer loads the task by itself.
                 None => {
                     let child = Child::Writer(index.clone());
@@ -398,6 +466,9 @@ async fn on_applied(
             tell_ended(state, endings.iter().map(|ending| ending.uid).collect());
         }
         (Command::CancelTasks { .. }, Outcome::Matched(uids)) => tell_ended(state, uids.clone()),
+        (Command::AssignRole { role, pod, .. }, Outcome::Epoch(_)) => {
+            on_role_given(myself, state, role, *pod == state.context.id).await;
+        }
         _ => {}
     }
     Ok(())
@@ -412,21 +483,34 @@ fn tell_ended(state: &PodState, uids: Vec<miroir_storage::ids::TaskUid>) {
     }
 }
 
-/// Gives back journalled payloads that no open task needs: writes that were refused after they
-/// were journalled, and those whose tasks ended before the pod stopped.
-fn release_orphans(context: &PodContext) -> Result<(), ActorProcessingErr> {
-    let open = tasks::read_open(context.log.engine().as_ref())?;
-    let needed: std::collections::BTreeSet<_> = open
-        .iter()
-        .filter_map(|task| task.work.payload())
-        .flat_map(|payload| &payload.holders)
-        .filter(|(pod, _)| *pod == context.id)
-        .map(|(_, sequence)| *sequence)
-        .collect();
-    for sequence in context.journal.sequences() {
-        if !needed.contains(&sequence) {
-            context.journal.release(sequence);
+/// A role begins here, or ends here. An event may be old: what starts looks at the log itself, and
+/// a role that was given back meanwhile is stopped by the event that says so.
+async fn on_role_given(
+    myself: &ActorRef<PodMessage>,
+    state: &mut PodState,
+    role: &str,
+    to_this_pod: bool,
+) {
+    let child = match roles::index_of(role) {
+        Some(index) => Child::Writer(index),
+        None if role == REGISTRAR => Child::Registrar,
+        None => return,
+    };
+    // Also when it is given to the pod that has it: its epoch is over.
+    match &child {
+        Child::Writer(index) => {
+            if let Some(writer) = state.writers.remove(index) {
+                writer.stop(Some(HANDED_OVER.to_owned()));
+            }
+        }
+        _ => {
+            if let Some(registrar) = state.registrar.take() {
+                registrar.stop(Some(HANDED_OVER.to_owned()));
+            }
         }
     }
-    Ok(())
+    if to_this_pod && let Err(error) = start_child(myself, state, child.clone()).await {
+        tracing::error!(?child, %error, "role could not be started, trying again");
+        restart_later(myself, state, child);
+    }
 }

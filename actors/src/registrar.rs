@@ -1,7 +1,9 @@
 //! Ends the tasks that no index's writer owns: swaps, cancellations, deletions of tasks, and
 //! tasks for an index that does not exist.
 //!
-//! Owns: nothing that is not in the log. Sent to by the log feed. A task waits until the tasks
+//! Owns: nothing that is not in the log. A role: one pod of the cluster runs it. Its predecessor
+//! may still be at work when it begins; that does no harm, since a task ends once and both decide
+//! from the same state, the log as of the end of the tasks before. Sent to by the log feed. A task waits until the tasks
 //! it names as predecessors have ended, so that everything of one name ends in order. A restart
 //! loads the open tasks again.
 
@@ -13,10 +15,12 @@ use miroir_storage::commands::{Command, Effect, Ending, FinishTask, Outcome, Wor
 use miroir_storage::ids::TaskUid;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
+use miroir_storage::tables::roles::REGISTRAR;
 use miroir_storage::tables::tasks::{self, TaskRecord};
 use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::copies;
 use crate::pod::PodContext;
 use crate::task_details::ended_details;
 
@@ -63,6 +67,10 @@ impl Actor for Registrar {
         myself: ActorRef<RegistrarMessage>,
         pod: Arc<PodContext>,
     ) -> Result<RegistrarState, ActorProcessingErr> {
+        let take = Command::TakeEpoch { role: REGISTRAR.to_owned(), pod: pod.id.clone() };
+        let Outcome::Epoch(_) = pod.log.propose(&take).await? else {
+            return Err("the registrar's role is another pod's".into());
+        };
         let open = tasks::read_open(pod.log.engine().as_ref())?
             .into_iter()
             .filter(|task| task.index.is_none())
@@ -100,7 +108,9 @@ fn on_answered(
         Ok(_) => {
             // Writes of names that were unbound come here with their payloads.
             if let Some(task) = state.open.remove(&uid) {
-                release_payload(&state.pod, &task);
+                if let Some(payload) = task.work.payload() {
+                    copies::release(&state.pod, payload);
+                }
             }
         }
         Err(error) => {
@@ -111,13 +121,6 @@ fn on_answered(
                 let _stopped = myself.cast(RegistrarMessage::TasksEnded);
             });
         }
-    }
-}
-
-fn release_payload(pod: &PodContext, task: &TaskRecord) {
-    let holders = task.work.payload().into_iter().flat_map(|payload| &payload.holders);
-    for (_, sequence) in holders.filter(|(holder, _)| *holder == pod.id) {
-        pod.journal.release(*sequence);
     }
 }
 

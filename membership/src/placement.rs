@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use miroir_storage::ids::{GroupId, NodeId, ShardId};
+use miroir_storage::ids::{GroupId, NodeId, PodId, ShardId};
 use miroir_storage::tables::indexes::{GroupPlacement, ShardPlacement};
 use twox_hash::XxHash64;
 
@@ -35,6 +35,19 @@ pub fn rank(shard: ShardId, nodes: &[NodeId], replication_factor: usize) -> Vec<
         nodes.iter().map(|node| (score(shard, node), node)).collect();
     scored.sort_by(|(score_a, a), (score_b, b)| score_b.cmp(score_a).then_with(|| a.cmp(b)));
     scored.into_iter().take(replication_factor).map(|(_, node)| node.clone()).collect()
+}
+
+/// The pod that rendezvous gives an item of shared work or a role to: the one with the highest
+/// XXH64 (seed 0) of the item, a zero byte and the pod's id; equal scores go by pod id. `None`
+/// when there is no pod.
+pub fn owner<'pods>(
+    item: &str,
+    pods: impl IntoIterator<Item = &'pods PodId>,
+) -> Option<&'pods PodId> {
+    let score = |pod: &PodId| {
+        XxHash64::oneshot(0, &[item.as_bytes(), &[0], pod.as_str().as_bytes()].concat())
+    };
+    pods.into_iter().max_by_key(|pod| (score(pod), std::cmp::Reverse((*pod).clone())))
 }
 
 /// Why an index can't be placed.

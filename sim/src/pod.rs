@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_actors::health_checker::HealthConfig;
+use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, PodMessage, start_pod};
 use miroir_seams::Seams;
 use miroir_storage::commands::Command;
@@ -78,7 +79,8 @@ impl RunningPod {
             retention: plan.retention,
         };
         let transport = Arc::new(LifeTransport { network: network.clone(), life: life.clone() });
-        let context = PodContext::new(PodId::from("pod-0"), config, log, journal, transport, seams);
+        let peers = PeersView::alone(PodId::from("pod-0"), seams.clock.instant());
+        let context = PodContext::new(config, log, journal, transport, peers, seams);
         let root = start_pod(context.clone()).await.map_err(|error| failed(&error))?;
         Ok(Self { context, life, root })
     }

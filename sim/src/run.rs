@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use miroir_actors::accept::{AcceptError, RequestedWork, WriteRequest, accept};
+use miroir_actors::accept::{AcceptError, RequestedWork, WriteMarks, WriteRequest, accept};
 use miroir_actors::pod::PodContext;
 use miroir_actors::{drift_checker, task_pruner};
 use miroir_seams::Tasks;
@@ -184,7 +184,12 @@ async fn write(plan: &Plan, client: u64, entrance: &Entrance, history: &History,
                 Answer::Refused
             }
             Ok(request) => {
-                match tokio::time::timeout(ANSWER_TIMEOUT, accept(&pod, request)).await {
+                match tokio::time::timeout(
+                    ANSWER_TIMEOUT,
+                    accept(&pod, request, WriteMarks::default()),
+                )
+                .await
+                {
                     Ok(Ok(accepted)) => Answer::Acknowledged(accepted.uid),
                     Ok(Err(AcceptError::OutcomeUnknown)) | Err(_) => Answer::Unknown,
                     Ok(Err(_)) => Answer::Refused,
@@ -379,7 +384,8 @@ impl Cluster {
         });
         let request =
             WriteRequest { index: None, work, creates_index: false, custom_metadata: None };
-        let next = accept(&pod.context, request).await.map(|accepted| accepted.uid);
+        let next =
+            accept(&pod.context, request, WriteMarks::default()).await.map(|accepted| accepted.uid);
         let left = self.tasks();
         self.violations.extend(invariants::old_tasks_are_pruned::check(&left, newest, next.ok()));
     }

@@ -13,6 +13,7 @@ use miroir_storage::tables::tasks;
 
 use super::*;
 use crate::health_checker::HealthConfig;
+use crate::peers::PeersView;
 use crate::pod::PodConfig;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -42,8 +43,8 @@ async fn pod(
     let journal = Journal::open(Arc::new(MemoryFiles::new()), JournalConfig::default(), &seams)?;
     let config =
         PodConfig { shards: 1, replication_factor: 1, health: HealthConfig::default(), retention };
-    let id = PodId::from("pod-1");
-    let pod = PodContext::new(id, config, log, journal, Arc::new(NoNodes), seams);
+    let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
+    let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams);
     let arguments = TaskPrunerArguments { pod: pod.clone(), share };
     Actor::spawn(None, TaskPruner, arguments).await?;
     Ok(pod)

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use miroir_storage::commands::{Command, Ending, FinishTask, Outcome, Work};
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
-use miroir_storage::journal::JournalError;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{IndexRouting, to_nanoseconds};
 use miroir_storage::tables::tasks;
@@ -18,6 +17,7 @@ use super::entries::{
 use super::lanes::{Standing, in_sync_nodes};
 use super::presence::{check_presence, earlier_documents};
 use super::{WriterMessage, WriterState, audits, replicas, reports, settings_checks};
+use crate::copies::{self, PayloadError};
 use crate::lane::LaneMessage;
 use crate::lane::job::{Job, JobWork};
 use crate::operation::{Operation, OperationArguments, OperationWork};
@@ -194,15 +194,14 @@ async fn prepare_payload(
             effects: Vec::new(),
         })))
     };
-    let (_, sequence) = work.payload()?.holders.iter().find(|(pod_id, _)| *pod_id == pod.id)?;
-    let bytes = match pod.journal.read(*sequence).await {
+    let bytes = match copies::read(pod, work.payload()?).await {
         Ok(bytes) => bytes,
-        Err(error @ (JournalError::Corrupt(_) | JournalError::Missing(_))) => {
+        Err(error @ PayloadError::Lost) => {
             tracing::error!(%error, "payload of an acknowledged task is lost");
             return fail(lost_payload(), &work);
         }
-        Err(error) => {
-            tracing::error!(%error, "journalled payload can't be read, trying again");
+        Err(error @ PayloadError::NotNow(_)) => {
+            tracing::warn!(%error, "journalled payload can't be read, trying again");
             return None;
         }
     };
@@ -508,11 +507,7 @@ pub(super) fn release_all(state: &mut WriterState) {
 fn release_payloads(state: &WriterState, dropped: Vec<Entry>) {
     for entry in dropped {
         if let Some(payload) = entry.task.work.payload() {
-            for (pod, sequence) in &payload.holders {
-                if *pod == state.pod.id {
-                    state.pod.journal.release(*sequence);
-                }
-            }
+            copies::release(&state.pod, payload);
         }
     }
 }

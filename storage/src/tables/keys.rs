@@ -247,7 +247,9 @@ mod tests {
         assert!(any_before(&engine, 101, 0).is_ok_and(|any| any));
         assert_eq!(with(&engine, |tx| prune(tx, 101, 0)), Outcome::Matched(vec![TaskUid(7)]));
         assert_eq!(with(&engine, |tx| answer(tx, &key("a", 1))), None);
-        assert!(engine.scan(KEY_ORDER, ALL_KEYS, Direction::Forward, 9).is_ok_and(|r| r.is_empty()));
+        assert!(
+            engine.scan(KEY_ORDER, ALL_KEYS, Direction::Forward, 9).is_ok_and(|r| r.is_empty())
+        );
     }
 
     #[test]

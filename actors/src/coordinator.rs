@@ -1,0 +1,239 @@
+//! The membership role: gives roles to pods.
+//!
+//! Runs on every pod and works on the one that leads the coordinator log, under an epoch of its
+//! own: a leader that was replaced without knowing it is refused. Owns: nothing that is not in
+//! the log; what it knows of the pods is the gossip's. Nobody sends to it but its timer and the
+//! view of the peers. A restart takes a new epoch.
+//!
+//! Rules ([`plan_roles`]): a role whose pod is dead, or about to leave, goes to the pod that
+//! rendezvous names among the living; when the living have been the same for a while, roles
+//! move one by one to where rendezvous wants them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use miroir_storage::commands::{Command, Outcome, RoleFence};
+use miroir_storage::ids::{Epoch, PodId};
+use miroir_storage::log::ProposeError;
+use miroir_storage::tables::ApplyError;
+use miroir_storage::tables::roles::{self, MEMBERSHIP, REGISTRAR, writer_role};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use crate::peers::Peers;
+use crate::pod::PodContext;
+
+/// Between rounds; a change of the peers begins one at once.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// After this a pod that was never seen counts as dead: after a restart of everybody, gossip
+/// needs a moment to find them.
+const UNSEEN_MAX: Duration = Duration::from_secs(10);
+/// Pods must have lived this long before roles move to where rendezvous wants them.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// Roles moved in one round for the sake of balance: each costs its index a moment.
+const MOVED_MAX: usize = 2;
+
+/// What the coordinator is told.
+#[derive(Debug)]
+pub enum CoordinatorMessage {
+    /// Time for a round.
+    Round,
+    /// A round ended (from the coordinator's own task), with the epoch it worked under.
+    Ended(Option<Epoch>),
+}
+
+/// The coordinator actor.
+#[derive(Debug)]
+pub struct Coordinator;
+
+/// The coordinator's state.
+#[derive(Debug)]
+pub struct CoordinatorState {
+    pod: Arc<PodContext>,
+    /// While this pod leads.
+    epoch: Option<Epoch>,
+    started: Instant,
+}
+
+#[ractor::async_trait]
+impl Actor for Coordinator {
+    type Msg = CoordinatorMessage;
+    type State = CoordinatorState;
+    type Arguments = Arc<PodContext>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<CoordinatorMessage>,
+        pod: Arc<PodContext>,
+    ) -> Result<CoordinatorState, ActorProcessingErr> {
+        myself.cast(CoordinatorMessage::Round)?;
+        let started = pod.seams.clock.instant();
+        Ok(CoordinatorState { pod, epoch: None, started })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<CoordinatorMessage>,
+        message: CoordinatorMessage,
+        state: &mut CoordinatorState,
+    ) -> Result<(), ActorProcessingErr> {
+        let pod = state.pod.clone();
+        match message {
+            CoordinatorMessage::Round => {
+                let (epoch, started) = (state.epoch, state.started);
+                pod.seams.tasks.clone().spawn("coordinator round", async move {
+                    let epoch = match round(&pod, epoch, started).await {
+                        Ok(epoch) => epoch,
+                        Err(error) => {
+                            tracing::warn!(%error, "roles could not be looked after, trying again");
+                            None
+                        }
+                    };
+                    let _stopped = myself.cast(CoordinatorMessage::Ended(epoch));
+                });
+            }
+            CoordinatorMessage::Ended(epoch) => {
+                state.epoch = epoch;
+                let mut changes = pod.peers.changes();
+                pod.seams.tasks.clone().spawn("coordinator pace", async move {
+                    tokio::select! {
+                        biased;
+                        _ = changes.changed() => {}
+                        () = pod.seams.clock.sleep(INTERVAL) => {}
+                    }
+                    let _stopped = myself.cast(CoordinatorMessage::Round);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a round ended early; the next one begins anew.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error(transparent)]
+    Log(#[from] ProposeError),
+    #[error(transparent)]
+    State(#[from] ApplyError),
+}
+
+/// One round; the epoch it worked under, if this pod leads.
+async fn round(
+    pod: &PodContext,
+    epoch: Option<Epoch>,
+    started: Instant,
+) -> Result<Option<Epoch>, RoundError> {
+    if !pod.leads() {
+        return Ok(None);
+    }
+    let epoch = match epoch {
+        Some(epoch) => epoch,
+        None => {
+            let take = Command::TakeEpoch { role: MEMBERSHIP.to_owned(), pod: pod.id.clone() };
+            match pod.log.propose(&take).await? {
+                Outcome::Epoch(epoch) => epoch,
+                _ => return Ok(None),
+            }
+        }
+    };
+    let fence = RoleFence { role: MEMBERSHIP.to_owned(), epoch };
+    let holders = holders(pod)?;
+    let now = pod.seams.clock.instant();
+    for (role, holder) in plan_roles(&holders, &pod.peers.now(), started, now) {
+        tracing::info!(role, pod = %holder, before = holders.get(&role).cloned().flatten().map(|p| p.0), "giving a role to a pod");
+        let assign = Command::AssignRole { fence: fence.clone(), role, pod: holder };
+        if let Outcome::Fenced { .. } = pod.log.propose(&assign).await? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(epoch))
+}
+
+/// Every role that this actor gives, with its holder.
+fn holders(pod: &PodContext) -> Result<BTreeMap<String, Option<PodId>>, ApplyError> {
+    let routing = pod.log.routing();
+    let known = roles::all(pod.log.engine().as_ref())?;
+    let registrar = known.get(REGISTRAR).map(|role| role.holder.clone());
+    let writers =
+        routing.by_uid.iter().map(|(uid, index)| (writer_role(uid), Some(index.writer.clone())));
+    Ok(writers.chain([(REGISTRAR.to_owned(), registrar)]).collect())
+}
+
+/// The roles to give, and to whom. `started`: since when the peers have been listened to.
+fn plan_roles(
+    holders: &BTreeMap<String, Option<PodId>>,
+    peers: &Peers,
+    started: Instant,
+    now: Instant,
+) -> Vec<(String, PodId)> {
+    let is_settled =
+        peers.live.values().all(|peer| now.saturating_duration_since(peer.since) >= SETTLED_AFTER);
+    let heard_all = now.saturating_duration_since(started) >= UNSEEN_MAX;
+    let candidates: BTreeSet<&PodId> = peers.candidates().collect();
+    let mut moved = 0;
+    let mut given = Vec::new();
+    for (role, holder) in holders {
+        let Some(best) = peers.owner_of(role) else { continue };
+        let give = match holder {
+            None => true,
+            Some(holder) if holder == best => false,
+            Some(holder) if candidates.contains(holder) => {
+                moved += 1;
+                is_settled && moved <= MOVED_MAX
+            }
+            Some(holder) => peers.seen.contains(holder) || heard_all,
+        };
+        if give {
+            given.push((role.clone(), best.clone()));
+        }
+    }
+    given
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::Peer;
+
+    fn peers(pods: &[&str], since: Instant) -> Peers {
+        let peer = Peer { address: String::new(), since, leaving: false };
+        let live: BTreeMap<PodId, Peer> =
+            pods.iter().map(|pod| (PodId::from(*pod), peer.clone())).collect();
+        Peers { seen: live.keys().cloned().collect(), live, copies: 2 }
+    }
+
+    fn roles(count: usize, holder: &str) -> BTreeMap<String, Option<PodId>> {
+        (0..count).map(|n| (format!("writer/{n}"), Some(PodId::from(holder)))).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn roles_of_the_dead_go_to_the_living_at_once() {
+        let now = Instant::now();
+        let mut seen = peers(&["a", "b"], now);
+        seen.seen.insert(PodId::from("dead"));
+        let given = plan_roles(&roles(30, "dead"), &seen, now, now);
+        assert_eq!(given.len(), 30);
+        assert!(given.iter().all(|(_, pod)| seen.live.contains_key(pod)));
+        // One that may only not have been heard of yet keeps its roles for a while.
+        let unseen = roles(30, "late");
+        assert!(plan_roles(&unseen, &seen, now, now).is_empty());
+        assert_eq!(plan_roles(&unseen, &seen, now, now + UNSEEN_MAX).len(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn balance_waits_until_the_pods_have_settled() {
+        let now = Instant::now();
+        let pods = peers(&["a", "b", "c"], now);
+        let holders = roles(30, "a");
+        assert!(plan_roles(&holders, &pods, now, now).is_empty());
+        let moved = plan_roles(&holders, &pods, now, now + SETTLED_AFTER);
+        assert_eq!(moved.len(), MOVED_MAX);
+        let mut leaving = pods.clone();
+        for peer in leaving.live.iter_mut().filter(|(pod, _)| pod.as_str() == "a") {
+            peer.1.leaving = true;
+        }
+        assert_eq!(plan_roles(&holders, &leaving, now, now).len(), 30);
+    }
+}

@@ -1,0 +1,177 @@
+//! Payloads in the journals of two pods.
+//!
+//! The pod that accepts a write keeps its payload, and so does one more pod: the index's writer,
+//! if that is another. Both fsync before the write gets its place in the log (safety rule 1).
+//! Who holds what is in the task's record; copies that no open task names are given back by
+//! their pod's [`crate::journal_keeper`], so nobody has to be told.
+//!
+//! | channel | request | answer |
+//! |---|---|---|
+//! | `journal/append` | the payload | its sequence, 8 bytes, little-endian |
+//! | `journal/read` | a sequence, as above | the payload; refused with [`MISSING`] |
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use miroir_seams::{PeerCallError, PeerRefusal};
+use miroir_storage::commands::PayloadRef;
+use miroir_storage::ids::{JournalSequence, PodId};
+use miroir_storage::journal::{Journal, JournalError, Payload};
+
+use crate::accept::AcceptError;
+use crate::pod::PodContext;
+
+/// Stores a payload in another pod's journal.
+pub const APPEND: &str = "journal/append";
+/// Reads a payload from another pod's journal.
+pub const READ: &str = "journal/read";
+
+/// The refusal of a pod that doesn't hold the record, or only damaged.
+const MISSING: &str = "missing";
+/// The refusal of a pod whose journal is full.
+const FULL: &str = "full";
+/// Pods asked to hold the second copy before a write is refused.
+const HOLDERS_TRIED_MAX: usize = 2;
+/// How long a copy may take, beside a second for every [`BYTES_PER_SECOND`].
+const COPY_TIMEOUT: Duration = Duration::from_secs(3);
+/// What any network between pods is expected to carry.
+const BYTES_PER_SECOND: u64 = 10 << 20;
+
+/// A payload's place: a pod and its sequence in that pod's journal.
+pub type Holder = (PodId, JournalSequence);
+
+/// Stores a payload in as many journals as must hold it. What was stored before an error is
+/// given back.
+///
+/// # Errors
+/// When this pod's journal refuses it, or no other pod takes the second copy.
+pub async fn append(
+    pod: &PodContext,
+    payload: Payload,
+    preferred: Option<&PodId>,
+) -> Result<Vec<Holder>, AcceptError> {
+    let peers = pod.peers.now();
+    if peers.copies < 2 {
+        let sequence = pod.journal.append(payload).await.map_err(refused)?;
+        return Ok(vec![(pod.id.clone(), sequence)]);
+    }
+    let others = peers.second_holders(&pod.id, preferred);
+    let here = pod.journal.append(payload.clone());
+    let (here, there) = futures::join!(here, append_elsewhere(pod, payload, others));
+    match (here, there) {
+        (Ok(own), Some(other)) => Ok(vec![(pod.id.clone(), own), other]),
+        (Ok(own), None) => {
+            pod.journal.release(own);
+            Err(AcceptError::NoSecondCopy)
+        }
+        // The other pod finds out by itself.
+        (Err(error), _) => Err(refused(error)),
+    }
+}
+
+fn refused(error: JournalError) -> AcceptError {
+    match error {
+        JournalError::Full { .. } => AcceptError::Overloaded,
+        other => AcceptError::Journal(other),
+    }
+}
+
+fn patience(bytes: u64) -> Duration {
+    COPY_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND)
+}
+
+async fn append_elsewhere(
+    pod: &PodContext,
+    payload: Payload,
+    others: Vec<PodId>,
+) -> Option<Holder> {
+    let timeout = patience(payload.len() as u64);
+    for other in others.into_iter().take(HOLDERS_TRIED_MAX) {
+        let body = vec![payload.head.clone(), payload.body.clone()];
+        match pod.peers.call(&other, APPEND, body, timeout).await {
+            Ok(answer) => match sequence_from(&answer) {
+                Some(sequence) => return Some((other, sequence)),
+                None => tracing::warn!(pod = %other, "pod answered a copy with nonsense"),
+            },
+            Err(error) => tracing::warn!(pod = %other, %error, "pod does not take a copy"),
+        }
+    }
+    None
+}
+
+/// Why a payload could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PayloadError {
+    /// No journal that should hold it does.
+    #[error("no journal holds the payload")]
+    Lost,
+    /// A pod that may hold it does not answer, or a disk fails: try again.
+    #[error("the payload can't be read now: {0}")]
+    NotNow(String),
+}
+
+/// The payload of an accepted task, from this pod's journal or another's.
+///
+/// # Errors
+/// See [`PayloadError`].
+pub async fn read(pod: &PodContext, payload: &PayloadRef) -> Result<Bytes, PayloadError> {
+    let mut trouble = None;
+    let (own, others): (Vec<&Holder>, Vec<&Holder>) =
+        payload.holders.iter().partition(|(holder, _)| *holder == pod.id);
+    for (_, sequence) in own {
+        match pod.journal.read(*sequence).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error @ (JournalError::Corrupt(_) | JournalError::Missing(_))) => {
+                tracing::error!(%error, "payload of an accepted task is not in the journal");
+            }
+            Err(error) => trouble = Some(error.to_string()),
+        }
+    }
+    for (holder, sequence) in others {
+        let body = vec![Bytes::copy_from_slice(&sequence.0.to_le_bytes())];
+        match pod.peers.call(holder, READ, body, patience(payload.bytes)).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(PeerCallError::Refused(why)) if why == MISSING => {
+                tracing::error!(pod = %holder, %sequence, "payload of an accepted task is not in the pod's journal");
+            }
+            Err(error) => trouble = Some(format!("pod {holder}: {error}")),
+        }
+    }
+    Err(trouble.map_or(PayloadError::Lost, PayloadError::NotNow))
+}
+
+/// Gives back what this pod holds of a payload.
+pub fn release(pod: &PodContext, payload: &PayloadRef) {
+    for (_, sequence) in payload.holders.iter().filter(|(holder, _)| *holder == pod.id) {
+        pod.journal.release(*sequence);
+    }
+}
+
+/// Answers [`APPEND`].
+///
+/// # Errors
+/// When this pod's journal is full or fails.
+pub async fn serve_append(journal: &Journal, body: Bytes) -> Result<Bytes, PeerRefusal> {
+    let sequence = journal.append(body).await.map_err(|error| match error {
+        JournalError::Full { .. } => PeerRefusal(FULL.to_owned()),
+        other => PeerRefusal(other.to_string()),
+    })?;
+    Ok(Bytes::copy_from_slice(&sequence.0.to_le_bytes()))
+}
+
+/// Answers [`READ`].
+///
+/// # Errors
+/// When this pod doesn't hold the record, or its disk fails.
+pub async fn serve_read(journal: &Journal, body: Bytes) -> Result<Bytes, PeerRefusal> {
+    let sequence =
+        sequence_from(&body).ok_or_else(|| PeerRefusal("not a journal sequence".to_owned()))?;
+    journal.read(sequence).await.map_err(|error| match error {
+        JournalError::Missing(_) | JournalError::Corrupt(_) => PeerRefusal(MISSING.to_owned()),
+        other => PeerRefusal(other.to_string()),
+    })
+}
+
+fn sequence_from(bytes: &[u8]) -> Option<JournalSequence> {
+    bytes.try_into().ok().map(u64::from_le_bytes).map(JournalSequence)
+}

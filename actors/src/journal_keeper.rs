@@ -1,0 +1,167 @@
+//! Gives back the journalled payloads that no open task needs.
+//!
+//! Most are given back by the writer on this pod at once. The keeper finds the rest: copies held
+//! for tasks whose writer is elsewhere, writes that were refused after they were journalled, and
+//! what ended while the pod was away. Owns: how long each record has had no task.
+//!
+//! A payload is in the journal before its task is in the log, and an entry may be committed long
+//! after it was proposed. So a record goes only when no open task named it in two looks in a row,
+//! `SPARE_TIME` apart, each of which began with the log's leader confirming that this pod had
+//! applied all that was agreed. Nobody sends to it but its own timer. A restart only begins the
+//! waiting anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use miroir_storage::ids::JournalSequence;
+use miroir_storage::tables::tasks;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use crate::pod::PodContext;
+
+/// Between looks.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// How long a record must have had no task: longer than a write is between journal and log.
+const SPARE_TIME: Duration = Duration::from_secs(60);
+/// How long the leader may take to confirm.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the keeper is told.
+#[derive(Debug)]
+pub enum JournalKeeperMessage {
+    /// Time for a look.
+    Look,
+    /// The log was confirmed (from the keeper's own task), or not.
+    Confirmed(bool),
+}
+
+/// The keeper actor.
+#[derive(Debug)]
+pub struct JournalKeeper;
+
+/// The keeper's state.
+#[derive(Debug)]
+pub struct JournalKeeperState {
+    pod: Arc<PodContext>,
+    spare: Spare,
+}
+
+#[ractor::async_trait]
+impl Actor for JournalKeeper {
+    type Msg = JournalKeeperMessage;
+    type State = JournalKeeperState;
+    type Arguments = Arc<PodContext>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<JournalKeeperMessage>,
+        pod: Arc<PodContext>,
+    ) -> Result<JournalKeeperState, ActorProcessingErr> {
+        schedule(&myself, &pod);
+        Ok(JournalKeeperState { pod, spare: Spare::default() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<JournalKeeperMessage>,
+        message: JournalKeeperMessage,
+        state: &mut JournalKeeperState,
+    ) -> Result<(), ActorProcessingErr> {
+        let pod = state.pod.clone();
+        match message {
+            JournalKeeperMessage::Look if pod.journal.usage().records == 0 => {
+                state.spare = Spare::default();
+                schedule(&myself, &pod);
+            }
+            JournalKeeperMessage::Look => {
+                pod.seams.tasks.clone().spawn("journal keeper", async move {
+                    let confirmed = pod.confirm(CONFIRM_TIMEOUT).await;
+                    let _stopped = myself.cast(JournalKeeperMessage::Confirmed(confirmed));
+                });
+            }
+            JournalKeeperMessage::Confirmed(confirmed) => {
+                if confirmed {
+                    look(state)?;
+                }
+                schedule(&myself, &pod);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn schedule(myself: &ActorRef<JournalKeeperMessage>, pod: &PodContext) {
+    let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
+    pod.seams.tasks.spawn("journal keeper pace", async move {
+        clock.sleep(INTERVAL).await;
+        let _stopped = myself.cast(JournalKeeperMessage::Look);
+    });
+}
+
+fn look(state: &mut JournalKeeperState) -> Result<(), ActorProcessingErr> {
+    let pod = &state.pod;
+    // Listed before the tasks are read: what is journalled meanwhile is not looked at.
+    let held = pod.journal.sequences();
+    let open = tasks::read_open(pod.log.engine().as_ref())?;
+    let needed: BTreeSet<JournalSequence> = open
+        .iter()
+        .filter_map(|task| task.work.payload())
+        .flat_map(|payload| &payload.holders)
+        .filter(|(holder, _)| *holder == pod.id)
+        .map(|(_, sequence)| *sequence)
+        .collect();
+    for sequence in state.spare.look(&held, &needed, pod.seams.clock.instant()) {
+        pod.journal.release(sequence);
+    }
+    Ok(())
+}
+
+/// Records that had no task at the last look, and since when.
+#[derive(Debug, Default)]
+struct Spare {
+    since: BTreeMap<JournalSequence, Instant>,
+}
+
+impl Spare {
+    /// The records to give back.
+    fn look(
+        &mut self,
+        held: &[JournalSequence],
+        needed: &BTreeSet<JournalSequence>,
+        now: Instant,
+    ) -> Vec<JournalSequence> {
+        let mut since = BTreeMap::new();
+        let mut over = Vec::new();
+        for sequence in held.iter().filter(|sequence| !needed.contains(sequence)) {
+            let first = self.since.get(sequence).copied().unwrap_or(now);
+            if now.saturating_duration_since(first) >= SPARE_TIME {
+                over.push(*sequence);
+            } else {
+                since.insert(*sequence, first);
+            }
+        }
+        self.since = since;
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_goes_only_after_it_had_no_task_for_long() {
+        let mut spare = Spare::default();
+        let (a, b) = (JournalSequence(1), JournalSequence(2));
+        let start = Instant::now();
+        let none = BTreeSet::new();
+        assert!(spare.look(&[a, b], &none, start).is_empty());
+        let late = start + SPARE_TIME;
+        // An entry that was committed late names it after all.
+        assert_eq!(spare.look(&[a, b], &BTreeSet::from([b]), late), vec![a]);
+        assert!(spare.look(&[b], &none, late + INTERVAL).is_empty());
+        assert_eq!(spare.look(&[b], &none, late + INTERVAL + SPARE_TIME), vec![b]);
+    }
+}

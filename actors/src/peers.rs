@@ -1,0 +1,163 @@
+//! The pods of the cluster as this pod sees them at the moment, and calls to them.
+//!
+//! Set by whoever listens to the gossip, read by everybody: one pointer. What it says may be
+//! stale or wrong; nothing that must be agreed follows from it alone (the log decides).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use miroir_membership::placement::owner;
+use miroir_seams::{NoPeers, PeerCall, PeerCallError, PeerTransport};
+use miroir_storage::ids::PodId;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A pod that lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where its peers reach it, `host:port`.
+    pub address: String,
+    /// Since when it has been seen without a break.
+    pub since: Instant,
+    /// It is about to leave: it takes no roles.
+    pub leaving: bool,
+}
+
+/// Who lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// The living pods, this one among them.
+    pub live: BTreeMap<PodId, Peer>,
+    /// Every pod that was ever seen by this process: one that is missing has died.
+    pub seen: BTreeSet<PodId>,
+    /// Journals that must hold a payload before it is acknowledged: 2 when the log has more
+    /// than one voter.
+    pub copies: usize,
+}
+
+impl Peers {
+    /// The pods that may be given roles.
+    pub fn candidates(&self) -> impl Iterator<Item = &PodId> {
+        self.live.iter().filter(|(_, peer)| !peer.leaving).map(|(pod, _)| pod)
+    }
+
+    /// The pod that an item of shared work falls to.
+    pub fn owner_of(&self, item: &str) -> Option<&PodId> {
+        owner(item, self.candidates())
+    }
+
+    /// The pods whose journals may hold second copies of `own`'s payloads, best first: the
+    /// `preferred` one, then always in the same order, so that copies lie together.
+    pub fn second_holders(&self, own: &PodId, preferred: Option<&PodId>) -> Vec<PodId> {
+        let mut others: Vec<&PodId> = self.candidates().filter(|pod| *pod != own).collect();
+        let mut chosen = Vec::new();
+        if let Some(at) = others.iter().position(|pod| Some(*pod) == preferred) {
+            chosen.push(others.remove(at).clone());
+        }
+        while let Some(next) = owner(own.as_str(), others.iter().copied()).cloned() {
+            others.retain(|pod| **pod != next);
+            chosen.push(next);
+        }
+        chosen
+    }
+}
+
+/// The current view, and the way to the pods in it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct PeersView {
+    own: PodId,
+    now: Arc<ArcSwap<Peers>>,
+    changed: Arc<watch::Sender<()>>,
+    transport: Arc<dyn PeerTransport>,
+}
+
+impl PeersView {
+    /// Nobody but this pod, since `since`.
+    pub fn alone(own: PodId, since: Instant) -> Self {
+        Self::new(own, since, Arc::new(NoPeers))
+    }
+
+    /// Nobody seen yet but this pod; others are called through `transport`.
+    pub fn new(own: PodId, since: Instant, transport: Arc<dyn PeerTransport>) -> Self {
+        let peer = Peer { address: String::new(), since, leaving: false };
+        let live = BTreeMap::from([(own.clone(), peer)]);
+        let peers = Peers { live, seen: BTreeSet::from([own.clone()]), copies: 1 };
+        let (changed, _) = watch::channel(());
+        Self {
+            own,
+            now: Arc::new(ArcSwap::from_pointee(peers)),
+            changed: Arc::new(changed),
+            transport,
+        }
+    }
+
+    /// Who lives as far as is known now.
+    pub fn now(&self) -> Arc<Peers> {
+        self.now.load_full()
+    }
+
+    /// Puts a new view in force. Pods seen before stay in [`Peers::seen`].
+    pub fn set(&self, mut peers: Peers) {
+        let before = self.now();
+        peers.seen.extend(before.seen.iter().cloned());
+        peers.seen.extend(peers.live.keys().cloned());
+        if *before != peers {
+            self.now.store(Arc::new(peers));
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Tells when the view changes.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// This pod.
+    pub fn own(&self) -> &PodId {
+        &self.own
+    }
+
+    /// Calls a pod that lives.
+    ///
+    /// # Errors
+    /// As the transport says; `Unreachable` for a pod that is not seen.
+    pub async fn call(
+        &self,
+        pod: &PodId,
+        channel: &'static str,
+        body: Vec<Bytes>,
+        timeout: Duration,
+    ) -> Result<Bytes, PeerCallError> {
+        let address = self.now().live.get(pod).map(|peer| peer.address.clone());
+        let Some(address) = address else {
+            return Err(PeerCallError::Unreachable(format!("pod {pod} is not seen")));
+        };
+        self.transport.call(PeerCall { address, channel, body, timeout }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_copy_goes_to_the_preferred_pod_that_lives_and_stays() {
+        let view = PeersView::alone(PodId::from("a"), Instant::now());
+        let peer = |leaving| Peer { address: "x:1".into(), since: Instant::now(), leaving };
+        let mut peers = Peers::clone(&view.now());
+        for (pod, leaving) in [("b", false), ("c", false), ("d", true)] {
+            peers.live.insert(PodId::from(pod), peer(leaving));
+        }
+        let (a, b, c, d) = (PodId::from("a"), PodId::from("b"), PodId::from("c"), PodId::from("d"));
+        assert_eq!(peers.second_holders(&a, Some(&c)), vec![c.clone(), b.clone()]);
+        assert_eq!(peers.second_holders(&a, Some(&b)), vec![b, c]);
+        assert_eq!(peers.second_holders(&a, Some(&d)).len(), 2);
+        assert_eq!(peers.second_holders(&a, Some(&a)).len(), 2);
+        view.set(peers);
+        view.set(Peers::default());
+        assert!(view.now().seen.contains(&d));
+    }
+}
