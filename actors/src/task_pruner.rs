@@ -1,4 +1,4 @@
-//! Removes old tasks from the history (spec 01, Tasks: kept 7 days).
+//! Removes old tasks from the history (spec 01, Tasks: kept 7 days), idempotency keys and sessions.
 //!
 //! Owns: the pace of pruning. Does not own: the tasks, which only the log removes. Looks through
 //! the oldest tasks every `INTERVAL` and proposes bounded batches of those that ended longer ago
@@ -29,7 +29,7 @@ use miroir_storage::ids::{JournalSequence, PodId, TaskUid};
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
 use miroir_storage::tables::tasks::TaskRecord;
-use miroir_storage::tables::{ApplyError, TASKS, records};
+use miroir_storage::tables::{ApplyError, TASKS, keys, records};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::pod::PodContext;
@@ -45,6 +45,11 @@ const BATCH_TASKS_MAX: usize = 1000;
 const PAGE: usize = 1000;
 /// Tasks that one share holds: neighbours, so that a look reads its own part in one piece.
 const BLOCK_TASKS: u32 = 10_000;
+
+/// How long an idempotency key is remembered after its write (spec 01).
+const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a session is remembered after its last write (spec 01).
+const SESSIONS_KEPT: Duration = Duration::from_secs(15 * 60);
 
 /// How long ended tasks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,11 +265,30 @@ fn on_look_around(myself: ActorRef<TaskPrunerMessage>, arguments: &TaskPrunerArg
     });
 }
 
+/// Forgets idempotency keys and sessions whose time is over.
+async fn prune_keys(pod: &Arc<PodContext>) -> Result<(), PruneError> {
+    let now = to_nanoseconds(pod.seams.clock.now());
+    let before =
+        |kept: Duration| now.saturating_sub(i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX));
+    let (keys_before, sessions_before) = (before(KEYS_KEPT), before(SESSIONS_KEPT));
+    while keys::any_before(pod.log.engine().as_ref(), keys_before, sessions_before)? {
+        let command = Command::PruneKeys { keys_before, sessions_before };
+        if let Outcome::Unchanged = pod.log.propose(&command).await? {
+            break;
+        }
+        pod.seams.clock.sleep(BATCH_PAUSE).await;
+    }
+    Ok(())
+}
+
 async fn prune(
     pod: &Arc<PodContext>,
     share: &Share<TaskBlock>,
     removed: &mut usize,
 ) -> Result<(), PruneError> {
+    if share.includes(&TaskBlock(0)) {
+        prune_keys(pod).await?;
+    }
     let retention = pod.config.retention;
     let now = to_nanoseconds(pod.seams.clock.now());
     let time = i64::try_from(retention.time.as_nanos()).unwrap_or(i64::MAX);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use miroir_actors::accept::WriteMarks;
 use miroir_actors::health_checker::NodeHealthView;
 use miroir_seams::{NodeTransport, Seams};
 use miroir_storage::ids::IndexUid;
@@ -39,6 +40,14 @@ pub trait LogRoutes: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The refusals of the route.
     async fn answer(&self, route: LogRoute, request: &RequestParts) -> Result<Reply, ApiError>;
+
+    /// Brings this pod up to what was agreed when it was asked; false when it is alone, or when
+    /// that can't be had soon.
+    async fn catch_up(&self) -> bool;
+
+    /// Waits until what the session wrote can be read: to the index of this name, or to any.
+    /// False when it can't be read yet after as long as a client should wait.
+    async fn settle_session(&self, session: &str, index: Option<&str>) -> bool;
 }
 
 /// A request whose body has been read.
@@ -50,6 +59,8 @@ pub struct RequestParts {
     pub content_type: Option<String>,
     /// The body.
     pub body: Bytes,
+    /// Its idempotency key and session.
+    pub marks: WriteMarks,
 }
 
 /// What to do when a shard can't be had from any replica.

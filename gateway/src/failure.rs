@@ -47,6 +47,14 @@ impl Failure {
         self
     }
 
+    /// Whether an index or a task is not there, as far as this pod knows.
+    pub fn says_not_found(&self) -> bool {
+        match self {
+            Self::Api(error) => matches!(error.code, Code::IndexNotFound | Code::TaskNotFound),
+            Self::Node { error, .. } => error.code == "index_not_found",
+        }
+    }
+
     /// What is not found is not what the URL names, but something in the body: 400, not 404.
     pub fn not_of_the_url(self) -> Self {
         match self {

@@ -25,6 +25,7 @@ use crate::cors;
 use crate::documents_read::{get_document, list_documents};
 use crate::failure::Failure;
 use crate::intake::{Wording, read_body};
+use crate::marks;
 use crate::reply::Reply;
 use crate::router::{LogRoute, Route, route};
 use crate::search::{multi_search, search_index};
@@ -73,17 +74,32 @@ where
         Route::Log(LogRoute::AddDocuments { .. }) => Wording::Documents,
         _ => Wording::Json,
     };
+    let body = read_body(context, &head.headers, body, wording).await?;
     let request = RequestParts {
         query: head.uri.query().unwrap_or_default().to_owned(),
         content_type: content_type.map(str::to_owned),
-        body: read_body(context, &head.headers, body, wording).await?,
+        marks: marks::read(head, &body)?,
+        body,
     };
-    dispatch(context, route, &head.method, &request).await
+    let is_settled = match (marks::session(head)?, route.reads()) {
+        (Some(session), Some(index)) => context.log.settle_session(&session, index).await,
+        _ => true,
+    };
+    let mut answer = dispatch(context, &route, &head.method, &request).await;
+    // What another pod told the client a moment ago may not have come here yet.
+    if answer.as_ref().is_err_and(Failure::says_not_found) && context.log.catch_up().await {
+        answer = dispatch(context, &route, &head.method, &request).await;
+    }
+    let mut reply = answer?;
+    if !is_settled {
+        reply.headers.push((marks::SESSION, "behind".to_owned()));
+    }
+    Ok(reply)
 }
 
 async fn dispatch(
     context: &GatewayContext,
-    route: Route,
+    route: &Route,
     method: &Method,
     request: &RequestParts,
 ) -> Result<Reply, Failure> {
@@ -103,31 +119,31 @@ async fn dispatch(
             } else {
                 SearchQuery::from_query_string(query)?
             };
-            check_index_uid(&index)?;
-            Ok(search_index(context, &routing, &index, &search, false).await?.into())
+            check_index_uid(index)?;
+            Ok(search_index(context, &routing, index, &search, false).await?.into())
         }
         Route::MultiSearch => Ok(multi_search(context, &routing, body).await?.into()),
         Route::ListDocuments { index } => {
             let browse = BrowseQuery::from_query_string(query)?;
-            check_index_uid(&index)?;
-            Ok(list_documents(context, &routing, &index, browse).await?.into())
+            check_index_uid(index)?;
+            Ok(list_documents(context, &routing, index, browse).await?.into())
         }
         Route::FetchDocuments { index } => {
             let browse = BrowseQuery::from_json(body)?;
-            check_index_uid(&index)?;
-            Ok(list_documents(context, &routing, &index, browse).await?.into())
+            check_index_uid(index)?;
+            Ok(list_documents(context, &routing, index, browse).await?.into())
         }
         Route::GetDocument { index, id } => {
             let fields = GetDocument::from_query_string(query)?;
-            check_index_uid(&index)?;
-            Ok(get_document(context, &routing, &index, &id, &fields).await?.into())
+            check_index_uid(index)?;
+            Ok(get_document(context, &routing, index, id, &fields).await?.into())
         }
         Route::IndexStats { index } => {
-            check_index_uid(&index)?;
-            Ok(index_stats(context, &routing, &index).await?.into())
+            check_index_uid(index)?;
+            Ok(index_stats(context, &routing, index).await?.into())
         }
         Route::Stats => Ok(all_stats(context, &routing).await?.into()),
-        Route::Log(route) => Ok(context.log.answer(route, request).await?),
+        Route::Log(route) => Ok(context.log.answer(route.clone(), request).await?),
         Route::Admin(_) => Err(not_supported("This part of the admin API is not there yet.")),
         Route::NotSupported(instead) => Err(not_supported(instead)),
         Route::WrongMethod => Ok(Reply::empty(405)),

@@ -19,6 +19,7 @@ pub mod intake;
 pub mod json_scan;
 pub mod late;
 pub mod log_routes;
+pub mod marks;
 pub mod merge;
 pub mod node_error;
 pub mod node_lists;

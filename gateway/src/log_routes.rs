@@ -1,19 +1,21 @@
 //! The write path behind the router's seams: routes to its handlers, and the routing view.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use miroir_actors::pod::PodContext;
 use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::{Routing, updated_at};
-use miroir_storage::tables::tasks::{TaskState, read_open};
+use miroir_storage::tables::tasks::{TaskState, read, read_open};
+use miroir_storage::tables::{ApplyError, keys};
 use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
 
 use crate::context::{LogRoutes, RequestParts, RoutingSource};
 use crate::reply::Reply;
 use crate::router::LogRoute;
-use crate::writes::{documents, indexes, settings, tasks};
+use crate::writes::{Writes, documents, indexes, settings, tasks};
 
 /// A pod, as the gateway sees it.
 #[derive(Clone)]
@@ -52,11 +54,38 @@ impl RoutingSource for PodRoutes {
     }
 }
 
+/// How long a read waits for its session's writes.
+const SESSION_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a request for something unknown waits for news.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(1);
+/// Between looks at a write that has not ended; doubles up to [`SESSION_LOOK_MAX`].
+const SESSION_LOOK_MIN: Duration = Duration::from_millis(25);
+const SESSION_LOOK_MAX: Duration = Duration::from_millis(400);
+
+impl PodRoutes {
+    /// Whether every write of the session that concerns `index` has ended, as far as this pod
+    /// has applied the log.
+    fn has_settled(&self, session: &str, index: Option<&str>) -> Result<bool, ApplyError> {
+        let engine = self.pod.log.engine().as_ref();
+        let routing = self.pod.log.routing();
+        // What the name means to readers, and what it meant to the write.
+        let seen = index.and_then(|name| routing.indexes.get(name)).map(|index| &index.uid);
+        let written = index.and_then(|name| routing.write_names.get(name));
+        for (uid, last) in keys::last_writes(engine, session)? {
+            let concerned = index.is_none() || Some(&uid) == seen || Some(&uid) == written;
+            if concerned && read(engine, last.uid)?.is_some_and(|task| !task.ended()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 #[async_trait]
 impl LogRoutes for PodRoutes {
     async fn answer(&self, route: LogRoute, request: &RequestParts) -> Result<Reply, ApiError> {
-        let pod = &self.pod;
-        let RequestParts { query, content_type, body } = request;
+        let RequestParts { query, content_type, body, marks } = request;
+        let pod = &Writes { pod: &self.pod, marks: marks.clone() };
         match route {
             LogRoute::AddDocuments { index, partial } => {
                 let content_type = content_type.as_deref();
@@ -92,6 +121,33 @@ impl LogRoutes for PodRoutes {
             LogRoute::GetTask { uid } => tasks::get(pod, &uid),
             LogRoute::CancelTasks => tasks::cancel(pod, query).await,
             LogRoute::DeleteTasks => tasks::delete(pod, query).await,
+        }
+    }
+
+    async fn catch_up(&self) -> bool {
+        self.pod.peers.now().copies > 1 && self.pod.confirm(CATCH_UP_PATIENCE).await
+    }
+
+    async fn settle_session(&self, session: &str, index: Option<&str>) -> bool {
+        let clock = &self.pod.seams.clock;
+        let deadline = clock.instant() + SESSION_PATIENCE;
+        // The write may have been accepted by another pod a moment ago.
+        if !self.pod.confirm(SESSION_PATIENCE).await {
+            return false;
+        }
+        let mut wait = SESSION_LOOK_MIN;
+        loop {
+            match self.has_settled(session, index) {
+                Ok(true) => return true,
+                Ok(false) if clock.instant() < deadline => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    tracing::error!(%error, "session can't be read");
+                    return false;
+                }
+            }
+            clock.sleep(wait).await;
+            wait = (wait * 2).min(SESSION_LOOK_MAX);
         }
     }
 }

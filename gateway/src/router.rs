@@ -130,6 +130,19 @@ impl Route {
         matches!(self, Self::Search { .. } | Self::MultiSearch)
     }
 
+    /// The index that it reads, `Some(None)` when it reads several; `None` when it reads none.
+    pub fn reads(&self) -> Option<Option<&str>> {
+        match self {
+            Self::Search { index }
+            | Self::ListDocuments { index }
+            | Self::FetchDocuments { index }
+            | Self::GetDocument { index, .. }
+            | Self::IndexStats { index } => Some(Some(index)),
+            Self::MultiSearch | Self::Stats => Some(None),
+            _ => None,
+        }
+    }
+
     /// Whether it is answered however busy the pod is.
     pub fn is_always_admitted(&self) -> bool {
         matches!(self, Self::Health | Self::Ready | Self::Admin(_))

@@ -10,7 +10,7 @@ pub mod tasks;
 
 use std::sync::Arc;
 
-use miroir_actors::accept::{AcceptError, WriteRequest, accept};
+use miroir_actors::accept::{AcceptError, WriteMarks, WriteRequest, accept};
 use miroir_actors::pod::PodContext;
 use miroir_storage::ids::ShardId;
 use miroir_storage::routing::{Routing, from_nanoseconds};
@@ -19,15 +19,32 @@ use miroir_wire::tasks::{Kind, Status, SummarizedTask};
 
 pub use crate::reply::Reply;
 
+/// A pod that is asked to write, and what is agreed beside the write.
+#[derive(Debug)]
+pub struct Writes<'request> {
+    /// The pod.
+    pub pod: &'request Arc<PodContext>,
+    /// Its idempotency key and session.
+    pub marks: WriteMarks,
+}
+
+impl std::ops::Deref for Writes<'_> {
+    type Target = Arc<PodContext>;
+
+    fn deref(&self) -> &Arc<PodContext> {
+        self.pod
+    }
+}
+
 /// Accepts a write and answers as Meilisearch does: 202 with the summarised task.
 pub(crate) async fn accepted(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     kind: Kind,
     request: WriteRequest,
 ) -> Result<Reply, ApiError> {
     let index = request.index.clone();
     let custom_metadata = request.custom_metadata.clone();
-    let task = accept(pod, request).await.map_err(refusal)?;
+    let task = accept(pod, request, pod.marks.clone()).await.map_err(refusal)?;
     let summary = SummarizedTask {
         task_uid: task.uid.0,
         index_uid: index.clone(),
@@ -57,6 +74,21 @@ fn refusal(error: AcceptError) -> ApiError {
                 "The write could not be made durable on this pod. Nothing was accepted.",
             )
         }
+        AcceptError::State(error) => {
+            tracing::error!(%error, "coordinator state can't be read");
+            ApiError::new(
+                Code::MiroirNoQuorum,
+                "This pod can't read its state. Nothing was accepted.",
+            )
+        }
+        AcceptError::NoSecondCopy => ApiError::new(
+            Code::MiroirNoQuorum,
+            "No other pod could take a copy of the write. Nothing was accepted, try again later.",
+        ),
+        AcceptError::KeyReused => ApiError::new(
+            Code::MiroirIdempotencyKeyReused,
+            "The Idempotency-Key was used for another request. Use a new key, or repeat the first request unchanged.",
+        ),
         AcceptError::NoQuorum => ApiError::new(
             Code::MiroirNoQuorum,
             "The coordinator log has no quorum. Nothing was accepted, try again later.",

@@ -84,6 +84,14 @@ impl LogRoutes for EchoLog {
     async fn answer(&self, route: LogRoute, request: &RequestParts) -> Result<Reply, ApiError> {
         Ok(Reply::json(202, &format!("{route:?} {} {}", request.query, request.body.len())))
     }
+
+    async fn catch_up(&self) -> bool {
+        false
+    }
+
+    async fn settle_session(&self, _: &str, _: Option<&str>) -> bool {
+        true
+    }
 }
 
 /// An index `movies` (`3-movies` on nodes) with one shard per entry; `groups[g][s]` lists nodes.

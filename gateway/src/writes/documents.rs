@@ -27,7 +27,7 @@ use miroir_wire::reserved::contains_reserved;
 use miroir_wire::tasks::Kind;
 use serde_json::{Value, json};
 
-use super::{Reply, accepted, reserved_field};
+use super::{Reply, Writes, accepted, reserved_field};
 use crate::disguise::disguise_filter;
 use crate::node_error::{ErrorContext, clean_error};
 
@@ -40,7 +40,7 @@ const CHECKED_INLINE_MAX: usize = 64 << 10;
 /// # Errors
 /// Meilisearch's own for payloads and parameters; `miroir_reserved_field`; 503s.
 pub async fn add(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     index: &str,
     partial: bool,
     query: &str,
@@ -71,7 +71,7 @@ pub async fn add(
 }
 
 async fn checked<R: Send + 'static>(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     bytes: usize,
     check: impl FnOnce() -> Result<R, ApiError> + Send + 'static,
 ) -> Result<R, ApiError> {
@@ -91,7 +91,7 @@ async fn checked<R: Send + 'static>(
 ///
 /// # Errors
 /// `invalid_index_uid`; 503s.
-pub async fn clear(pod: &Arc<PodContext>, index: &str, query: &str) -> Result<Reply, ApiError> {
+pub async fn clear(pod: &Writes<'_>, index: &str, query: &str) -> Result<Reply, ApiError> {
     check_index_uid(index)?;
     let (_, custom_metadata) = take_custom_metadata(query);
     plain(pod, index, Work::Clear, custom_metadata).await
@@ -102,7 +102,7 @@ pub async fn clear(pod: &Arc<PodContext>, index: &str, query: &str) -> Result<Re
 /// # Errors
 /// `missing_document_filter`, `invalid_document_filter`; 503s.
 pub async fn delete_by_filter(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     index: &str,
     query: &str,
     body: &[u8],
@@ -149,7 +149,7 @@ async fn check_syntax(pod: &Arc<PodContext>, index: &str, filter: &Value) -> Res
 /// # Errors
 /// `invalid_index_uid`, `invalid_document_id`; 503s.
 pub async fn delete_one(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     index: &str,
     id: &str,
     query: &str,
@@ -163,7 +163,7 @@ pub async fn delete_one(
 /// # Errors
 /// Those of a JSON body; 503s.
 pub async fn delete_batch(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     index: &str,
     query: &str,
     body: &[u8],
@@ -173,7 +173,7 @@ pub async fn delete_batch(
 }
 
 async fn delete_ids(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     index: &str,
     ids: Vec<String>,
     single: bool,
@@ -194,7 +194,7 @@ async fn delete_ids(
 }
 
 async fn plain(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     index: &str,
     work: Work,
     custom_metadata: Option<String>,

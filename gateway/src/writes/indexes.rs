@@ -5,8 +5,6 @@
 //! | `GET /indexes`, `GET /indexes/{uid}` | 200 from agreed state; 404 `index_not_found` |
 //! | `POST /indexes`, `PATCH`, `DELETE /indexes/{uid}`, `POST /swap-indexes` | 202; 400; 503 |
 
-use std::sync::Arc;
-
 use miroir_actors::accept::{RequestedWork, WriteRequest};
 use miroir_actors::pod::PodContext;
 use miroir_storage::commands::Work;
@@ -17,13 +15,13 @@ use miroir_wire::index::{
 };
 use miroir_wire::tasks::Kind;
 
-use super::{Reply, accepted};
+use super::{Reply, Writes, accepted};
 
 /// Creates an index.
 ///
 /// # Errors
 /// Meilisearch's own for the body; 503s.
-pub async fn create(pod: &Arc<PodContext>, body: &[u8]) -> Result<Reply, ApiError> {
+pub async fn create(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
     let CreateIndex { uid, primary_key } = CreateIndex::from_json(body)?;
     let work = Work::CreateIndex { primary_key };
     write(pod, Kind::IndexCreation, Some(uid), work, true).await
@@ -33,7 +31,7 @@ pub async fn create(pod: &Arc<PodContext>, body: &[u8]) -> Result<Reply, ApiErro
 ///
 /// # Errors
 /// Meilisearch's own for the body; 503s.
-pub async fn update(pod: &Arc<PodContext>, index: &str, body: &[u8]) -> Result<Reply, ApiError> {
+pub async fn update(pod: &Writes<'_>, index: &str, body: &[u8]) -> Result<Reply, ApiError> {
     check_index_uid(index)?;
     let UpdateIndex { primary_key } = UpdateIndex::from_json(body)?;
     let work = Work::UpdateIndex { primary_key };
@@ -44,7 +42,7 @@ pub async fn update(pod: &Arc<PodContext>, index: &str, body: &[u8]) -> Result<R
 ///
 /// # Errors
 /// `invalid_index_uid`; 503s.
-pub async fn delete(pod: &Arc<PodContext>, index: &str) -> Result<Reply, ApiError> {
+pub async fn delete(pod: &Writes<'_>, index: &str) -> Result<Reply, ApiError> {
     check_index_uid(index)?;
     write(pod, Kind::IndexDeletion, Some(index.to_owned()), Work::DeleteIndex, false).await
 }
@@ -53,7 +51,7 @@ pub async fn delete(pod: &Arc<PodContext>, index: &str) -> Result<Reply, ApiErro
 ///
 /// # Errors
 /// Meilisearch's own for the body, duplicates included; 503s.
-pub async fn swap(pod: &Arc<PodContext>, body: &[u8]) -> Result<Reply, ApiError> {
+pub async fn swap(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
     let pairs = swaps_from_json(body)?;
     let mut seen = std::collections::BTreeSet::new();
     let mut twice = Vec::new();
@@ -83,7 +81,7 @@ pub async fn swap(pod: &Arc<PodContext>, body: &[u8]) -> Result<Reply, ApiError>
 }
 
 async fn write(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     kind: Kind,
     index: Option<String>,
     work: Work,

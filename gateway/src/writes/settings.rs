@@ -3,8 +3,6 @@
 //! Reads answer from agreed state, in Meilisearch's full form. Writes are checked here and
 //! then broadcast in two phases by the index's writer.
 
-use std::sync::Arc;
-
 use miroir_actors::accept::{RequestedWork, WriteRequest};
 use miroir_actors::pod::PodContext;
 use miroir_storage::commands::Work;
@@ -16,7 +14,7 @@ use miroir_wire::settings::Settings;
 use miroir_wire::tasks::Kind;
 use serde_json::Value;
 
-use super::{Reply, accepted, reserved_field};
+use super::{Reply, Writes, accepted, reserved_field};
 
 /// `GET …/settings`.
 ///
@@ -49,11 +47,7 @@ fn shown(pod: &PodContext, name: &str) -> Result<Settings, ApiError> {
 ///
 /// # Errors
 /// Meilisearch's own for each setting; `miroir_reserved_field`; 503s.
-pub async fn change(
-    pod: &Arc<PodContext>,
-    name: &str,
-    body: Option<&[u8]>,
-) -> Result<Reply, ApiError> {
+pub async fn change(pod: &Writes<'_>, name: &str, body: Option<&[u8]>) -> Result<Reply, ApiError> {
     check_index_uid(name)?;
     let patch = match body {
         Some(body) => Settings::from_json(body)?,
@@ -68,7 +62,7 @@ pub async fn change(
 /// # Errors
 /// As [`change`].
 pub async fn change_one(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     name: &str,
     route: &str,
     body: Option<&[u8]>,
@@ -88,7 +82,7 @@ fn check_known(pod: &PodContext, patch: &Settings, rules_at: &str) -> Result<(),
 }
 
 async fn accept_patch(
-    pod: &Arc<PodContext>,
+    pod: &Writes<'_>,
     name: &str,
     patch: &Settings,
     is_deletion: bool,

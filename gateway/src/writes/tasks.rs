@@ -6,7 +6,6 @@
 //! | `POST /tasks/cancel`, `DELETE /tasks` | 200 with the summarised task; 400 without a filter |
 
 use std::ops::Bound;
-use std::sync::Arc;
 
 use miroir_actors::accept::{RequestedWork, WriteRequest};
 use miroir_actors::pod::PodContext;
@@ -22,7 +21,7 @@ use miroir_wire::error::{ApiError, Code};
 use miroir_wire::tasks::{Kind, Status, TaskFilter, TaskList, TaskSelection, TaskView};
 use serde_json::Value;
 
-use super::{Reply, accepted};
+use super::{Reply, Writes, accepted};
 use crate::node_error::clean_task_error;
 
 /// Tasks read from the store at a time while a listing looks for matches.
@@ -80,7 +79,7 @@ pub fn list(pod: &PodContext, query: &str) -> Result<Reply, ApiError> {
 ///
 /// # Errors
 /// `missing_task_filters` and Meilisearch's own for each parameter; 503s.
-pub async fn cancel(pod: &Arc<PodContext>, query: &str) -> Result<Reply, ApiError> {
+pub async fn cancel(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
     let uids = matching(pod, query, "cancel", |status| {
         matches!(status, Status::Enqueued | Status::Processing)
     })?;
@@ -92,7 +91,7 @@ pub async fn cancel(pod: &Arc<PodContext>, query: &str) -> Result<Reply, ApiErro
 ///
 /// # Errors
 /// `missing_task_filters` and Meilisearch's own for each parameter; 503s.
-pub async fn delete(pod: &Arc<PodContext>, query: &str) -> Result<Reply, ApiError> {
+pub async fn delete(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
     let uids = matching(pod, query, "delete", |status| {
         matches!(status, Status::Succeeded | Status::Failed | Status::Canceled)
     })?;
@@ -100,7 +99,7 @@ pub async fn delete(pod: &Arc<PodContext>, query: &str) -> Result<Reply, ApiErro
     plain(pod, Kind::TaskDeletion, work).await
 }
 
-async fn plain(pod: &Arc<PodContext>, kind: Kind, work: Work) -> Result<Reply, ApiError> {
+async fn plain(pod: &Writes<'_>, kind: Kind, work: Work) -> Result<Reply, ApiError> {
     let request = WriteRequest {
         index: None,
         work: RequestedWork::Plain(work),

@@ -9,9 +9,11 @@
 //! Written by `AcceptTask`. Tasks are numbered in order, so the oldest rows are the first of
 //! `KEY_ORDER`; `PruneKeys` removes them from there, and what is over the limits goes too.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::records::{Record, decode, encode, u64_from};
+use super::records::{Record, decode, encode, text_from, u64_from};
 use super::{ApplyError, KEY_ORDER, KEYS, META, SESSIONS};
 use crate::commands::{IdempotencyKey, Outcome};
 use crate::engine::{ALL_KEYS, Direction, Engine, Table, Tx};
@@ -145,19 +147,24 @@ pub fn read(engine: &dyn Engine, key: &str) -> Result<Option<KeyRecord>, ApplyEr
     }
 }
 
-/// A session's last write to an index, as far as this pod has applied the log.
+/// A session's last write to each index, as far as this pod has applied the log.
 ///
 /// # Errors
-/// When the store fails or the record can't be read.
-pub fn last_write(
+/// When the store fails or a record can't be read.
+pub fn last_writes(
     engine: &dyn Engine,
     session: &str,
-    index: &IndexUid,
-) -> Result<Option<SessionRecord>, ApplyError> {
-    match engine.get(SESSIONS, &session_key(session, index))? {
-        Some(bytes) => Ok(Some(decode(&bytes)?)),
-        None => Ok(None),
+) -> Result<BTreeMap<IndexUid, SessionRecord>, ApplyError> {
+    use std::ops::Bound::{Excluded, Included};
+    let first = [session.as_bytes(), &[0]].concat();
+    let end = [session.as_bytes(), &[1]].concat();
+    let mut writes = BTreeMap::new();
+    let range = (Included(first.clone()), Excluded(end));
+    for (key, bytes) in engine.scan(SESSIONS, range, Direction::Forward, usize::MAX)? {
+        let index = text_from(key.get(first.len()..).unwrap_or_default().to_vec())?;
+        writes.insert(IndexUid(index), decode(&bytes)?);
     }
+    Ok(writes)
 }
 
 /// Whether [`prune`] would find something.
@@ -259,9 +266,9 @@ mod tests {
         with(&engine, |tx| note_write(tx, "s", &index, TaskUid(1), 10));
         with(&engine, |tx| note_write(tx, "s", &index, TaskUid(5), 50));
         assert_eq!(with(&engine, |tx| prune(tx, 0, 50)), Outcome::Unchanged);
-        let last = last_write(&engine, "s", &index);
-        assert!(last.is_ok_and(|last| last.is_some_and(|last| last.uid == TaskUid(5))));
+        let last = last_writes(&engine, "s").map(|all| all.get(&index).map(|last| last.uid));
+        assert!(last.is_ok_and(|last| last == Some(TaskUid(5))));
         assert_eq!(with(&engine, |tx| prune(tx, 0, 51)), Outcome::Matched(vec![TaskUid(5)]));
-        assert!(last_write(&engine, "s", &index).is_ok_and(|last| last.is_none()));
+        assert!(last_writes(&engine, "s").is_ok_and(|all| all.is_empty()));
     }
 }
