@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod cluster;
+
 const MINIMAL: &str = "master_key: 0123456789abcdef\nnodes:\n  - id: a\n    url: http://h:1\n";
 
 fn load(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
@@ -111,12 +113,13 @@ fn keys_come_from_files_and_reach_nodes_without_one() {
 
 #[test]
 fn examples_are_valid() {
-    for name in ["miroir.yaml", "miroir.toml"] {
+    for name in ["miroir.yaml", "miroir.toml", "three-pods.yaml"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ops/examples");
         let keys = [
             ("MIROIR_MASTER_KEY".into(), "0123456789abcdef".into()),
             ("MIROIR_ADMIN_KEY".into(), "fedcba9876543210".into()),
             ("MIROIR_NODE_KEY".into(), "node key".into()),
+            ("MIROIR_CLUSTER_SECRET".into(), "0123456789abcdef0123456789abcdef".into()),
         ];
         let config = Config::load(Some(&folder.join(name)), keys, &[]).expect("valid");
         assert!(config.nodes.iter().all(|node| node.key.is_some()), "{name}");
