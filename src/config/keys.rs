@@ -10,8 +10,10 @@ use super::{ClusterConfig, Complaint, Config, FlagValue, NodeConfig, PodIdentity
 
 /// Every variable of ours begins so.
 const PREFIX: &str = "MIROIR_";
-/// Variables with these beginnings belong to others: the project's own tests, and `miroir node`.
-const FOREIGN_PREFIXES: [&str; 3] = ["MIROIR_TEST_", "MIROIR_BIN", "MIROIR_NODE_MASTER_KEY"];
+/// Variables with these beginnings belong to others: the project's own tests, `miroir node`,
+/// `miroir ctl`.
+const FOREIGN_PREFIXES: [&str; 4] =
+    ["MIROIR_TEST_", "MIROIR_BIN", "MIROIR_NODE_MASTER_KEY", "MIROIR_URL"];
 /// Endings of the variables that Kubernetes sets for a service that is called `miroir`.
 const SERVICE_LINKS: [&str; 7] =
     ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_ADDR", "_PROTO", "_TCP", "_UDP"];

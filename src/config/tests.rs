@@ -132,6 +132,7 @@ fn variables_of_others_are_left_alone() {
         ("MIROIR_SERVICE_HOST", "10.0.0.1"),
         ("MIROIR_PORT_7700_TCP_ADDR", "10.0.0.1"),
         ("MIROIR_TEST_SEED", "1"),
+        ("MIROIR_URL", "http://127.0.0.1:7700"),
         ("PATH", "/bin"),
     ];
     load(MINIMAL, &others, &[]).expect("valid");
