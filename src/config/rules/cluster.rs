@@ -68,6 +68,7 @@ fn lines(text: String) -> Vec<Secret> {
 pub fn check(config: &Config, found: &mut Findings<'_>) {
     check_secrets(&config.cluster, found);
     check_need_of_secret(config, found);
+    check_id(config, found);
     check_addresses(config, found);
     check_seeds(config, found);
     let cluster = &config.cluster;
@@ -132,6 +133,15 @@ fn check_need_of_secret(config: &Config, found: &mut Findings<'_>) {
         let message = format!("{why}, but cluster.secret is not set");
         found.refuse_if(true, key, message, SECRET_HINT);
     }
+}
+
+fn check_id(config: &Config, found: &mut Findings<'_>) {
+    found.refuse_if(
+        !config.is_alone() && !found.sources.is_given("pod.id"),
+        "pod.id",
+        format!("it must be set: every pod of the cluster would be {:?}", config.pod.id),
+        "an id names one pod for ever, like the host name of a stateful set's pod",
+    );
 }
 
 fn check_addresses(config: &Config, found: &mut Findings<'_>) {

@@ -10,6 +10,20 @@ fn with(more: &str) -> String {
     format!("{MINIMAL}{more}")
 }
 
+/// With an id, since every pod of several needs one.
+fn load(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
+    let mut variables = variables.to_vec();
+    variables.push(("MIROIR_POD_ID", "pod-2"));
+    super::load(text, &variables, flags)
+}
+
+#[test]
+fn an_id_that_every_pod_would_have_is_refused() {
+    let text = format!("pod:\n  data: x\ncluster:\n  secret: {SECRET}\n");
+    assert_refused(&with(&text), &["line 5: pod.id: it must be set"]);
+    load(&with(&text), &[], &[]).expect("valid with an id");
+}
+
 #[test]
 fn a_pod_without_secret_is_alone() {
     let config = load(MINIMAL, &[], &[]).expect("valid");
@@ -133,7 +147,8 @@ fn secrets_in_files_are_read_again_and_bad_ones_are_refused() {
     let text = "cluster:\n  secret_file: current\n  old_secrets_file: old\n";
     write("miroir.yaml", &with(text));
     let file = folder.path().join("miroir.yaml");
-    let config = Config::load(Some(&file), [], &[]).expect("valid");
+    let id = || [("MIROIR_POD_ID".into(), "pod-2".into())];
+    let config = Config::load(Some(&file), id(), &[]).expect("valid");
     let only_old = ClusterSecrets { current: Secret::new(OLD), old: Vec::new() };
     assert_eq!(config.cluster.secrets(), Some(only_old));
 
@@ -151,6 +166,6 @@ fn secrets_in_files_are_read_again_and_bad_ones_are_refused() {
 
     write("miroir.yaml", &with(&format!("{text}  secret: {SECRET}\n")));
     write("current", SECRET);
-    let error = Config::load(Some(&file), [], &[]).expect_err("refused").to_string();
+    let error = Config::load(Some(&file), id(), &[]).expect_err("refused").to_string();
     assert!(error.contains("line 6: cluster.secret_file: cluster.secret is set too"), "{error}");
 }
