@@ -4,9 +4,10 @@
 //! are refused ([`keys`]), then kinds, then what does not fit together ([`rules`]); a complaint
 //! names the line, variable or flag and says what to do.
 //!
-//! Secrets (`master_key`, `admin_key`, node keys) come from the file, a file of their own
+//! Secrets (`master_key`, `admin_key`, node keys, [`cluster`]'s) come from the file, a file of their own
 //! (`*_file`) or a variable, never from a flag: flags can be read by every process.
 
+mod cluster;
 mod keys;
 mod rules;
 mod source;
@@ -22,6 +23,9 @@ use miroir_actors::task_pruner::TaskRetention;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use cluster::{ClusterConfig, PodIdentity, UnavailableShardPolicy};
+#[cfg_attr(not(test), expect(unused_imports, reason = "for the wiring of several pods"))]
+pub use cluster::{ClusterSecrets, StalePolicy};
 pub use rules::{GROUP_NODES_MIN_HINT, KEY_BYTES_MIN, SHARDS_MAX};
 pub use source::Origin;
 use source::{Format, Sources};
@@ -91,55 +95,6 @@ impl Default for ServerConfig {
             // Some twenty bodies of the largest size.
             spool_bytes_max: ByteSize(2 << 30),
             concurrent_requests_max: 500,
-        }
-    }
-}
-
-/// This pod.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PodIdentity {
-    /// Unique in the cluster, the same after every restart.
-    pub id: String,
-    /// The log, the journal and the spool of large request bodies are kept here.
-    pub data: PathBuf,
-}
-
-impl Default for PodIdentity {
-    fn default() -> Self {
-        Self { id: "pod-1".to_owned(), data: PathBuf::from("./miroir-pod") }
-    }
-}
-
-/// What to answer when no replica of a shard can be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnavailableShardPolicy {
-    /// What there is, with `X-Miroir-Degraded`.
-    #[default]
-    Partial,
-    /// 503 `miroir_shard_unavailable`.
-    Error,
-}
-
-/// What all pods of the cluster must agree on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClusterConfig {
-    /// Shards of an index made from now on. Existing indexes keep theirs.
-    pub shards: u32,
-    /// Replicas of a shard in each group.
-    pub replication_factor: u32,
-    /// What to answer when a shard can't be read.
-    pub unavailable_shard_policy: UnavailableShardPolicy,
-}
-
-impl Default for ClusterConfig {
-    fn default() -> Self {
-        Self {
-            shards: 64,
-            replication_factor: 1,
-            unavailable_shard_policy: UnavailableShardPolicy::Partial,
         }
     }
 }

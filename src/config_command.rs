@@ -46,6 +46,19 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
                 config.cluster.shards,
                 config.cluster.replication_factor
             );
+            match config.cluster.secrets() {
+                None => println!("the pod is alone: it has no cluster.secret"),
+                Some(secrets) => println!(
+                    "pod {} tells others to reach it at {} and clients at {}; {} seeds, {} pods \
+                     begin a new cluster, {} old secrets are accepted",
+                    config.pod.id,
+                    config.pod.advertised_peer(),
+                    config.advertised_http(),
+                    config.cluster.seeds.len(),
+                    config.cluster.pods_expected,
+                    secrets.old.len()
+                ),
+            }
         }
         ConfigCommand::PrintDefaults => print!("{DEFAULTS_YAML}"),
     }

@@ -1,9 +1,10 @@
 //! The `miroir` program: reads the command line and wires the crates together.
 //!
-//! One file per subcommand: [`up`], [`serve`], [`node`], [`config_command`].
+//! One file per subcommand: [`up`], [`serve`], [`node`], [`config_command`], [`ctl`].
 
 mod config;
 mod config_command;
+mod ctl;
 mod data_lock;
 mod exit;
 mod logs;
@@ -30,7 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start a whole cluster on this machine: a pod and embedded search nodes.
+    /// Start a whole cluster on this machine: pods and embedded search nodes.
     Up(up::UpArgs),
     /// Start one pod in front of nodes that are already running.
     Serve(serve::ServeArgs),
@@ -38,6 +39,8 @@ enum Command {
     Node(node::NodeArgs),
     /// Check a configuration file, or print the defaults.
     Config(config_command::ConfigArgs),
+    /// Look at a running cluster: its pods, roles and actors.
+    Ctl(ctl::CtlArgs),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Node(args) => node::run(args),
         Command::Config(args) => config_command::run(args),
+        Command::Ctl(args) => ctl::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

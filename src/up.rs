@@ -36,7 +36,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Arguments of `miroir up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Miroir processes (only 1 for now) [default: 1].
+    /// Miroir processes, at most 9; a cluster that is there can get more, not fewer [default: 1].
     #[arg(long, value_name = "N")]
     pods: Option<u32>,
     /// Embedded search nodes [default: 4].
@@ -123,15 +123,17 @@ impl UpArgs {
 /// The kept state, or a new one; `MIROIR_MASTER_KEY` may choose the key of a new cluster.
 fn decide_state(args: &UpArgs, data: &Path) -> anyhow::Result<UpState> {
     let chosen = std::env::var("MIROIR_MASTER_KEY").ok().filter(|key| !key.is_empty());
-    let Some(state) = UpState::load(data)? else {
+    let entropy = Entropy::real();
+    let Some(mut state) = UpState::load(data, &entropy)? else {
         if chosen.as_ref().is_some_and(|key| key.len() < KEY_BYTES_MIN) {
             let message = format!("MIROIR_MASTER_KEY needs at least {KEY_BYTES_MIN} bytes");
             return Err(Refused(message).into());
         }
         let shape = Shape::decide(args.asked())?;
-        return Ok(UpState::new(shape, chosen.map(Secret::new), &Entropy::real()));
+        return Ok(UpState::new(shape, chosen.map(Secret::new), &entropy));
     };
-    state.shape.decide_again(args.asked(), &data.display().to_string())?;
+    let shape = state.shape.decide_again(args.asked(), &data.display().to_string())?;
+    state.grow_to(shape);
     if chosen.is_some_and(|key| key != state.master_key.reveal()) {
         let message = format!(
             "MIROIR_MASTER_KEY is not the key that the cluster in {} has; unset it to start the \
@@ -221,10 +223,17 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn greeting(state: &UpState, data: &Path) -> String {
     let (url, key) = (state.url(), state.master_key.reveal());
-    let Shape { pods, nodes, groups, rf, shards } = state.shape;
+    let Shape { nodes, groups, rf, shards, .. } = state.shape;
+    let pods = match state.pods.as_slice() {
+        [_] => "1 pod".to_owned(),
+        pods => {
+            let urls: Vec<String> = pods.iter().map(|pod| state::url(pod.port)).collect();
+            format!("{} pods ({})", pods.len(), urls.join(", "))
+        }
+    };
     format!(
         "Miroir is ready at {url}\n\
-         \x20 {pods} pod, {nodes} nodes in {groups} groups, {rf} replicas a group, {shards} shards\n\
+         \x20 {pods}, {nodes} nodes in {groups} groups, {rf} replicas a group, {shards} shards\n\
          \x20 master key  {key}\n\
          \x20 admin key   {admin}   (for {url}/_miroir/)\n\
          \x20 data, logs  {data}\n\
@@ -257,7 +266,14 @@ fn ready_line(fleet: &Fleet) -> serde_json::Value {
     let pods: Vec<_> = fleet
         .running(true)
         .into_iter()
-        .map(|pod| json!({"id": pod.id, "pid": pod.pid, "url": pod.url}))
+        .zip(&state.pods)
+        .map(|(pod, kept)| {
+            let mut line = json!({"id": pod.id, "pid": pod.pid, "url": pod.url});
+            if state.has_peers() {
+                line["peerAddress"] = json!(kept.peer_address());
+            }
+            line
+        })
         .collect();
     let nodes: Vec<_> = fleet
         .running(false)

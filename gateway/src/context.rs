@@ -15,6 +15,7 @@ use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
+use crate::admin::{AdminSource, NoAdmin};
 use crate::intake::Spool;
 use crate::read_settings::SettingsCache;
 use crate::reply::Reply;
@@ -123,6 +124,8 @@ pub struct GatewayContext {
     pub health: Arc<NodeHealthView>,
     /// Where large bodies wait.
     pub spool: Arc<Spool>,
+    /// Who answers operators.
+    pub admin: Arc<dyn AdminSource>,
     /// Time, randomness, tasks.
     pub seams: Seams,
     /// Limits and keys.
@@ -139,7 +142,7 @@ pub struct GatewayContext {
 const RACES_MAX: usize = 16;
 
 impl GatewayContext {
-    /// A context with nothing in flight.
+    /// A context with nothing in flight, whose admin API answers 501.
     pub fn new(parts: ContextParts, config: GatewayConfig) -> Self {
         let ContextParts { routing, log, transport, health, spool, seams } = parts;
         Self {
@@ -148,12 +151,18 @@ impl GatewayContext {
             transport,
             health,
             spool,
+            admin: Arc::new(NoAdmin),
             seams,
             config,
             settings: Arc::default(),
             in_flight: Arc::default(),
             races: Arc::new(Semaphore::new(RACES_MAX)),
         }
+    }
+
+    /// The same, with an admin API that `admin` answers.
+    pub fn with_admin(self, admin: Arc<dyn AdminSource>) -> Self {
+        Self { admin, ..self }
     }
 
     /// The same, but calling nodes in another way: over connections of its own.

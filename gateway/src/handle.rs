@@ -19,6 +19,7 @@ use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::{Health, Version, check_index_uid};
 use miroir_wire::search::SearchQuery;
 
+use crate::admin;
 use crate::auth::check_right;
 use crate::context::{GatewayContext, RequestParts};
 use crate::cors;
@@ -144,7 +145,9 @@ async fn dispatch(
         }
         Route::Stats => Ok(all_stats(context, &routing).await?.into()),
         Route::Log(route) => Ok(context.log.answer(route.clone(), request).await?),
-        Route::Admin(_) => Err(not_supported("This part of the admin API is not there yet.")),
+        Route::Admin(route) => {
+            admin::answer(context.admin.as_ref(), route.clone(), query).await
+        }
         Route::NotSupported(instead) => Err(not_supported(instead)),
         Route::WrongMethod => Ok(Reply::empty(405)),
         Route::Unknown => Ok(Reply::empty(404)),

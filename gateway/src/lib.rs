@@ -7,7 +7,9 @@
 //! [`node_error`], [`disguise`], [`merge`].
 //!
 //! A write goes through [`log_routes`] to [`writes`], which hands it to the index's writer.
+//! Operators' questions go to [`admin`].
 
+pub mod admin;
 pub mod auth;
 pub mod context;
 pub mod cors;

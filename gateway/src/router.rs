@@ -5,12 +5,14 @@
 //! | `/health`, `/version`, `/` | this pod |
 //! | searches, document reads, stats | [`crate::search`], [`crate::documents_read`], [`crate::stats`] |
 //! | everything that lives in the coordinator log: writes, settings, indexes, tasks | [`LogRoute`], by whoever implements [`crate::context::LogRoutes`] |
+//! | pods, roles, actors | [`crate::admin`], by whoever implements its [`crate::admin::AdminSource`] |
 //! | what Meilisearch has and Miroir has not (yet) | 501, with what to use instead |
 
 use http::Method;
 use miroir_wire::settings::{Method as WriteMethod, sub_route};
 use percent_encoding::percent_decode_str;
 
+use crate::admin::AdminRoute;
 use crate::auth::Right;
 
 /// Where a request goes.
@@ -57,8 +59,8 @@ pub enum Route {
     Stats,
     /// Answered from or through the coordinator log.
     Log(LogRoute),
-    /// Under `/_miroir/`, none of the above; the path's further segments.
-    Admin(Vec<String>),
+    /// Under `/_miroir/`, none of the above.
+    Admin(AdminRoute),
     /// A route of Meilisearch's that Miroir does not have; says what to use instead.
     NotSupported(&'static str),
     /// A known path, but not with this method.
@@ -184,9 +186,13 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["tasks", "compact"] => Route::NotSupported("Tasks are pruned by themselves."),
         ["tasks", uid] => only(get, Route::Log(LogRoute::GetTask { uid: (*uid).to_owned() })),
         ["_miroir", "ready"] => only(get, Route::Ready),
-        ["_miroir", rest @ ..] => {
-            Route::Admin(rest.iter().map(|segment| (*segment).to_owned()).collect())
+        ["_miroir", "peers"] => only(get, Route::Admin(AdminRoute::Peers)),
+        ["_miroir", "roles"] => only(get, Route::Admin(AdminRoute::Roles)),
+        ["_miroir", "actors"] => only(get, Route::Admin(AdminRoute::Actors)),
+        ["_miroir", "actors", id, "restart"] => {
+            only(post, Route::Admin(AdminRoute::RestartActor { id: (*id).to_owned() }))
         }
+        ["_miroir", ..] => Route::Admin(AdminRoute::Other),
         ["batches", ..] => Route::NotSupported("Use `GET /tasks`."),
         ["keys", ..] => Route::NotSupported("Use the master key."),
         ["network", ..] => Route::NotSupported("Miroir shards by itself: see `/_miroir/`."),
@@ -286,7 +292,14 @@ mod tests {
                 Route::Log(LogRoute::ChangeSetting { index: index(), name: "stop-words".into() }),
             ),
             (Method::GET, "/indexes/movies/settings/nonsense", Route::Unknown),
-            (Method::GET, "/_miroir/shards", Route::Admin(vec!["shards".into()])),
+            (Method::GET, "/_miroir/shards", Route::Admin(AdminRoute::Other)),
+            (Method::GET, "/_miroir/actors", Route::Admin(AdminRoute::Actors)),
+            (
+                Method::POST,
+                "/_miroir/actors/pod-1%2Fwriter%2Fmovies/restart",
+                Route::Admin(AdminRoute::RestartActor { id: "pod-1/writer/movies".into() }),
+            ),
+            (Method::GET, "/_miroir/actors/a/restart", Route::WrongMethod),
             (Method::GET, "/nonsense", Route::Unknown),
         ] {
             assert_eq!(route(&method, path), expected, "{method} {path}");

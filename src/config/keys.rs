@@ -6,12 +6,14 @@ use std::ffi::OsString;
 use serde_json::Value;
 
 use super::source::{Origin, Sources};
-use super::{Complaint, Config, FlagValue, NodeConfig, Secret};
+use super::{ClusterConfig, Complaint, Config, FlagValue, NodeConfig, PodIdentity, Secret};
 
 /// Every variable of ours begins so.
 const PREFIX: &str = "MIROIR_";
-/// Variables with these beginnings belong to others: the project's own tests, and `miroir node`.
-const FOREIGN_PREFIXES: [&str; 3] = ["MIROIR_TEST_", "MIROIR_BIN", "MIROIR_NODE_MASTER_KEY"];
+/// Variables with these beginnings belong to others: the project's own tests, `miroir node`,
+/// `miroir ctl`.
+const FOREIGN_PREFIXES: [&str; 4] =
+    ["MIROIR_TEST_", "MIROIR_BIN", "MIROIR_NODE_MASTER_KEY", "MIROIR_URL"];
 /// Endings of the variables that Kubernetes sets for a service that is called `miroir`.
 const SERVICE_LINKS: [&str; 7] =
     ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_ADDR", "_PROTO", "_TCP", "_UDP"];
@@ -43,6 +45,15 @@ pub fn schema() -> Schema {
         node_key: some(),
         node_key_file: path(),
         nodes: vec![node],
+        pod: PodIdentity { peer_advertise: Some(String::new()), ..PodIdentity::default() },
+        cluster: ClusterConfig {
+            secret: some(),
+            secret_file: path(),
+            old_secrets: vec![Secret::new("")],
+            old_secrets_file: path(),
+            seeds: vec![String::new()],
+            ..ClusterConfig::default()
+        },
         ..Config::default()
     };
     // Plain structs of text and numbers always serialise.
@@ -200,6 +211,11 @@ fn as_kind_of(example: &Value, text: &str) -> Result<Value, String> {
             .parse::<bool>()
             .map(Value::from)
             .map_err(|_| format!("{text:?} is neither true nor false")),
+        Value::Array(examples)
+            if examples.first().is_some_and(Value::is_string) && !text.starts_with('[') =>
+        {
+            Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect())
+        }
         Value::Array(_) => {
             serde_json::from_str::<Value>(text).ok().filter(Value::is_array).ok_or_else(|| {
                 "a JSON list is expected, like [{\"id\":\"node-1\",\"url\":\"…\"}]".to_owned()
@@ -211,7 +227,8 @@ fn as_kind_of(example: &Value, text: &str) -> Result<Value, String> {
 
 /// Whether `path` holds a key itself (not the name of a file that does).
 fn is_secret(path: &str) -> bool {
-    path == "nodes" || path.rsplit(['.', '_']).next() == Some("key")
+    let last = path.rsplit(['.', '_']).next();
+    path == "nodes" || matches!(last, Some("key" | "secret" | "secrets"))
 }
 
 fn belongs_to_others(name: &str) -> bool {
@@ -272,7 +289,14 @@ mod tests {
     fn each_key_has_a_variable() {
         let schema = schema();
         let names: Vec<String> = schema.leaves().keys().map(|path| variable_of(path)).collect();
-        for name in ["MIROIR_SERVER_HTTP_ADDR", "MIROIR_MASTER_KEY_FILE", "MIROIR_NODES"] {
+        for name in [
+            "MIROIR_SERVER_HTTP_ADDR",
+            "MIROIR_MASTER_KEY_FILE",
+            "MIROIR_NODES",
+            "MIROIR_CLUSTER_SECRET",
+            "MIROIR_CLUSTER_OLD_SECRETS_FILE",
+            "MIROIR_POD_PEER_ADVERTISE",
+        ] {
             assert!(names.iter().any(|known| known == name), "{name} not in {names:?}");
         }
     }

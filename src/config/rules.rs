@@ -7,6 +7,9 @@ use http::Uri;
 
 use super::source::Sources;
 use super::{Complaint, Config, Secret};
+pub use cluster::reread_cluster_secrets;
+
+mod cluster;
 
 /// Most shards of an index: five digits of the shard field's alphabet, far above any use.
 pub const SHARDS_MAX: u32 = 4096;
@@ -36,6 +39,7 @@ pub fn read_key_files(
             node.key = config.node_key.clone();
         }
     }
+    cluster::read_secret_files(&mut config.cluster, &mut reader);
     reader.complaints
 }
 
@@ -54,14 +58,22 @@ impl KeyFiles<'_> {
             return;
         }
         let path = self.folder.join(path);
-        match std::fs::read_to_string(&path) {
-            // An editor's line end is not part of the key.
-            Ok(text) => *value = Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
-            Err(error) => self.complain(
-                &file_key,
-                format!("{} can't be read: {error}", path.display()),
-                "a relative path starts at the configuration file",
-            ),
+        // An editor's line end is not part of the key.
+        let key = |text: String| Secret::new(text.trim_end_matches(['\r', '\n']));
+        *value = self.read(&file_key, &path).map(key);
+    }
+
+    fn read(&mut self, file_key: &str, path: &Path) -> Option<String> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.complain(
+                    file_key,
+                    format!("{} can't be read: {error}", path.display()),
+                    "a relative path starts at the configuration file",
+                );
+                None
+            }
         }
     }
 
@@ -81,6 +93,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Complaint> {
     check_keys(config, &mut found);
     check_limits(config, &mut found);
     check_nodes(config, &mut found);
+    cluster::check(config, &mut found);
     found.complaints
 }
 

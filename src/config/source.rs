@@ -85,6 +85,11 @@ impl Sources {
         }
     }
 
+    /// Whether any layer has a value at exactly `path`.
+    pub fn is_given(&self, path: &str) -> bool {
+        self.origins.contains_key(path)
+    }
+
     /// Puts `value` at `path`, over whatever stands there. Only tables lie on the way: what
     /// else does is replaced, and a later check complains about its kind.
     pub fn set(&mut self, path: &str, value: Value, origin: Origin) {

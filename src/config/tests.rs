@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod cluster;
+
 const MINIMAL: &str = "master_key: 0123456789abcdef\nnodes:\n  - id: a\n    url: http://h:1\n";
 
 fn load(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
@@ -111,14 +113,19 @@ fn keys_come_from_files_and_reach_nodes_without_one() {
 
 #[test]
 fn examples_are_valid() {
-    for name in ["miroir.yaml", "miroir.toml"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ops/examples");
-        let keys = [
-            ("MIROIR_MASTER_KEY".into(), "0123456789abcdef".into()),
-            ("MIROIR_ADMIN_KEY".into(), "fedcba9876543210".into()),
-            ("MIROIR_NODE_KEY".into(), "node key".into()),
-        ];
-        let config = Config::load(Some(&folder.join(name)), keys, &[]).expect("valid");
+    let keys = [
+        ("MIROIR_MASTER_KEY", "0123456789abcdef"),
+        ("MIROIR_ADMIN_KEY", "fedcba9876543210"),
+        ("MIROIR_NODE_KEY", "node key"),
+    ];
+    let secret = ("MIROIR_CLUSTER_SECRET", "0123456789abcdef0123456789abcdef");
+    for (name, secret) in
+        [("miroir.yaml", None), ("miroir.toml", None), ("three-pods.yaml", Some(secret))]
+    {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("ops/examples").join(name);
+        let given = keys.into_iter().chain(secret);
+        let variables = given.map(|(name, text)| (name.into(), text.into()));
+        let config = Config::load(Some(&file), variables, &[]).expect("valid");
         assert!(config.nodes.iter().all(|node| node.key.is_some()), "{name}");
     }
 }
@@ -129,6 +136,7 @@ fn variables_of_others_are_left_alone() {
         ("MIROIR_SERVICE_HOST", "10.0.0.1"),
         ("MIROIR_PORT_7700_TCP_ADDR", "10.0.0.1"),
         ("MIROIR_TEST_SEED", "1"),
+        ("MIROIR_URL", "http://127.0.0.1:7700"),
         ("PATH", "/bin"),
     ];
     load(MINIMAL, &others, &[]).expect("valid");

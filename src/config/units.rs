@@ -66,15 +66,14 @@ pub mod duration_text {
     const UNITS: [(&str, u64); 5] =
         [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-    /// In whole days, else in whole seconds, else in milliseconds.
+    /// In the largest unit of which it is a whole number.
     pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         let millis = value.as_millis();
         let whole = |(_, unit): &&(&str, u64)| {
             let unit = u128::from(*unit);
             millis >= unit && millis.is_multiple_of(unit)
         };
-        let units = UNITS.iter().filter(|(name, _)| matches!(*name, "ms" | "s" | "d"));
-        match units.rev().find(whole) {
+        match UNITS.iter().rev().find(whole) {
             Some((name, unit)) => {
                 serializer.collect_str(&format_args!("{}{name}", millis / u128::from(*unit)))
             }

@@ -6,7 +6,11 @@
 //!                       │                  │
 //!                       └───── stop ───────┴──▶ (nothing)
 //! ```
+//!
+//! When a node moves, pods start again with a configuration that says so, one after the other
+//! ([`Roll`]), so that those of several that are not at it go on serving.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -15,12 +19,12 @@ use anyhow::{Context, anyhow};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
-use miroir_seams::Clock;
+use miroir_seams::{Clock, HttpTransport};
 use tokio::time::Instant;
 
 use super::member::{Member, Process, Role};
-use super::ports;
 use super::state::UpState;
+use super::{ports, readiness};
 use crate::data_lock::DataLock;
 use crate::exit::{HANDOVER_PATIENCE, STOP_PATIENCE};
 
@@ -32,6 +36,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 const STEADY_AFTER: Duration = Duration::from_secs(60);
 /// Ends in a row of one process before the first readiness after which `up` gives up.
 const START_ATTEMPTS_MAX: u32 = 3;
+
+/// How long the next pod waits for one that was started again to be ready. After that the new
+/// address matters more.
+const ROLL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why [`Fleet::watch`] came back.
 #[derive(Debug)]
@@ -50,6 +58,22 @@ struct Slot {
     ends: u32,
     /// When to start it again; only while there is no process.
     start_at: Option<Instant>,
+}
+
+/// Pods that start again one after the other. Numbers are those of the slots.
+#[derive(Debug, Default)]
+struct Roll {
+    next: VecDeque<usize>,
+    now: Option<RollStep>,
+}
+
+/// Where the pod at hand is.
+#[derive(Clone, Copy, Debug)]
+enum RollStep {
+    /// Told to stop; it will be started when it has.
+    Stopping(usize),
+    /// Started again; the next one waits until it is ready, or until `patience_ends`.
+    Starting { at: usize, patience_ends: Instant },
 }
 
 /// What a started process is, for people and programs.
@@ -73,6 +97,8 @@ pub struct Fleet {
     slots: Vec<Slot>,
     respawn: bool,
     starting: bool,
+    roll: Roll,
+    transport: HttpTransport,
 }
 
 impl Fleet {
@@ -98,7 +124,16 @@ impl Fleet {
             .into_iter()
             .map(|member| Slot { member, process: None, ends: 0, start_at: None })
             .collect();
-        let mut fleet = Self { program, data, state, slots, respawn, starting: true };
+        let mut fleet = Self {
+            program,
+            data,
+            state,
+            slots,
+            respawn,
+            starting: true,
+            roll: Roll::default(),
+            transport: HttpTransport::new(),
+        };
         for slot in &mut fleet.slots {
             slot.process = Some(slot.member.start(&fleet.program)?);
         }
@@ -137,9 +172,14 @@ impl Fleet {
     pub async fn watch(&mut self) -> Change {
         loop {
             let next_start = self.slots.iter().filter_map(|slot| slot.start_at).min();
+            let rolled = rolled(&self.transport, self.roll.now, &self.slots);
             let ended = tokio::select! {
                 ended = next_end(&mut self.slots) => Some(ended),
                 () = sleep_until(next_start) => None,
+                () = rolled => {
+                    self.roll_on();
+                    continue;
+                }
             };
             let change = match ended {
                 Some((at, status)) => self.on_ended(at, status),
@@ -195,6 +235,10 @@ impl Fleet {
                 let pid = process.child.id();
                 tracing::info!(id = slot.member.id, pid, "process started again");
                 slot.process = Some(process);
+                if matches!(self.roll.now, Some(RollStep::Stopping(stopping)) if stopping == at) {
+                    let patience_ends = now + ROLL_PATIENCE;
+                    self.roll.now = Some(RollStep::Starting { at, patience_ends });
+                }
             }
             Err(error) => {
                 slot.ends = slot.ends.saturating_add(1);
@@ -219,11 +263,40 @@ impl Fleet {
         self.state.save(&self.data)?;
         for (slot, member) in self.slots.iter_mut().zip(members(&self.data, &self.state)?) {
             slot.member = member;
-            if let (true, Some(process)) = (slot.member.is_pod(), slot.process.as_mut()) {
+        }
+        self.restart_pods();
+        Ok(true)
+    }
+
+    /// Every pod that runs starts again: all at once while nobody is served yet.
+    fn restart_pods(&mut self) {
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(process) = slot.process.as_mut().filter(|_| slot.member.is_pod()) else {
+                // One that does not run will start with the new configuration.
+                continue;
+            };
+            if self.starting {
                 process.lifeline = None;
+            } else if !self.roll.next.contains(&at) {
+                self.roll.next.push_back(at);
             }
         }
-        Ok(true)
+        if self.roll.now.is_none() {
+            self.roll_on();
+        }
+    }
+
+    /// Tells the next pod to stop.
+    fn roll_on(&mut self) {
+        self.roll.now = None;
+        while let Some(at) = self.roll.next.pop_front() {
+            let slot = self.slots.get_mut(at);
+            if let Some(process) = slot.and_then(|slot| slot.process.as_mut()) {
+                process.lifeline = None;
+                self.roll.now = Some(RollStep::Stopping(at));
+                return;
+            }
+        }
     }
 
     /// Stops the pods, then the nodes. Each gets [`STOP_PATIENCE`], then SIGKILL.
@@ -265,6 +338,29 @@ async fn next_end(slots: &mut [Slot]) -> (usize, std::io::Result<ExitStatus>) {
     match ends.next().await {
         Some(end) => end,
         None => std::future::pending().await,
+    }
+}
+
+/// Completes when the pod at hand is ready, or has had its time; pending while there is none.
+fn rolled(
+    transport: &HttpTransport,
+    now: Option<RollStep>,
+    slots: &[Slot],
+) -> impl Future<Output = ()> + use<> {
+    let transport = transport.clone();
+    let step = match now {
+        Some(RollStep::Starting { at, patience_ends }) => {
+            slots.get(at).map(|slot| (slot.member.id.clone(), slot.member.url(), patience_ends))
+        }
+        Some(RollStep::Stopping(_)) | None => None,
+    };
+    async move {
+        let Some((id, url, patience_ends)) = step else { return std::future::pending().await };
+        let pods = [url];
+        let ready = readiness::wait(&transport, &pods, &[]);
+        if tokio::time::timeout_at(patience_ends, ready).await.is_err() {
+            tracing::warn!(id, "pod is not ready, going on with the next");
+        }
     }
 }
 

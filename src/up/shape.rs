@@ -9,6 +9,8 @@ use crate::exit::Refused;
 const NODES_DEFAULT: u32 = 4;
 const GROUPS_DEFAULT: u32 = 2;
 const SHARDS_DEFAULT: u32 = 64;
+/// Members of a Raft cluster beyond five only listen; this is enough to see that.
+const PODS_MAX: u32 = 9;
 /// Every node is a process with an index of its own; more than this is not a laptop's work.
 const NODES_MAX: u32 = 64;
 
@@ -67,13 +69,22 @@ impl Shape {
         Ok(shape)
     }
 
-    /// The kept shape, if nothing else was asked for.
+    /// The kept shape, if nothing else was asked for than more pods: those join the cluster.
+    /// Fewer are refused: a pod takes its vote with it, and acknowledged writes that only it and
+    /// one other keep, so it must be removed while the cluster runs.
     ///
     /// # Errors
     /// Names each flag that contradicts what `directory` holds.
     pub fn decide_again(self, asked: Asked, directory: &str) -> Result<Self, Refused> {
+        let pods = asked.pods.unwrap_or(self.pods);
+        if pods < self.pods {
+            return Err(Refused(format!(
+                "--pods {pods}: the cluster in {directory} has {} pods, and `up` can only add \
+                 some. Leave the flag out to start it again",
+                self.pods
+            )));
+        }
         let pairs = [
-            ("--pods", asked.pods, self.pods),
             ("--nodes", asked.nodes, self.nodes),
             ("--groups", asked.groups, self.groups),
             ("--rf", asked.rf, self.rf),
@@ -87,7 +98,9 @@ impl Shape {
             })
             .collect();
         if conflicts.is_empty() {
-            return Ok(self);
+            let shape = Self { pods, ..self };
+            shape.check()?;
+            return Ok(shape);
         }
         Err(Refused(format!(
             "the cluster in {directory} was made differently: {}. Leave these flags out to start \
@@ -109,12 +122,8 @@ impl Shape {
         if self.pods == 0 || self.nodes == 0 || self.groups == 0 || self.rf == 0 {
             return refuse("--pods, --nodes, --groups and --rf must be at least 1".to_owned());
         }
-        if self.pods > 1 {
-            return refuse(format!(
-                "--pods {}: several pods are not supported yet, only 1. (Several nodes, groups \
-                 and copies are: --nodes, --groups, --rf.)",
-                self.pods
-            ));
+        if self.pods > PODS_MAX {
+            return refuse(format!("--pods {}: at most {PODS_MAX} are started", self.pods));
         }
         if self.nodes > NODES_MAX {
             return refuse(format!("--nodes {}: at most {NODES_MAX} are started", self.nodes));
@@ -160,7 +169,7 @@ mod tests {
         assert!(Shape::decide(asked(Some(3), Some(2), Some(2))).is_err());
         assert!(Shape::decide(asked(Some(0), None, None)).is_err());
         assert!(Shape::decide(asked(Some(u32::MAX), Some(u32::MAX), Some(u32::MAX))).is_err());
-        assert!(Shape::decide(Asked { pods: Some(3), ..Asked::default() }).is_err());
+        assert!(Shape::decide(Asked { pods: Some(10), ..Asked::default() }).is_err());
         assert!(Shape::decide(Asked { shards: Some(0), ..Asked::default() }).is_err());
     }
 
@@ -182,5 +191,17 @@ mod tests {
         let error = kept.decide_again(asked(Some(5), None, Some(1)), "d").expect_err("refused");
         assert!(error.0.contains("--nodes 5 (it has 4)"), "{error}");
         assert!(!error.0.contains("--rf"), "{error}");
+    }
+
+    #[test]
+    fn pods_are_added_and_never_taken_away() {
+        let pods = |pods| Asked { pods: Some(pods), ..Asked::default() };
+        let one = Shape::decide(Asked::default()).expect("possible");
+        let three = one.decide_again(pods(3), "d").expect("possible");
+        assert_eq!(three, Shape { pods: 3, ..one });
+        assert_eq!(three.decide_again(Asked::default(), "d").ok(), Some(three));
+        let error = three.decide_again(pods(1), "d").expect_err("refused");
+        assert!(error.0.contains("has 3 pods"), "{error}");
+        assert!(one.decide_again(pods(10), "d").is_err());
     }
 }

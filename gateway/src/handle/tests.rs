@@ -23,6 +23,7 @@ use crate::intake::Spool;
 use crate::router::LogRoute;
 use crate::server::Server;
 
+mod admin;
 mod failing_nodes;
 mod lists;
 

@@ -1,0 +1,132 @@
+//! `miroir ctl`: asks a running cluster, over the admin API of any of its pods.
+//!
+//! Tables for people ([`views`]), the pod's own JSON for programs. Exit code 0: done; 1: the pod
+//! can't be reached, failed, or answered only in part; 2: what was asked is refused.
+
+mod client;
+mod table;
+mod views;
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use http::Method;
+use miroir_gateway::admin::{ActorsAnswer, PeersAnswer, RestartAnswer, RoleView};
+use miroir_seams::HttpTransport;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::config::Secret;
+use crate::exit::{self, Refused};
+use client::AdminClient;
+
+/// The other name that the variable of the admin key has.
+const KEY_VARIABLE_LONG: &str = "MIROIR_ADMIN_API_KEY";
+
+/// Arguments of `miroir ctl`.
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// A pod of the cluster, any of them.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MIROIR_URL",
+        default_value = "http://127.0.0.1:7700"
+    )]
+    url: String,
+    /// The admin key. Prefer the variable: flags can be read by every process.
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "MIROIR_ADMIN_KEY",
+        hide_env_values = true
+    )]
+    admin_key: Option<String>,
+    /// Print the pod's answer as JSON instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: CtlCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CtlCommand {
+    /// The pods of the cluster: addresses, state, part in the coordinator log.
+    Peers,
+    /// The roles and the pods that hold them.
+    Roles,
+    /// The actors of every pod: what each does, how busy it is, why it failed last.
+    Actors {
+        /// Only those of this pod.
+        #[arg(long, value_name = "ID")]
+        pod: Option<String>,
+    },
+    /// Start one actor again.
+    RestartActor {
+        /// As `actors` prints it.
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// Runs `miroir ctl`.
+///
+/// # Errors
+/// A pod that can't be reached, refuses or fails, and pods that it could not ask.
+pub fn run(args: CtlArgs) -> anyhow::Result<()> {
+    let key = args.admin_key.or_else(|| std::env::var(KEY_VARIABLE_LONG).ok());
+    let key = key.filter(|key| !key.is_empty()).ok_or_else(|| {
+        Refused("the admin key is needed: set MIROIR_ADMIN_KEY, or give --admin-key".to_owned())
+    })?;
+    let outcome = exit::block_on(async {
+        let client = AdminClient::new(HttpTransport::new(), &args.url, Secret::new(key))?;
+        execute(&client, args.command, args.json).await
+    })?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(outcome.text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("can't write to stdout")?;
+    match outcome.missing {
+        None => Ok(()),
+        Some(missing) => bail!("{missing}"),
+    }
+}
+
+/// What is printed, and what the answer lacks.
+#[derive(Debug)]
+struct Outcome {
+    text: String,
+    missing: Option<String>,
+}
+
+async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyhow::Result<Outcome> {
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let (answer, table, missing) = match command {
+        CtlCommand::Peers => {
+            let (body, peers) = client.ask::<PeersAnswer>(Method::GET, "/_miroir/peers").await?;
+            (body, views::peers(&peers), None)
+        }
+        CtlCommand::Roles => {
+            let (body, roles) = client.ask::<Vec<RoleView>>(Method::GET, "/_miroir/roles").await?;
+            (body, views::roles(&roles), None)
+        }
+        CtlCommand::Actors { pod } => {
+            let query = pod.map(|pod| format!("?pod={}", encode(&pod))).unwrap_or_default();
+            let path = format!("/_miroir/actors{query}");
+            let (body, actors) = client.ask::<ActorsAnswer>(Method::GET, &path).await?;
+            (body, views::actors(&actors), views::unreachable(&actors))
+        }
+        CtlCommand::RestartActor { id } => {
+            let path = format!("/_miroir/actors/{}/restart", encode(&id));
+            let (body, restart) = client.ask::<RestartAnswer>(Method::POST, &path).await?;
+            (body, format!("{} starts again on {}\n", restart.id, restart.pod), None)
+        }
+    };
+    let text = if json { format!("{}\n", answer.trim_end()) } else { table };
+    Ok(Outcome { text, missing })
+}
+
+#[cfg(test)]
+mod tests;
