@@ -201,7 +201,7 @@ mod tests {
         let peer = Peer { address: String::new(), since, leaving: false };
         let live: BTreeMap<PodId, Peer> =
             pods.iter().map(|pod| (PodId::from(*pod), peer.clone())).collect();
-        Peers { seen: live.keys().cloned().collect(), live, copies: 2 }
+        Peers { seen: live.keys().cloned().collect(), live, copies: 2, ..Peers::default() }
     }
 
     fn roles(count: usize, holder: &str) -> BTreeMap<String, Option<PodId>> {

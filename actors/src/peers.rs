@@ -12,6 +12,7 @@ use bytes::Bytes;
 use miroir_membership::placement::owner;
 use miroir_seams::{NoPeers, PeerCall, PeerCallError, PeerTransport};
 use miroir_storage::ids::PodId;
+use miroir_storage::raft::RaftId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -26,9 +27,32 @@ pub struct Peer {
     pub leaving: bool,
 }
 
+/// What is known of a pod, dead or alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownPod {
+    /// Its number in the coordinator log, once it has one.
+    pub raft_id: Option<RaftId>,
+    /// Where its peers reach it, `host:port`.
+    pub peer_address: String,
+    /// Where clients reach it, `host:port`.
+    pub http_address: String,
+    /// Of its program.
+    pub version: String,
+    /// Whether it is heard of.
+    pub alive: bool,
+    /// Since when it is what `alive` says.
+    pub since: Instant,
+    /// Count of its starts.
+    pub generation: u64,
+    /// Everything that it publishes besides, by name.
+    pub values: BTreeMap<String, String>,
+}
+
 /// Who lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers {
+    /// Every pod that gossip knows, this one among them; empty without gossip.
+    pub known: BTreeMap<PodId, KnownPod>,
     /// The living pods, this one among them.
     pub live: BTreeMap<PodId, Peer>,
     /// Every pod that was ever seen by this process: one that is missing has died.
@@ -84,7 +108,8 @@ impl PeersView {
     pub fn new(own: PodId, since: Instant, transport: Arc<dyn PeerTransport>) -> Self {
         let peer = Peer { address: String::new(), since, leaving: false };
         let live = BTreeMap::from([(own.clone(), peer)]);
-        let peers = Peers { live, seen: BTreeSet::from([own.clone()]), copies: 1 };
+        let seen = BTreeSet::from([own.clone()]);
+        let peers = Peers { live, seen, copies: 1, ..Peers::default() };
         let (changed, _) = watch::channel(());
         Self {
             own,

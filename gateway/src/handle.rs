@@ -145,9 +145,7 @@ async fn dispatch(
         }
         Route::Stats => Ok(all_stats(context, &routing).await?.into()),
         Route::Log(route) => Ok(context.log.answer(route.clone(), request).await?),
-        Route::Admin(route) => {
-            admin::answer(context.admin.as_ref(), route.clone(), query).await
-        }
+        Route::Admin(route) => admin::answer(context.admin.as_ref(), route.clone(), query).await,
         Route::NotSupported(instead) => Err(not_supported(instead)),
         Route::WrongMethod => Ok(Reply::empty(405)),
         Route::Unknown => Ok(Reply::empty(404)),
