@@ -6,7 +6,7 @@
 //! Pods that know one of the [`secrets`] of the cluster call each other over a [`link`] and learn
 //! of each other by [`gossip`]; whoever knows none learns nothing and changes nothing.
 
-//pub mod gossip;
+pub mod gossip;
 pub mod health;
 pub mod link;
 pub mod placement;

@@ -40,8 +40,9 @@ const LINK_SERVER_LABEL: &[u8] = b"miroir link server v1";
 const GOSSIP_LABEL: &[u8] = b"miroir gossip v1";
 
 /// What an Ed25519 private key looks like in PKCS#8 (RFC 8410, section 7) before its 32 bytes.
-const ED25519_PKCS8_PREFIX: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+const ED25519_PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 /// Why a list of secrets is refused. The one in force stays so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -64,7 +64,7 @@ impl fmt::Debug for Link {
 enum Attempt {
     Answered(Result<Bytes, PeerCallError>),
     /// Nothing of the request was written: it may be sent elsewhere.
-    NotSent(Request<Parts>, String),
+    NotSent(Box<Request<Parts>>, String),
 }
 
 impl Link {
@@ -81,6 +81,16 @@ impl Link {
             tasks: seams.tasks.clone(),
             idle: Mutex::default(),
         }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).values().map(Vec::len).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn secrets(&self) -> &ClusterSecrets {
+        &self.secrets
     }
 
     async fn connect(&self, address: &str) -> Result<Connection, String> {
@@ -108,16 +118,18 @@ impl Link {
     }
 
     /// A kept connection that looks alive.
-    async fn take_idle(&self, address: &str) -> Option<Connection> {
+    async fn take_idle(&self, address: &str, deadline: Instant) -> Option<Connection> {
         let generation = self.secrets.current().generation;
         loop {
             let mut connection = {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.get_mut(address)?.pop()?
             };
-            let fresh = self.clock.instant().saturating_duration_since(connection.used) < CLIENT_IDLE;
-            if fresh && connection.generation == generation && connection.sender.ready().await.is_ok()
-            {
+            let unused = self.clock.instant().saturating_duration_since(connection.used);
+            if unused >= CLIENT_IDLE || connection.generation != generation {
+                continue;
+            }
+            if let Ok(Ok(())) = timeout_at(deadline, connection.sender.ready()).await {
                 return Some(connection);
             }
         }
@@ -156,7 +168,7 @@ impl Link {
             Ok(Err(mut error)) => {
                 let text = error.error().to_string();
                 return match error.take_message() {
-                    Some(request) => Attempt::NotSent(request, text),
+                    Some(request) => Attempt::NotSent(Box::new(request), text),
                     None => Attempt::Answered(Err(PeerCallError::Broken(text))),
                 };
             }
@@ -205,10 +217,10 @@ impl PeerTransport for Link {
             .header(http::header::HOST, call.address.as_str())
             .body(parts)
             .map_err(|error| PeerCallError::Unreachable(error.to_string()))?;
-        while let Some(connection) = self.take_idle(&call.address).await {
+        while let Some(connection) = self.take_idle(&call.address, limits.deadline).await {
             match self.attempt(connection, request, &limits).await {
                 Attempt::Answered(answer) => return answer,
-                Attempt::NotSent(again, _) => request = again,
+                Attempt::NotSent(again, _) => request = *again,
             }
         }
         let deadline = limits.deadline.min(self.clock.instant() + CONNECT_TIMEOUT);
@@ -224,7 +236,10 @@ impl PeerTransport for Link {
     }
 }
 
-async fn read_answer(response: Response<Incoming>, bytes_max: usize) -> Result<Bytes, PeerCallError> {
+async fn read_answer(
+    response: Response<Incoming>,
+    bytes_max: usize,
+) -> Result<Bytes, PeerCallError> {
     let status = response.status();
     match status {
         StatusCode::OK => read_body(response.into_body(), bytes_max).await,

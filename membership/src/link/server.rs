@@ -226,7 +226,10 @@ impl Server {
 }
 
 /// The handshake, and the byte that says it went well.
-async fn let_in(stream: TcpStream, acceptor: &TlsAcceptor) -> std::io::Result<TlsStream<TcpStream>> {
+async fn let_in(
+    stream: TcpStream,
+    acceptor: &TlsAcceptor,
+) -> std::io::Result<TlsStream<TcpStream>> {
     stream.set_nodelay(true)?;
     let mut stream = acceptor.accept(stream).await?;
     stream.write_u8(WELCOME).await?;
