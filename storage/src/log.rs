@@ -42,7 +42,7 @@ use crate::raft::{
 };
 use crate::routing::Routing;
 use crate::tables::ApplyError;
-use propose::{Done, Waiting, drain};
+use propose::{Done, Queues, Waiting, drain};
 
 /// How long a proposal may wait for its turn, and then for its quorum.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -207,6 +207,7 @@ impl Core {
 pub struct CoordinatorLog {
     core: Arc<Core>,
     proposals: mpsc::Sender<Waiting>,
+    forwarded: mpsc::Sender<Waiting>,
     leadership: watch::Receiver<Leadership>,
 }
 
@@ -264,11 +265,12 @@ impl CoordinatorLog {
             numbers: AtomicU64::new(0),
             seen: Mutex::default(),
         });
-        let (proposals, queue) = mpsc::channel(QUEUE_MAX);
+        let (proposals, here) = mpsc::channel(QUEUE_MAX);
+        let (forwarded, there) = mpsc::channel(QUEUE_MAX);
         let (leader, leadership) = watch::channel(Leadership::default());
-        seams.tasks.spawn("coordinator log", drain(core.clone(), queue));
+        seams.tasks.spawn("coordinator log", drain(core.clone(), Queues::new(here, there)));
         seams.tasks.spawn("coordinator log end", follow_metrics(core.clone(), leader));
-        let log = Self { core, proposals, leadership };
+        let log = Self { core, proposals, forwarded, leadership };
         let campaigns = config.start == Start::Alone && log.start_if_new(&config.address).await?;
         log.lead_if_alone(campaigns).await?;
         Ok(log)

@@ -8,13 +8,16 @@
 //!  by a pod                                                      then applied here as well
 //! ```
 //!
-//! A forwarded group is never forwarded again: who doesn't lead any more refuses it.
+//! A forwarded group is never forwarded again: who doesn't lead any more refuses it, at once and
+//! also while its own commands are under way to somebody else. Two pods that took each other for
+//! the leader would wait for each other otherwise.
 //!
 //! Commands of one pod take effect in the order in which they were proposed, also when the fate
 //! of an earlier one is unknown: the leader refuses a group that arrives after a later one of
 //! the same pod, and one that was meant for another term. An entry of an older term can't be
 //! committed any more once one of a newer term is.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -115,31 +118,88 @@ pub(super) enum WriteError {
     Unknown,
 }
 
-/// Proposes what is in line, one entry at a time, until nobody can propose any more.
-pub(super) async fn drain(core: Arc<Core>, mut queue: mpsc::Receiver<Waiting>) {
-    let mut group = Vec::new();
-    let mut held_over = None;
-    loop {
-        let first = match held_over.take() {
-            Some(waiting) => waiting,
-            None => match queue.recv().await {
-                Some(waiting) => waiting,
-                None => return,
-            },
+/// What stands in line.
+#[derive(Debug)]
+pub(super) struct Queues {
+    /// Commands of this pod.
+    pub(super) here: mpsc::Receiver<Waiting>,
+    /// Groups of other pods.
+    pub(super) there: mpsc::Receiver<Waiting>,
+    /// What did not fit in the last entry, of either.
+    held_over: VecDeque<Waiting>,
+}
+
+impl Queues {
+    pub(super) fn new(here: mpsc::Receiver<Waiting>, there: mpsc::Receiver<Waiting>) -> Self {
+        Self { here, there, held_over: VecDeque::new() }
+    }
+
+    /// Waits for something to do; `None` when nobody can propose any more.
+    async fn first(&mut self) -> Option<Waiting> {
+        if let Some(waiting) = self.held_over.pop_front() {
+            return Some(waiting);
+        }
+        tokio::select! {
+            biased;
+            waiting = self.there.recv() => waiting,
+            waiting = self.here.recv() => waiting,
+        }
+    }
+
+    /// What waits already, in turn from both queues.
+    fn next(&mut self, turn: usize) -> Option<Waiting> {
+        if let Some(waiting) = self.held_over.pop_front() {
+            return Some(waiting);
+        }
+        let (one, other) = match turn % 2 {
+            0 => (&mut self.here, &mut self.there),
+            _ => (&mut self.there, &mut self.here),
         };
+        one.try_recv().or_else(|_| other.try_recv()).ok()
+    }
+
+    /// Refuses what other pods have in line.
+    fn refuse(&mut self, leader: Option<&Leader>) {
+        let held_over = std::mem::take(&mut self.held_over);
+        let (there, here) = held_over.into_iter().partition(Waiting::is_forwarded);
+        self.held_over = here;
+        let there: VecDeque<Waiting> = there;
+        for waiting in there {
+            waiting.refuse(leader.cloned());
+        }
+        while let Ok(waiting) = self.there.try_recv() {
+            waiting.refuse(leader.cloned());
+        }
+    }
+
+    /// Refuses what other pods put in line, for ever.
+    async fn refuse_all(&mut self, leader: &Leader) {
+        self.refuse(Some(leader));
+        while let Some(waiting) = self.there.recv().await {
+            waiting.refuse(Some(leader.clone()));
+        }
+        std::future::pending().await
+    }
+}
+
+/// Proposes what is in line, one entry at a time, until nobody can propose any more.
+pub(super) async fn drain(core: Arc<Core>, mut queues: Queues) {
+    let mut group = Vec::new();
+    while let Some(first) = queues.first().await {
         let (mut bytes, mut count) = (first.bytes(), first.commands.len());
         group.push(first);
-        while count < COMMANDS_MAX {
-            let Ok(waiting) = queue.try_recv() else { break };
+        while count < COMMANDS_MAX
+            && let Some(waiting) = queues.next(group.len())
+        {
             bytes += waiting.bytes();
             count += waiting.commands.len();
             if bytes > ENTRY_BYTES_MAX || count > COMMANDS_MAX {
-                held_over = Some(waiting);
+                queues.held_over.push_front(waiting);
                 break;
             }
             group.push(waiting);
         }
-        deliver(&core, &mut group).await;
+        deliver(&core, &mut queues, &mut group).await;
     }
 }
 
@@ -169,7 +229,7 @@ fn stance(core: &Core) -> Stance {
 }
 
 /// Answers everyone in `group`, one way or the other.
-async fn deliver(core: &Core, group: &mut Vec<Waiting>) {
+async fn deliver(core: &Core, queues: &mut Queues, group: &mut Vec<Waiting>) {
     // Who leads, as another pod says; tried once.
     let mut hint: Option<Leader> = None;
     let mut metrics = core.raft.metrics();
@@ -205,11 +265,16 @@ async fn deliver(core: &Core, group: &mut Vec<Waiting>) {
             Stance::Follows(leader) => {
                 drop(turn);
                 refuse_forwarded(group, Some(&leader));
-                forward(core, &leader, group).await
+                tokio::select! {
+                    biased;
+                    written = forward(core, &leader, group) => written,
+                    () = queues.refuse_all(&leader) => Err(WriteError::Unknown),
+                }
             }
             Stance::NoLeader => {
                 drop(turn);
                 refuse_forwarded(group, None);
+                queues.refuse(None);
                 Err(WriteError::NotProposed(None))
             }
         };
@@ -298,6 +363,7 @@ async fn forward(
     };
     let target = (leader.raft_id, leader.address.as_str());
     let answer = tokio::select! {
+        biased;
         answer = core.network.call(target, PROPOSE, call, wait + PROPOSE_TIMEOUT) => answer,
         () = lost(core, leader) => return Err(WriteError::Unknown),
     };

@@ -153,7 +153,7 @@ impl CoordinatorLog {
         let (done, outcome) = oneshot::channel();
         let waiting = Waiting { commands: call.commands, deadline, done: Done::There(done) };
         // A full queue is no reason to wait here: the proposer has a queue of its own.
-        self.proposals.try_send(waiting).map_err(|_| refusal("the leader's queue is full"))?;
+        self.forwarded.try_send(waiting).map_err(|_| refusal("the leader's queue is full"))?;
         Ok(outcome.await.unwrap_or(ProposeAnswer::Unknown))
     }
 
