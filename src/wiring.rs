@@ -19,15 +19,12 @@ use miroir_storage::commands::Command;
 use miroir_storage::engine::SledEngine;
 use miroir_storage::ids::{GroupId, NodeId, PodId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::{NoPeers, RaftId};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::raft::{NoPeers, PeerAddresses};
 use miroir_storage::tables::nodes::NodeRecord;
 
 use crate::config::{self, Config, Secret};
 use crate::exit::Stop;
-
-/// The only voter of a one-pod cluster.
-const RAFT_ID: RaftId = RaftId(1);
 
 /// Runs a pod until `stop` completes, then drains it.
 ///
@@ -100,9 +97,11 @@ async fn open_log(config: &Config, seams: &Seams) -> anyhow::Result<CoordinatorL
         .context("can't open the coordinator log's store")?;
     let log_config = LogConfig {
         engine: Arc::new(engine),
-        raft_id: RAFT_ID,
+        raft_id: None,
+        start: Start::Alone,
         address: config.server.http_addr.to_string(),
         peers: Arc::new(NoPeers),
+        addresses: PeerAddresses::default(),
     };
     CoordinatorLog::open(log_config, seams.clone()).await.context("can't open the coordinator log")
 }

@@ -10,8 +10,8 @@ use miroir_seams::Seams;
 use miroir_storage::commands::Command;
 use miroir_storage::ids::{NodeId, PodId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::{NoPeers, RaftId};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
 use miroir_storage::routing::NodeRecord;
 use ractor::{ActorCell, ActorRef};
 
@@ -55,9 +55,11 @@ impl RunningPod {
         let seams = Seams::seeded(seed);
         let config = LogConfig {
             engine: Arc::new(LifeEngine { engine: disk.engine.clone(), life: life.clone() }),
-            raft_id: RaftId(1),
+            raft_id: Some(RaftId(1)),
+            start: Start::Alone,
             address: "pod-0".to_owned(),
             peers: Arc::new(NoPeers),
+            addresses: PeerAddresses::default(),
         };
         let log = CoordinatorLog::open(config, seams.clone()).await.map_err(|e| failed(&e))?;
         let files = Arc::new(LifeFiles { files: disk.files.clone(), life: life.clone() });

@@ -7,8 +7,8 @@ use miroir_seams::{MemoryFiles, NodeCall, NodeTransport, Seams, TransportError};
 use miroir_storage::commands::{Ending, EnqueueTask, FinishTask, PayloadRef, Work};
 use miroir_storage::engine::MemoryEngine;
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::{NoPeers, RaftId};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
 use miroir_storage::tables::tasks;
 
 use super::*;
@@ -35,9 +35,11 @@ async fn pod(
     let seams = Seams::seeded(1);
     let config = LogConfig {
         engine: Arc::new(MemoryEngine::new()),
-        raft_id: RaftId(1),
+        raft_id: Some(RaftId(1)),
+        start: Start::Alone,
         address: "localhost:1".to_owned(),
         peers: Arc::new(NoPeers),
+        addresses: PeerAddresses::default(),
     };
     let log = CoordinatorLog::open(config, seams.clone()).await?;
     let journal = Journal::open(Arc::new(MemoryFiles::new()), JournalConfig::default(), &seams)?;
