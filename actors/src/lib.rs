@@ -21,6 +21,7 @@
 //! | [`copies`] | payloads in the journals of two pods |
 //! | [`journal_keeper`] | giving back payloads that no open task needs |
 //! | [`coordinator`] | which pod holds which role |
+//! | [`peer_watcher`] | from gossip to the view of the peers |
 //! | [`peer_service`] | what other pods may ask of this one |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
@@ -41,6 +42,7 @@ pub mod node_tasks;
 pub mod operation;
 pub mod payload;
 pub mod peer_service;
+pub mod peer_watcher;
 pub mod peers;
 pub mod pod;
 pub mod prepare;

@@ -63,6 +63,7 @@ impl PeerService for PodService {
         match channel {
             copies::APPEND => copies::serve_append(&self.pod.journal, body).await,
             copies::READ => copies::serve_read(&self.pod.journal, body).await,
+            log if log.starts_with("log/") => self.pod.log.serve(log, body).await,
             HINT => take_hint(&self.pod, &body),
             unknown => Err(PeerRefusal(format!("this pod has no service {unknown:?}"))),
         }

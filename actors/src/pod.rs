@@ -68,6 +68,8 @@ pub struct PodConfig {
     pub health: HealthConfig,
     /// How long ended tasks are kept.
     pub retention: TaskRetention,
+    /// A pod that is gone for longer is no longer a member of the log.
+    pub pod_grace: Duration,
 }
 
 /// What every actor and the gateway's write path share. Cheap to hold, no locks on reads.
@@ -132,8 +134,15 @@ impl PodContext {
     }
 
     /// Whether this pod has applied all that was agreed when it was asked, within `timeout`.
-    pub async fn confirm(&self, _timeout: Duration) -> bool {
-        self.leads()
+    pub async fn confirm(&self, timeout: Duration) -> bool {
+        self.log.read_barrier(timeout).await.is_ok()
+    }
+
+    /// Whether this pod holds a role, beside the leader's.
+    pub fn holds_roles(&self) -> bool {
+        let registrar = roles::all(self.log.engine().as_ref())
+            .is_ok_and(|roles| roles.get(REGISTRAR).is_some_and(|role| role.holder == self.id));
+        registrar || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
     }
 
     /// Whether this pod writes the index.

@@ -79,6 +79,7 @@ impl RunningPod {
             replication_factor: plan.replication_factor,
             health: HealthConfig::default(),
             retention: plan.retention,
+            pod_grace: Duration::from_secs(600),
         };
         let transport = Arc::new(LifeTransport { network: network.clone(), life: life.clone() });
         let peers = PeersView::alone(PodId::from("pod-0"), seams.clock.instant());

@@ -28,6 +28,8 @@ impl NodeTransport for NoNodes {
     }
 }
 
+const GRACE: Duration = Duration::from_secs(600);
+
 async fn pod(
     retention: TaskRetention,
     share: Share<TaskBlock>,
@@ -43,8 +45,13 @@ async fn pod(
     };
     let log = CoordinatorLog::open(config, seams.clone()).await?;
     let journal = Journal::open(Arc::new(MemoryFiles::new()), JournalConfig::default(), &seams)?;
-    let config =
-        PodConfig { shards: 1, replication_factor: 1, health: HealthConfig::default(), retention };
+    let config = PodConfig {
+        shards: 1,
+        replication_factor: 1,
+        health: HealthConfig::default(),
+        retention,
+        pod_grace: GRACE,
+    };
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
     let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams);
     let arguments = TaskPrunerArguments { pod: pod.clone(), share };
