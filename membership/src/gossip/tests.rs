@@ -437,6 +437,11 @@ async fn over_udp_a_killed_pod_is_noticed_and_a_stalled_one_is_not() {
     eprintln!("three idle gossips: {share:.2} % of one core, with 100 looks a second");
     runtimes[2].spawn_pod(async { std::thread::sleep(Duration::from_secs(1)) });
     throughout(Duration::from_secs(4), || all_see_all(&pods)).await;
+    // One that stood still for long enough to miss everybody listens before it judges.
+    runtimes[2].spawn_pod(async { std::thread::sleep(Duration::from_millis(2500)) });
+    throughout(Duration::from_secs(4), || pods[2].sees_alive("a") && pods[2].sees_alive("b")).await;
+    within(Duration::from_secs(2), || all_see_all(&pods)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     pods[2].kill();
     let noticed = || !pods[0].sees_alive("c") && !pods[1].sees_alive("c");
     let took = within(Duration::from_secs(3), noticed).await;
