@@ -14,6 +14,8 @@
 //! stalls for 1 s never (`gossip::tests`, which print the figures). Three idle pods take less than
 //! 1 % of one core together.
 //!
+//! A pod that stood still itself for longer takes nobody for dead before it has listened for a second.
+//!
 //! **Sealed.** Every datagram is encrypted and authenticated with a key of a cluster secret, and
 //! passed on once by the very process that it was meant for (layout in `frame.rs`, replays in
 //! `sessions.rs`). Whoever has no secret sees sizes, times and addresses, and can only lose, delay
@@ -65,6 +67,10 @@ const PRIOR_INTERVAL: Duration = Duration::from_secs(1);
 const PHI_MAX: f64 = 2.0;
 /// Longer intervals are no sample: the pod was away.
 const SAMPLE_MAX: Duration = Duration::from_millis(1500);
+/// A round that comes later than this says that this pod itself stood still …
+const OWN_STALL: Duration = Duration::from_millis(500);
+/// … and then it takes nobody for dead for this long: it has to listen first.
+const AFTER_STALL: Duration = Duration::from_secs(1);
 /// Dead pods are forgotten after this time, and removed values no longer remembered as removed.
 pub const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Names are looked up this often while nobody else is there …
@@ -356,6 +362,8 @@ impl Shared {
         let mut ended = std::pin::pin!(life.chitchat.termination_watcher());
         let mut ticks = tokio::time::interval(self.config.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut last = self.clock.instant();
+        let mut listens_until = None;
         for round in 0u64.. {
             tokio::select! {
                 end = &mut ended => {
@@ -363,14 +371,20 @@ impl Shared {
                 }
                 _ = ticks.tick() => {}
             }
-            self.exchange(life).await;
+            let now = self.clock.instant();
+            if now.saturating_duration_since(last) > self.config.interval + OWN_STALL {
+                listens_until = Some(now + AFTER_STALL);
+            }
+            last = now;
+            self.exchange(life, now, listens_until.is_some_and(|until| now < until)).await;
             self.ask_seeds(life, round);
         }
         "rounds can't be counted".into()
     }
 
-    /// Gives chitchat what was published and takes what it knows.
-    async fn exchange(&self, life: &mut Life) {
+    /// Gives chitchat what was published and takes what it knows. While this pod `listens`, who was
+    /// alive stays so.
+    async fn exchange(&self, life: &mut Life, now: Instant, listens: bool) {
         let chitchat = life.chitchat.chitchat();
         let mut chitchat = chitchat.lock().await;
         let publications = self.publications.load(Ordering::Acquire);
@@ -390,9 +404,8 @@ impl Shared {
                 state.set(key, value);
             }
         }
-        let now: Instant = self.clock.instant();
         let before = self.view.load_full();
-        let view = view::read_view(&chitchat, Some(&before), &self.config.pod, now);
+        let view = view::read_view(&chitchat, &before, now, listens);
         drop(chitchat);
         if view != *before {
             log_changes(&before, &view);

@@ -231,6 +231,15 @@ async fn a_pod_that_stalls_for_a_second_is_not_declared_dead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_stood_still_listens_before_it_judges() {
+    let network = Network::default();
+    let pods = three(&network).await;
+    // All timers are late at once, and nothing has been heard for longer than a pod may be silent.
+    tokio::time::advance(Duration::from_millis(2500)).await;
+    throughout(Duration::from_secs(5), || all_see_all(&pods)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn published_values_reach_others_and_are_taken_back() {
     let network = Network::default();
     let pods = three(&network).await;

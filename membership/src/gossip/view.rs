@@ -106,23 +106,26 @@ pub(super) fn chitchat_generation(generation: u64, restarts: u16) -> u64 {
     generation << RESTART_BITS | u64::from(restarts)
 }
 
-/// Reads what chitchat knows. `before` tells since when a pod is what it is.
+/// Reads what chitchat knows. `before` tells since when a pod is what it is. When `deaths_wait`, a
+/// pod that was alive stays so.
 pub(super) fn read_view(
     chitchat: &Chitchat,
-    before: Option<&PeerView>,
-    own: &PodId,
+    before: &PeerView,
     now: Instant,
+    deaths_wait: bool,
 ) -> PeerView {
     let alive: std::collections::BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
     let mut pods = BTreeMap::new();
     // In order of generation, so that the newest stays.
     for (id, state) in chitchat.node_states() {
         let pod = PodId(id.node_id.to_string());
-        let known = before.and_then(|before| before.pods.get(&pod));
-        let view = read_pod(id, state, alive.contains(id), known, now);
+        let generation = id.generation_id >> RESTART_BITS;
+        let known = before.pods.get(&pod).filter(|known| known.generation == generation);
+        let waits = deaths_wait && known.is_some_and(|known| known.alive);
+        let view = read_pod(id, state, waits || alive.contains(id), known, now);
         pods.insert(pod, view);
     }
-    PeerView { own: own.clone(), pods }
+    PeerView { own: before.own.clone(), pods }
 }
 
 fn read_pod(
@@ -132,8 +135,7 @@ fn read_pod(
     known: Option<&PodView>,
     now: Instant,
 ) -> PodView {
-    let generation = id.generation_id >> RESTART_BITS;
-    let same = known.filter(|known| known.alive == alive && known.generation == generation);
+    let same = known.filter(|known| known.alive == alive);
     let values = state.iter_prefix(VALUE).map(|(key, value)| {
         (key.strip_prefix(VALUE).unwrap_or(key).to_owned(), value.value.clone())
     });
@@ -143,6 +145,6 @@ fn read_pod(
         alive,
         since: same.map_or(now, |known| known.since),
         address: id.gossip_advertise_addr,
-        generation,
+        generation: id.generation_id >> RESTART_BITS,
     }
 }
