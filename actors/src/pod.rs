@@ -260,7 +260,11 @@ impl Actor for Pod {
             .chain([Child::Keeper, Child::Coordinator])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
-            start_child(&myself, &mut state, child).await?;
+            // What is applied here may be old: roles that are another pod's by now are refused.
+            if let Err(error) = start_child(&myself, &mut state, child.clone()).await {
+                tracing::warn!(?child, %error, "actor could not be started, trying again");
+                restart_later(&myself, &state, child);
+            }
         }
         let feed = myself.clone();
         context.seams.tasks.spawn("log feed", async move {

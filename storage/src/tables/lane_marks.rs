@@ -36,6 +36,10 @@ pub struct LaneMark {
     pub audited: Option<u64>,
     /// A request was given up and may be carried out yet: the node's tasks are to be audited.
     pub doubts: bool,
+    /// `open` is of a former life: its request is to be looked for before anything is sent. Not
+    /// stored: so it is with every mark that is loaded.
+    #[serde(skip)]
+    pub inherited: bool,
 }
 
 /// Outcomes kept in a mark.
@@ -60,7 +64,7 @@ impl Record for LaneMark {
         let LaneMarkV1 { through, open, node_task, provisioned, notable } =
             (version == 1).then(|| postcard::from_bytes(bytes).ok()).flatten()?;
         let audited = node_task;
-        Some(Self { through, open, node_task, provisioned, notable, audited, doubts: false })
+        Some(Self { through, open, node_task, provisioned, notable, audited, ..Self::default() })
     }
 }
 
@@ -88,7 +92,8 @@ pub fn load(engine: &dyn Engine, index: &IndexUid, node: &NodeId) -> Result<Lane
         Some(bytes) => Some(bytes),
         None => engine.get(LOCAL_LANE_MARKS, &key)?,
     };
-    Ok(stored.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
+    let mark = stored.map(|bytes| decode::<LaneMark>(&bytes)).transpose()?.unwrap_or_default();
+    Ok(LaneMark { inherited: mark.open.is_some(), ..mark })
 }
 
 pub(crate) fn set(
