@@ -157,7 +157,7 @@ impl View<'_> {
         ranked.sort_unstable();
         let count = ranked.len().min(VOTERS_MAX);
         // The largest odd number that isn't more.
-        let count = if count % 2 == 0 { count.saturating_sub(1) } else { count };
+        let count = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
         let voters: BTreeSet<RaftId> = ranked.into_iter().take(count).map(|(_, id)| id).collect();
         (voters != self.members.voters && self.can_vote(&voters))
             .then_some(Change::SetVoters(voters))

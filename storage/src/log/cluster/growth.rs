@@ -175,3 +175,31 @@ async fn changes_are_refused_where_they_would_do_harm() -> TestResult {
     assert_eq!(follower.leadership().borrow().leader, Some(log.metrics().raft_id));
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn large_entries_travel_a_few_at_a_time() -> TestResult {
+    let cluster = Cluster::of(3, 94).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let behind = (leader + 1) % 3;
+    cluster.net.partition(&[&[behind]]);
+    let large = |number: u64| {
+        Command::EnqueueTask(Box::new(EnqueueTask {
+            index: None,
+            work: Work::CancelTasks { original_filter: "x".repeat(300_000), uids: Vec::new() },
+            create: None,
+            custom_metadata: Some(format!("{leader} {number}")),
+            at: 0,
+        }))
+    };
+    for number in 0..20 {
+        cluster.log(leader).propose(&large(number)).await?;
+    }
+    // One that is larger than an entry may become by joining.
+    let huge = Command::InitCluster { cluster_id: "y".repeat(3 * propose::ENTRY_BYTES_MAX) };
+    cluster.log((leader + 2) % 3).propose(&huge).await?;
+    cluster.net.heal();
+    cluster.agree().await?;
+    cluster.log(behind).propose(&work(behind, 0)).await?;
+    assert_eq!(cluster.tasks(behind).len(), 21);
+    Ok(())
+}
