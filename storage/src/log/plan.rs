@@ -69,7 +69,7 @@ pub fn plan_membership(
         return None;
     }
     let view = View { pods, members, now, grace };
-    if members.leaving.is_some() {
+    if members.voters_before.is_some() {
         // Stopped half done by a leader that was lost.
         let mut voters = members.voters.clone();
         voters.insert(members.raft_id);
@@ -117,7 +117,7 @@ impl View<'_> {
 
     /// Whether the cluster can decide with `voters`, and can decide on them.
     fn can_vote(&self, voters: &BTreeSet<RaftId>) -> bool {
-        let before = self.members.leaving.as_ref().unwrap_or(&self.members.voters);
+        let before = self.members.voters_before.as_ref().unwrap_or(&self.members.voters);
         self.majority_is_live(before)
             && self.majority_is_live(&self.members.voters)
             && self.majority_is_live(voters)

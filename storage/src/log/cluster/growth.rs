@@ -141,7 +141,7 @@ async fn a_change_left_half_done_by_a_lost_leader_is_finished() -> TestResult {
         log.core.seams.tasks.spawn("test", async move { changing.set_voters(voters).await });
     // Killed as soon as a follower holds the joint configuration.
     let follower = (leader + 1) % 3;
-    while cluster.log(follower).members().leaving.is_none() {
+    while cluster.log(follower).members().voters_before.is_none() {
         tokio::task::yield_now().await;
         tokio::time::sleep(Duration::from_micros(100)).await;
     }
@@ -153,7 +153,7 @@ async fn a_change_left_half_done_by_a_lost_leader_is_finished() -> TestResult {
     cluster.settle().await?;
     let next = cluster.leader().ok_or("no leader")?;
     let members = cluster.log(next).members();
-    assert_eq!((members.leaving, members.voters), (None, all));
+    assert_eq!((members.voters_before, members.voters), (None, all));
     cluster.log(next).propose(&work(next, 0)).await?;
     cluster.agree().await
 }
