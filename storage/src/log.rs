@@ -52,11 +52,11 @@ const LEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const QUEUE_MAX: usize = 4096;
 /// Raft's heartbeat and election time-outs, milliseconds. A follower stands for election when it
 /// has heard nothing for the larger time-out (the leader's lease, during which voters refuse all
-/// others) plus a random one between the two: 1.8 to 2.4 s. So a leader that stalls for 1 s, with
+/// others) plus a random one between the two: 1.9 to 2.4 s. So a leader that stalls for 1 s, with
 /// its last heartbeat 250 ms before, stays; a killed one is replaced within 3 s. After a split
-/// vote the next attempt follows within 0.6 to 1.2 s. A pod alone doesn't wait at all.
+/// vote the next attempt follows within 0.7 to 1.2 s. A pod alone doesn't wait at all.
 const HEARTBEAT_MS: u64 = 250;
-const ELECTION_MS: (u64, u64) = (600, 1200);
+const ELECTION_MS: (u64, u64) = (700, 1200);
 /// Entries between compactions, and entries kept for peers that are a little behind.
 const COMPACT_ENTRIES: u64 = 5000;
 const KEEP_ENTRIES: u64 = 500;

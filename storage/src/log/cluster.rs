@@ -162,14 +162,15 @@ impl Cluster {
 
     /// Waits until `done`, for at most `limit` of virtual time; how long it took.
     async fn until(&self, limit: Duration, done: impl Fn(&Self) -> bool) -> Option<Duration> {
-        let begun = Instant::now();
+        let clock = miroir_seams::Clock::real();
+        let begun = clock.instant();
         while !done(self) {
-            if begun.elapsed() > limit {
+            if (clock.instant() - begun) > limit {
                 return None;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Some(begun.elapsed())
+        Some(clock.instant() - begun)
     }
 
     /// Waits until all running pods have applied the same.

@@ -28,7 +28,7 @@ pub struct Members {
     /// The voters; during a change, those it leads to.
     pub voters: BTreeSet<RaftId>,
     /// During a change (a joint configuration): the voters before it.
-    pub leaving: Option<BTreeSet<RaftId>>,
+    pub voters_before: Option<BTreeSet<RaftId>>,
     /// Members that don't vote.
     pub learners: BTreeSet<RaftId>,
     /// Every member's address in the log.
@@ -105,7 +105,7 @@ impl Core {
         let stored = &metrics.membership_config;
         let membership = stored.membership();
         let configurations = membership.get_joint_config();
-        let leaving = match configurations.as_slice() {
+        let voters_before = match configurations.as_slice() {
             [before, _, ..] => Some(before.clone()),
             _ => None,
         };
@@ -113,7 +113,7 @@ impl Core {
         Members {
             raft_id: self.raft_id,
             voters: configurations.last().cloned().unwrap_or_default(),
-            leaving,
+            voters_before,
             learners: membership.learner_ids().collect(),
             addresses: nodes.map(|(id, node)| (*id, node.addr.clone())).collect(),
             settled: metrics.last_applied.as_ref() >= stored.log_id().as_ref(),
@@ -226,7 +226,7 @@ impl CoordinatorLog {
     /// See [`ChangeError`].
     pub async fn remove(&self, raft_id: RaftId) -> Result<(), ChangeError> {
         let members = self.core.leading()?;
-        let before = members.leaving.unwrap_or_default();
+        let before = members.voters_before.unwrap_or_default();
         if members.voters.contains(&raft_id) || before.contains(&raft_id) {
             return Err(ChangeError::IsVoter(raft_id));
         }

@@ -69,7 +69,7 @@ pub fn plan_membership(
         return None;
     }
     let view = View { pods, members, now, grace };
-    if members.leaving.is_some() {
+    if members.voters_before.is_some() {
         // Stopped half done by a leader that was lost.
         let mut voters = members.voters.clone();
         voters.insert(members.raft_id);
@@ -117,7 +117,7 @@ impl View<'_> {
 
     /// Whether the cluster can decide with `voters`, and can decide on them.
     fn can_vote(&self, voters: &BTreeSet<RaftId>) -> bool {
-        let before = self.members.leaving.as_ref().unwrap_or(&self.members.voters);
+        let before = self.members.voters_before.as_ref().unwrap_or(&self.members.voters);
         self.majority_is_live(before)
             && self.majority_is_live(&self.members.voters)
             && self.majority_is_live(voters)
@@ -157,7 +157,7 @@ impl View<'_> {
         ranked.sort_unstable();
         let count = ranked.len().min(VOTERS_MAX);
         // The largest odd number that isn't more.
-        let count = if count % 2 == 0 { count.saturating_sub(1) } else { count };
+        let count = if count.is_multiple_of(2) { count.saturating_sub(1) } else { count };
         let voters: BTreeSet<RaftId> = ranked.into_iter().take(count).map(|(_, id)| id).collect();
         (voters != self.members.voters && self.can_vote(&voters))
             .then_some(Change::SetVoters(voters))

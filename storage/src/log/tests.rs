@@ -128,6 +128,32 @@ async fn a_disk_of_another_pod_is_refused() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_keeps_its_identity_whatever_its_start() -> TestResult {
+    let disk = MemoryEngine::new();
+    let log = CoordinatorLog::open(config(disk.clone()), Seams::seeded(1)).await?;
+    log.propose(&put_node("n1")).await?;
+    log.shutdown().await;
+    // As before there were random identities.
+    let later = LogConfig { raft_id: None, start: Start::Join, ..config(disk) };
+    let log = CoordinatorLog::open(later, Seams::seeded(2)).await?;
+    assert_eq!(log.metrics().raft_id, RaftId(1));
+    log.propose(&put_node("n2")).await?;
+    assert_eq!(log.routing().nodes.len(), 2);
+
+    let disk = MemoryEngine::new();
+    let new = || LogConfig { raft_id: None, ..config(disk.clone()) };
+    let seams = Seams::seeded(3);
+    let log = CoordinatorLog::open(new(), seams.clone()).await?;
+    let drawn = log.metrics().raft_id;
+    assert!(drawn > RaftId(1) && drawn.0 >> 63 == 0);
+    seams.tasks.end_all();
+    disk.crash(0);
+    let log = CoordinatorLog::open(new(), Seams::seeded(4)).await?;
+    assert_eq!(log.metrics().raft_id, drawn);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_come_in_order_and_after_their_effects() -> TestResult {
     let log = CoordinatorLog::open(config(MemoryEngine::new()), Seams::seeded(1)).await?;
     let mut subscription = log.subscribe();

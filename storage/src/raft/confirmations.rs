@@ -177,3 +177,34 @@ impl Confirmations {
         Some(quorums.min().flatten())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MemoryEngine;
+    use crate::raft::{StateMachine, Store};
+    use crate::tables::ApplyError;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_was_late_confirms_only_what_it_saw() -> Result<(), ApplyError> {
+        let seams = Seams::seeded(1);
+        let store = Store::new(Arc::new(MemoryEngine::new()), seams.tasks.clone());
+        let applied = StateMachine::open(store)?.applied();
+        let follower = Confirmations::new(RaftId(2), seams.clone(), applied);
+        follower.appended(0, None, Some(1));
+        assert_eq!(follower.confirmed(), None, "nothing says when that was sent");
+        let stamp = follower.stamp();
+        let stamped = follower.now();
+        // The leader's next append waits for this long before this pod reads it.
+        seams.clock.sleep(Duration::from_secs(10)).await;
+        follower.appended(0, Some(stamp), Some(5));
+        assert_eq!(follower.confirmed(), stamped.checked_sub(Duration::from_millis(5)));
+        // Of an earlier life; of a leader without a quorum; of more than is applied here.
+        let fresh = follower.stamp();
+        follower.appended(0, Some(Stamp { life: fresh.life ^ 1, ..fresh }), Some(1));
+        follower.appended(0, Some(fresh), None);
+        follower.appended(1, Some(fresh), Some(1));
+        assert_eq!(follower.confirmed(), stamped.checked_sub(Duration::from_millis(5)));
+        Ok(())
+    }
+}

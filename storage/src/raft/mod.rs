@@ -13,8 +13,8 @@
 //! The log is synced before anything is acknowledged; what is applied is only ordered behind
 //! it (see [`crate::engine`]) and is applied again from the log after a crash.
 //!
-//! Between pods: [`messages`] over `miroir_seams::PeerTransport`, sent by [`network`], answered
-//! by [`crate::log`].
+//! Between pods: `messages` over `miroir_seams::PeerTransport`, sent by `network` and answered
+//! by [`crate::log`]; `confirmations` tells from them how fresh this pod is.
 
 mod confirmations;
 mod log_store;

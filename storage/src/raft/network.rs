@@ -29,6 +29,9 @@ const APPEND_BYTES_MAX: usize = 1 << 20;
 /// Pause before a pod that could not be reached is tried again.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long a part of a snapshot may take, other than the last: nothing is installed yet.
+const PART_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Tells where a pod is now, by what gossip knows; it wins over the address in the log, which
 /// may be from before the pod moved.
 #[derive(Clone)]
@@ -120,14 +123,14 @@ impl PeerClient {
         &self,
         channel: &'static str,
         body: Q,
-        option: &RPCOption,
+        timeout: Duration,
     ) -> Result<A, CallError<E>>
     where
         Envelope<Q>: Record,
         A: Record,
     {
         let target = (self.target, self.stored.as_str());
-        let answer = self.network.call(target, channel, body, option.hard_ttl()).await;
+        let answer = self.network.call(target, channel, body, timeout).await;
         answer.map_err(|error| {
             if error.is_certain() {
                 Unreachable::new(&error).into()
@@ -177,7 +180,7 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         let (echo, confirmed_ms) = confirmations.before_append(self.target);
         let sent = confirmations.now();
         let call = AppendCall { request, echo, confirmed_ms };
-        let answer: AppendAnswer = self.call(APPEND, call, &option).await?;
+        let answer: AppendAnswer = self.call(APPEND, call, option.hard_ttl()).await?;
         let obeys = !matches!(answer.response, AppendEntriesResponse::HigherVote(_));
         confirmations.after_append(self.target, answer.stamp, obeys.then_some(sent));
         Ok(match (answer.response, last_sent) {
@@ -197,7 +200,9 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         let id = request.meta.snapshot_id.clone();
         let segment = |offset| SnapshotSegmentId { id: id.clone(), offset };
         let (expect, got) = (segment(0), segment(request.offset));
-        match self.call(SNAPSHOT, request, &option).await? {
+        let whole = option.hard_ttl();
+        let timeout = if request.done { whole } else { whole.min(PART_TIMEOUT) };
+        match self.call(SNAPSHOT, request, timeout).await? {
             SnapshotAnswer::Taken(response) => Ok(response),
             SnapshotAnswer::Mismatch => {
                 let mismatch = SnapshotMismatch { expect, got };
@@ -212,7 +217,7 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         request: VoteRequest<RaftId>,
         option: RPCOption,
     ) -> Result<VoteResponse<RaftId>, CallError> {
-        self.call(VOTE, request, &option).await
+        self.call(VOTE, request, option.hard_ttl()).await
     }
 
     fn backoff(&self) -> Backoff {

@@ -120,9 +120,14 @@ async fn leadership_is_handed_over_without_a_failed_proposal() -> TestResult {
         let known = while_proposing(&logs, async {
             for _ in 0..4 {
                 let leader = cluster.leader().ok_or("no leader")?;
-                let begun = Instant::now();
+                let clock = miroir_seams::Clock::real();
+                let begun = clock.instant();
                 let successor = cluster.log(leader).hand_over_leadership(None).await?;
-                assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+                assert!(
+                    (clock.instant() - begun) < Duration::from_millis(200),
+                    "{:?}",
+                    (clock.instant() - begun)
+                );
                 assert_ne!(successor, cluster.id(leader));
                 assert_eq!(cluster.leader().map(|pod| cluster.id(pod)), Some(successor));
                 tokio::time::sleep(Duration::from_millis(300)).await;

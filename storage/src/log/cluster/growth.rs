@@ -141,7 +141,7 @@ async fn a_change_left_half_done_by_a_lost_leader_is_finished() -> TestResult {
         log.core.seams.tasks.spawn("test", async move { changing.set_voters(voters).await });
     // Killed as soon as a follower holds the joint configuration.
     let follower = (leader + 1) % 3;
-    while cluster.log(follower).members().leaving.is_none() {
+    while cluster.log(follower).members().voters_before.is_none() {
         tokio::task::yield_now().await;
         tokio::time::sleep(Duration::from_micros(100)).await;
     }
@@ -153,7 +153,7 @@ async fn a_change_left_half_done_by_a_lost_leader_is_finished() -> TestResult {
     cluster.settle().await?;
     let next = cluster.leader().ok_or("no leader")?;
     let members = cluster.log(next).members();
-    assert_eq!((members.leaving, members.voters), (None, all));
+    assert_eq!((members.voters_before, members.voters), (None, all));
     cluster.log(next).propose(&work(next, 0)).await?;
     cluster.agree().await
 }
@@ -173,5 +173,33 @@ async fn changes_are_refused_where_they_would_do_harm() -> TestResult {
     assert_eq!(log.set_voters(stranger).await, Err(ChangeError::NoMember(RaftId(7))));
     assert!(log.leadership().borrow().here && !follower.leadership().borrow().here);
     assert_eq!(follower.leadership().borrow().leader, Some(log.metrics().raft_id));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_entries_travel_a_few_at_a_time() -> TestResult {
+    let cluster = Cluster::of(3, 94).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let behind = (leader + 1) % 3;
+    cluster.net.partition(&[&[behind]]);
+    let large = |number: u64| {
+        Command::EnqueueTask(Box::new(EnqueueTask {
+            index: None,
+            work: Work::CancelTasks { original_filter: "x".repeat(300_000), uids: Vec::new() },
+            create: None,
+            custom_metadata: Some(format!("{leader} {number}")),
+            at: 0,
+        }))
+    };
+    for number in 0..20 {
+        cluster.log(leader).propose(&large(number)).await?;
+    }
+    // One that is larger than an entry may become by joining.
+    let huge = Command::InitCluster { cluster_id: "y".repeat(3 * propose::ENTRY_BYTES_MAX) };
+    cluster.log((leader + 2) % 3).propose(&huge).await?;
+    cluster.net.heal();
+    cluster.agree().await?;
+    cluster.log(behind).propose(&work(behind, 0)).await?;
+    assert_eq!(cluster.tasks(behind).len(), 21);
     Ok(())
 }

@@ -95,7 +95,7 @@ fn nothing_is_planned_elsewhere_or_while_a_change_is_under_way() {
 
 #[test]
 fn a_change_that_stopped_half_done_is_finished_first() {
-    let half = Members { leaving: Some(ids([1])), ..members(&[1, 2, 3], &[4]) };
+    let half = Members { voters_before: Some(ids([1])), ..members(&[1, 2, 3], &[4]) };
     assert_eq!(world(&[1, 2, 3, 4, 5], &[]).plan(&half), voters(&[1, 2, 3]));
     assert_eq!(world(&[1], &[]).plan(&half), None, "it could not be decided");
 }
