@@ -32,6 +32,8 @@ const MISSING: &str = "missing";
 const FULL: &str = "full";
 /// Pods asked to hold the second copy before a write is refused.
 const HOLDERS_TRIED_MAX: usize = 2;
+/// How long a write waits for another pod to be seen.
+const PEERS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a copy may take, beside a second for every [`BYTES_PER_SECOND`].
 const COPY_TIMEOUT: Duration = Duration::from_secs(3);
 /// What any network between pods is expected to carry.
@@ -55,7 +57,7 @@ pub async fn append(
         let sequence = pod.journal.append(payload).await.map_err(refused)?;
         return Ok(vec![(pod.id.clone(), sequence)]);
     }
-    let others = peers.second_holders(&pod.id, preferred);
+    let others = find_others(pod, preferred).await;
     let here = pod.journal.append(payload.clone());
     let (here, there) = futures::join!(here, append_elsewhere(pod, payload, others));
     match (here, there) {
@@ -67,6 +69,21 @@ pub async fn append(
         // The other pod finds out by itself.
         (Err(error), _) => Err(refused(error)),
     }
+}
+
+/// The pods that may hold the second copy. A pod that has just started has not heard of the others
+/// yet: it waits for the first.
+async fn find_others(pod: &PodContext, preferred: Option<&PodId>) -> Vec<PodId> {
+    let mut changes = pod.peers.changes();
+    let found = async {
+        loop {
+            let others = pod.peers.now().second_holders(&pod.id, preferred);
+            if !others.is_empty() || changes.changed().await.is_err() {
+                return others;
+            }
+        }
+    };
+    tokio::time::timeout(PEERS_PATIENCE, found).await.unwrap_or_default()
 }
 
 fn refused(error: JournalError) -> AcceptError {

@@ -101,7 +101,9 @@ pub struct PeersView {
 impl PeersView {
     /// Nobody but this pod, since `since`.
     pub fn alone(own: PodId, since: Instant) -> Self {
-        Self::new(own, since, Arc::new(NoPeers))
+        let view = Self::new(own, since, Arc::new(NoPeers));
+        view.set(Peers { copies: 1, ..Peers::clone(&view.now()) });
+        view
     }
 
     /// Nobody seen yet but this pod; others are called through `transport`.
@@ -109,7 +111,7 @@ impl PeersView {
         let peer = Peer { address: String::new(), since, leaving: false };
         let live = BTreeMap::from([(own.clone(), peer)]);
         let seen = BTreeSet::from([own.clone()]);
-        let peers = Peers { live, seen, copies: 1, ..Peers::default() };
+        let peers = Peers { live, seen, copies: 2, ..Peers::default() };
         let (changed, _) = watch::channel(());
         Self {
             own,
