@@ -40,6 +40,11 @@ pub fn start(pod: &Arc<PodContext>, gossip: Gossip, facts: PodFacts) {
             if let Err(error) = gossip.set_facts(&facts) {
                 tracing::error!(%error, "facts of this pod can't be published");
             }
+            for (key, value) in pod.peers.published().iter() {
+                if let Err(error) = gossip.publish(key, value) {
+                    tracing::warn!(key, %error, "value can't be published");
+                }
+            }
             tokio::select! {
                 biased;
                 _ = changes.changed() => {}

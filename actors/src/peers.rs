@@ -95,6 +95,8 @@ pub struct PeersView {
     own: PodId,
     now: Arc<ArcSwap<Peers>>,
     changed: Arc<watch::Sender<()>>,
+    /// What this pod tells the others, by key; whoever gossips passes it on.
+    published: Arc<ArcSwap<BTreeMap<String, String>>>,
     transport: Arc<dyn PeerTransport>,
 }
 
@@ -117,6 +119,7 @@ impl PeersView {
             own,
             now: Arc::new(ArcSwap::from_pointee(peers)),
             changed: Arc::new(changed),
+            published: Arc::default(),
             transport,
         }
     }
@@ -140,6 +143,23 @@ impl PeersView {
     /// Tells when the view changes.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Tells the other pods a small value.
+    pub fn publish(&self, key: &str, value: &str) {
+        if self.published.load().get(key).is_some_and(|known| known == value) {
+            return;
+        }
+        self.published.rcu(|known| {
+            let mut known = BTreeMap::clone(known);
+            known.insert(key.to_owned(), value.to_owned());
+            known
+        });
+    }
+
+    /// All that this pod tells the others.
+    pub fn published(&self) -> Arc<BTreeMap<String, String>> {
+        self.published.load_full()
     }
 
     /// This pod.
