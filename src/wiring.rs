@@ -7,6 +7,7 @@ use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, start_pod};
 use miroir_actors::task_pruner::TaskRetention;
+use miroir_gateway::admin_pod::PodAdmin;
 use miroir_gateway::context::{
     ContextParts, GatewayConfig, GatewayContext, UnavailableShardPolicy,
 };
@@ -64,7 +65,8 @@ pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result
         spool: open_spool(&config)?,
         seams: seams.clone(),
     };
-    let gateway = GatewayContext::new(parts, gateway_config(&config));
+    let gateway = GatewayContext::new(parts, gateway_config(&config))
+        .with_admin(Arc::new(PodAdmin::new(pod.clone())));
     let reactors = Reactors::start(std::thread::available_parallelism().map_or(1, usize::from))
         .context("can't start the threads that serve")?;
     let servers: Vec<Server> = reactors
@@ -77,7 +79,7 @@ pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result
     tracing::info!(%address, "pod is ready");
     let root_gone = async {
         // The root ends only when the log failed or took another state.
-        let _end = root.wait(None).await;
+        let _end = root.wait().await;
     };
     let outcome = tokio::select! {
         () = miroir_gateway::server::serve(listener, &servers, stop) => Ok(()),

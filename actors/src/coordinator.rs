@@ -18,9 +18,10 @@ use miroir_storage::ids::{Epoch, PodId};
 use miroir_storage::log::ProposeError;
 use miroir_storage::tables::ApplyError;
 use miroir_storage::tables::roles::{self, MEMBERSHIP, REGISTRAR, writer_role};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
+use crate::inspect::{Actor, Address};
 use crate::peers::Peers;
 use crate::pod::PodContext;
 
@@ -62,9 +63,11 @@ impl Actor for Coordinator {
     type State = CoordinatorState;
     type Arguments = Arc<PodContext>;
 
+    const KIND: &'static str = "Coordinator";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<CoordinatorMessage>,
+        myself: Address<CoordinatorMessage>,
         pod: Arc<PodContext>,
     ) -> Result<CoordinatorState, ActorProcessingErr> {
         myself.cast(CoordinatorMessage::Round)?;
@@ -74,7 +77,7 @@ impl Actor for Coordinator {
 
     async fn handle(
         &self,
-        myself: ActorRef<CoordinatorMessage>,
+        myself: Address<CoordinatorMessage>,
         message: CoordinatorMessage,
         state: &mut CoordinatorState,
     ) -> Result<(), ActorProcessingErr> {

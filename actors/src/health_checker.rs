@@ -23,9 +23,10 @@ use miroir_storage::commands::Command;
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
 use miroir_wire::engine_version::EngineVersion;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::sync::Notify;
 
+use crate::inspect::{Actor, Address};
 use crate::node_calls::NodeCalls;
 use crate::pod::PodMessage;
 
@@ -153,7 +154,7 @@ pub struct HealthCheckerArguments {
     /// Time and tasks.
     pub seams: Seams,
     /// Whom to tell of changes.
-    pub pod: ActorRef<PodMessage>,
+    pub pod: Address<PodMessage>,
 }
 
 /// The checker's state.
@@ -171,9 +172,11 @@ impl Actor for HealthChecker {
     type State = HealthCheckerState;
     type Arguments = HealthCheckerArguments;
 
+    const KIND: &'static str = "HealthChecker";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<HealthCheckerMessage>,
+        myself: Address<HealthCheckerMessage>,
         arguments: HealthCheckerArguments,
     ) -> Result<HealthCheckerState, ActorProcessingErr> {
         myself.cast(HealthCheckerMessage::Check)?;
@@ -182,7 +185,7 @@ impl Actor for HealthChecker {
 
     async fn handle(
         &self,
-        myself: ActorRef<HealthCheckerMessage>,
+        myself: Address<HealthCheckerMessage>,
         message: HealthCheckerMessage,
         state: &mut HealthCheckerState,
     ) -> Result<(), ActorProcessingErr> {
@@ -196,7 +199,7 @@ impl Actor for HealthChecker {
     }
 }
 
-fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerState) {
+fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerState) {
     agree_on_new_index_settings(state);
     let HealthCheckerArguments { config, calls, log, seams, view, .. } = state.arguments.clone();
     let nodes: Vec<(NodeId, bool)> = log

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_actors::health_checker::HealthConfig;
+use miroir_actors::inspect::Address;
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, PodMessage, start_pod};
 use miroir_seams::Seams;
@@ -13,7 +14,7 @@ use miroir_storage::journal::{Journal, JournalConfig};
 use miroir_storage::log::{CoordinatorLog, LogConfig};
 use miroir_storage::raft::{NoPeers, RaftId};
 use miroir_storage::routing::NodeRecord;
-use ractor::{ActorCell, ActorRef};
+use ractor::ActorCell;
 
 use crate::dice::Dice;
 use crate::disk::{Life, LifeEngine, LifeFiles, PodDisk};
@@ -30,7 +31,7 @@ pub struct RunningPod {
     /// Its parts.
     pub context: Arc<PodContext>,
     life: Life,
-    root: ActorRef<PodMessage>,
+    root: Address<PodMessage>,
 }
 
 /// Why a pod could not start.
