@@ -90,7 +90,8 @@ impl AdminSource for PodAdmin {
         let mut pods: Vec<PeerView> = known
             .iter()
             .map(|(id, known)| {
-                let has = |ids: &BTreeSet<RaftId>| known.raft_id.is_some_and(|id| ids.contains(&id));
+                let has =
+                    |ids: &BTreeSet<RaftId>| known.raft_id.is_some_and(|id| ids.contains(&id));
                 PeerView {
                     id: id.to_string(),
                     raft_id: known.raft_id.map(|id| id.0.to_string()),
@@ -178,9 +179,8 @@ impl AdminSource for PodAdmin {
 
     async fn restart_actor(&self, id: &str) -> Result<RestartAnswer, AdminError> {
         let not_found = || AdminError::ActorNotFound(id.to_owned());
-        let lives_on = |pod: &&PodId| {
-            id.strip_prefix(pod.as_str()).is_some_and(|name| name.starts_with('/'))
-        };
+        let lives_on =
+            |pod: &&PodId| id.strip_prefix(pod.as_str()).is_some_and(|name| name.starts_with('/'));
         let pods = self.pods();
         // The longest: one pod's id may begin with another's.
         let on = pods.iter().filter(lives_on).max_by_key(|pod| pod.as_str().len());

@@ -15,6 +15,7 @@ use miroir_storage::log::{CoordinatorLog, LogConfig};
 use miroir_storage::raft::{NoPeers, RaftId};
 use miroir_storage::routing::NodeRecord;
 use ractor::ActorCell;
+use tokio::sync::oneshot;
 
 use crate::dice::Dice;
 use crate::disk::{Life, LifeEngine, LifeFiles, PodDisk};
@@ -103,6 +104,23 @@ impl RunningPod {
         for cell in cells {
             let _gone = cell.kill_and_wait(Some(KILL_TIMEOUT)).await;
         }
+    }
+
+    /// Has an actor started again, as an operator would: the one at `place` of the inventory,
+    /// counted around.
+    pub fn restart_actor(&self, place: u64, trace: &Trace) {
+        let actors = self.context.inventory.report();
+        let place = place.checked_rem(actors.len() as u64).unwrap_or(0);
+        let Some(actor) = actors.into_iter().nth(place as usize) else { return };
+        trace.note("operator", format!("restarts {}", actor.id));
+        let (reply, done) = oneshot::channel();
+        self.context.tell_root(PodMessage::RestartByHand { id: actor.id, reply });
+        let trace = trace.clone();
+        self.context.seams.tasks.spawn("operator", async move {
+            if let Ok(done) = done.await {
+                trace.note("operator", format!("{done:?}"));
+            }
+        });
     }
 
     /// The nodes that the pod holds for down.
