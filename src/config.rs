@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use cluster::{ClusterConfig, PodIdentity, UnavailableShardPolicy};
-#[cfg_attr(not(test), expect(unused_imports, reason = "for the wiring of several pods"))]
 pub use cluster::{ClusterSecrets, StalePolicy};
 pub use rules::{GROUP_NODES_MIN_HINT, KEY_BYTES_MIN, SHARDS_MAX};
 pub use source::Origin;

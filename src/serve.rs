@@ -80,10 +80,6 @@ impl Overrides {
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config =
         Config::load(Some(&args.config), std::env::vars_os(), &args.overrides.as_flags()?)?;
-    if !config.is_alone() {
-        let message = "this build can't run several pods yet: leave cluster.secret out";
-        return Err(Refused(message.to_owned()).into());
-    }
     logs::start(&config.log.level, config.log.format)?;
     exit::run_server(args.stop_with_stdin, |stop| async move {
         let _lock = DataLock::take(&config.pod.data, exit::HANDOVER_PATIENCE).await?;

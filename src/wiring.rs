@@ -1,15 +1,17 @@
-//! Builds a pod from its parts, lowest first: disk, log, journal, actors, gateway.
+//! Builds a pod from its parts, lowest first: disk, peers, log, journal, actors, gateway.
+
+mod cluster;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use miroir_actors::health_checker::HealthConfig;
-use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, start_pod};
 use miroir_actors::task_pruner::TaskRetention;
 use miroir_gateway::admin_pod::PodAdmin;
 use miroir_gateway::context::{
-    ContextParts, GatewayConfig, GatewayContext, UnavailableShardPolicy,
+    ContextParts, GatewayConfig, GatewayContext, StalePolicy, UnavailableShardPolicy,
 };
 use miroir_gateway::intake::Spool;
 use miroir_gateway::log_routes::PodRoutes;
@@ -17,45 +19,58 @@ use miroir_gateway::server::Server;
 use miroir_membership::health::HealthLimits;
 use miroir_seams::{HttpTransport, NodeTransport, Reactors, RealFiles, Seams};
 use miroir_storage::commands::Command;
-use miroir_storage::engine::SledEngine;
-use miroir_storage::ids::{GroupId, NodeId, PodId};
+use miroir_storage::engine::{Engine, SledEngine};
+use miroir_storage::ids::{GroupId, NodeId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::{NoPeers, RaftId};
+use miroir_storage::log::{CoordinatorLog, LogConfig, ProposeError, Start};
 use miroir_storage::tables::nodes::NodeRecord;
 
+use self::cluster::Peering;
 use crate::config::{self, Config, Secret};
 use crate::exit::Stop;
 
-/// The only voter of a one-pod cluster.
-const RAFT_ID: RaftId = RaftId(1);
+/// Between tries to tell the log what the configuration says, while it takes nothing.
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs a pod until `stop` completes, then drains it.
 ///
 /// # Errors
 /// Whatever keeps the pod from starting or stops it against its will.
-pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result<()> {
+pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Result<()> {
     let address = config.server.http_addr;
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("can't listen on {address}"))?;
-    let log = open_log(&config, &seams).await?;
-    register_nodes(&config, &log, &seams).await?;
+    let engine = SledEngine::open(config.pod.data.join("log"))
+        .context("can't open the coordinator log's store")?;
+    let engine: Arc<dyn Engine> = Arc::new(engine);
+    let peering = tokio::select! {
+        peering = Peering::open(&config, engine.as_ref(), &seams) => peering?,
+        () = &mut stop => return Ok(()),
+    };
+    let begins = peering.start == Start::Alone;
+    let log = open_log(&config, engine, &peering, &seams).await?;
     let files =
         RealFiles::new(config.pod.data.join("journal")).context("can't open the journal")?;
     let journal = Journal::open(Arc::new(files), JournalConfig::default(), &seams)
         .context("can't open the journal")?;
     let transport: Arc<dyn NodeTransport> = Arc::new(HttpTransport::new());
-    let peers = PeersView::alone(PodId(config.pod.id.clone()), seams.clock.instant());
     let pod = PodContext::new(
         pod_config(&config),
         log.clone(),
         journal,
         transport.clone(),
-        peers,
+        peering.view(&config, &seams),
         seams.clone(),
     );
-    let root = start_pod(pod.clone()).await.context("can't start the pod's actors")?;
+    let drain = peering.serve(&pod, &seams);
+    tokio::select! {
+        registered = register_nodes(&config, &log, begins, &seams) => registered?,
+        () = &mut stop => {
+            log.shutdown().await;
+            return Ok(());
+        }
+    }
     let routes = Arc::new(PodRoutes::new(pod.clone()));
     let parts = ContextParts {
         routing: routes.clone(),
@@ -76,18 +91,29 @@ pub async fn run_pod(config: Config, seams: Seams, stop: Stop) -> anyhow::Result
             Server::new(Arc::new(context), reactor)
         })
         .collect();
+    let actors = keep_actors(pod);
     tracing::info!(%address, "pod is ready");
-    let root_gone = async {
-        // The root ends only when the log failed or took another state.
-        let _end = root.wait().await;
+    let stop = async {
+        stop.await;
+        drain.run().await;
     };
     let outcome = tokio::select! {
         () = miroir_gateway::server::serve(listener, &servers, stop) => Ok(()),
-        () = root_gone => Err(anyhow::anyhow!("the pod's root actor ended")),
+        ended = actors => ended,
     };
-    root.stop(None);
     log.shutdown().await;
     outcome
+}
+
+/// Runs the pod's actors for as long as the log works. The root ends when the log took another
+/// state, as a pod does that was far behind: it begins anew from there.
+async fn keep_actors(pod: Arc<PodContext>) -> anyhow::Result<()> {
+    loop {
+        let root = start_pod(pod.clone()).await.context("can't start the pod's actors")?;
+        let _end = root.wait().await;
+        anyhow::ensure!(pod.log.metrics().running, "the coordinator log stopped");
+        tracing::warn!("the pod's actors begin anew");
+    }
 }
 
 fn open_spool(config: &Config) -> anyhow::Result<Arc<Spool>> {
@@ -97,26 +123,39 @@ fn open_spool(config: &Config) -> anyhow::Result<Arc<Spool>> {
         .context("can't open the spool of large request bodies")
 }
 
-async fn open_log(config: &Config, seams: &Seams) -> anyhow::Result<CoordinatorLog> {
-    let engine = SledEngine::open(config.pod.data.join("log"))
-        .context("can't open the coordinator log's store")?;
+async fn open_log(
+    config: &Config,
+    engine: Arc<dyn Engine>,
+    peering: &Peering,
+    seams: &Seams,
+) -> anyhow::Result<CoordinatorLog> {
     let log_config = LogConfig {
-        engine: Arc::new(engine),
-        raft_id: RAFT_ID,
-        address: config.server.http_addr.to_string(),
-        peers: Arc::new(NoPeers),
+        engine,
+        raft_id: None,
+        start: peering.start,
+        address: config.pod.advertised_peer(),
+        peers: peering.transport.clone(),
+        addresses: peering.addresses.clone(),
     };
     CoordinatorLog::open(log_config, seams.clone()).await.context("can't open the coordinator log")
 }
 
-/// Writes the configured nodes to the log: new ones, and new addresses or keys of known ones.
+/// Names the cluster if this pod begins it, else waits until it belongs to one; then writes the
+/// configured nodes to the log: new ones, and new addresses or keys of known ones.
 async fn register_nodes(
     config: &Config,
     log: &CoordinatorLog,
+    begins: bool,
     seams: &Seams,
 ) -> anyhow::Result<()> {
-    let cluster_id = seams.entropy.uuid();
-    log.propose(&Command::InitCluster { cluster_id }).await?;
+    while log.routing().cluster_id.is_empty() {
+        if begins {
+            let cluster_id = seams.entropy.uuid();
+            propose(log, &Command::InitCluster { cluster_id }, seams).await?;
+        } else {
+            seams.clock.sleep(REGISTER_PAUSE).await;
+        }
+    }
     for node in &config.nodes {
         let record = NodeRecord {
             id: NodeId(node.id.clone()),
@@ -124,13 +163,15 @@ async fn register_nodes(
             group: GroupId(node.group),
             key: key_of(node, config),
         };
-        log.propose(&Command::PutNode(record.clone())).await?;
+        let id = record.id.clone();
+        let group = record.group;
+        if log.routing().nodes.get(&id).is_none_or(|known| **known != record) {
+            propose(log, &Command::PutNode(record), seams).await?;
+        }
         let routing = log.routing();
-        let kept = routing.nodes.get(&record.id);
         anyhow::ensure!(
-            kept.is_some_and(|kept| kept.group == record.group),
-            "node {} is in another replica group already; a node never changes its group",
-            record.id
+            routing.nodes.get(&id).is_some_and(|kept| kept.group == group),
+            "node {id} is in another replica group already; a node never changes its group",
         );
     }
     let routing = log.routing();
@@ -144,6 +185,20 @@ async fn register_nodes(
         forgotten.map(NodeId::as_str).unwrap_or_default()
     );
     Ok(())
+}
+
+/// Proposes what does no harm twice until it is agreed.
+async fn propose(log: &CoordinatorLog, command: &Command, seams: &Seams) -> anyhow::Result<()> {
+    loop {
+        match log.propose(command).await {
+            Ok(_) => return Ok(()),
+            Err(error @ (ProposeError::NoQuorum | ProposeError::Unknown)) => {
+                tracing::warn!(%error, "the log does not take the configuration yet, trying again");
+                seams.clock.sleep(REGISTER_PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn key_of(node: &config::NodeConfig, config: &Config) -> Option<String> {
@@ -167,6 +222,7 @@ fn pod_config(config: &Config) -> PodConfig {
             time: config.tasks.retention,
             tasks_max: config.tasks.count_max,
         },
+        pod_grace: config.cluster.pod_grace,
     }
 }
 
@@ -180,6 +236,11 @@ fn gateway_config(config: &Config) -> GatewayConfig {
         unavailable_shard_policy: match config.cluster.unavailable_shard_policy {
             config::UnavailableShardPolicy::Partial => UnavailableShardPolicy::Partial,
             config::UnavailableShardPolicy::Error => UnavailableShardPolicy::Error,
+        },
+        max_staleness: config.cluster.max_staleness,
+        stale_policy: match config.cluster.stale_policy {
+            config::StalePolicy::Mark => StalePolicy::Mark,
+            config::StalePolicy::Refuse => StalePolicy::Refuse,
         },
         ..GatewayConfig::default()
     }

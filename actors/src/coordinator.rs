@@ -1,4 +1,4 @@
-//! The membership role: gives roles to pods.
+//! The membership role: gives roles to pods, and changes who belongs to the coordinator log.
 //!
 //! Runs on every pod and works on the one that leads the coordinator log, under an epoch of its
 //! own: a leader that was replaced without knowing it is refused. Owns: nothing that is not in
@@ -7,7 +7,8 @@
 //!
 //! Rules ([`plan_roles`]): a role whose pod is dead, or about to leave, goes to the pod that
 //! rendezvous names among the living; when the living have been the same for a while, roles
-//! move one by one to where rendezvous wants them.
+//! move one by one to where rendezvous wants them. Members of the log are changed one at a time, as
+//! [`plan_membership`] says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 use miroir_storage::commands::{Command, Outcome, RoleFence};
 use miroir_storage::ids::{Epoch, PodId};
-use miroir_storage::log::ProposeError;
+use miroir_storage::log::{Change, Members, PodsSeen, ProposeError, plan_membership};
+use miroir_storage::raft::RaftId;
 use miroir_storage::tables::ApplyError;
 use miroir_storage::tables::roles::{self, MEMBERSHIP, REGISTRAR, writer_role};
 use ractor::ActorProcessingErr;
@@ -40,8 +42,17 @@ const MOVED_MAX: usize = 2;
 pub enum CoordinatorMessage {
     /// Time for a round.
     Round,
-    /// A round ended (from the coordinator's own task), with the epoch it worked under.
-    Ended(Option<Epoch>),
+    /// A round ended (from the coordinator's own task).
+    Ended(Box<Term>),
+}
+
+/// What the coordinator keeps while it leads.
+#[derive(Clone, Debug, Default)]
+pub struct Term {
+    /// The epoch it works under, while this pod leads.
+    epoch: Option<Epoch>,
+    /// Since when members of the log have not been alive.
+    gone_since: BTreeMap<RaftId, Instant>,
 }
 
 /// The coordinator actor.
@@ -52,8 +63,7 @@ pub struct Coordinator;
 #[derive(Debug)]
 pub struct CoordinatorState {
     pod: Arc<PodContext>,
-    /// While this pod leads.
-    epoch: Option<Epoch>,
+    term: Term,
     started: Instant,
 }
 
@@ -72,7 +82,7 @@ impl Actor for Coordinator {
     ) -> Result<CoordinatorState, ActorProcessingErr> {
         myself.cast(CoordinatorMessage::Round)?;
         let started = pod.seams.clock.instant();
-        Ok(CoordinatorState { pod, epoch: None, started })
+        Ok(CoordinatorState { pod, term: Term::default(), started })
     }
 
     async fn handle(
@@ -84,20 +94,17 @@ impl Actor for Coordinator {
         let pod = state.pod.clone();
         match message {
             CoordinatorMessage::Round => {
-                let (epoch, started) = (state.epoch, state.started);
+                let (mut term, started) = (std::mem::take(&mut state.term), state.started);
                 pod.seams.tasks.clone().spawn("coordinator round", async move {
-                    let epoch = match round(&pod, epoch, started).await {
-                        Ok(epoch) => epoch,
-                        Err(error) => {
-                            tracing::warn!(%error, "roles could not be looked after, trying again");
-                            None
-                        }
-                    };
-                    let _stopped = myself.cast(CoordinatorMessage::Ended(epoch));
+                    if let Err(error) = round(&pod, &mut term, started).await {
+                        tracing::warn!(%error, "roles could not be looked after, trying again");
+                        term.epoch = None;
+                    }
+                    let _stopped = myself.cast(CoordinatorMessage::Ended(Box::new(term)));
                 });
             }
-            CoordinatorMessage::Ended(epoch) => {
-                state.epoch = epoch;
+            CoordinatorMessage::Ended(term) => {
+                state.term = *term;
                 let mut changes = pod.peers.changes();
                 pod.seams.tasks.clone().spawn("coordinator pace", async move {
                     tokio::select! {
@@ -122,36 +129,75 @@ enum RoundError {
     State(#[from] ApplyError),
 }
 
-/// One round; the epoch it worked under, if this pod leads.
-async fn round(
-    pod: &PodContext,
-    epoch: Option<Epoch>,
-    started: Instant,
-) -> Result<Option<Epoch>, RoundError> {
+/// One round, if this pod leads.
+async fn round(pod: &PodContext, term: &mut Term, started: Instant) -> Result<(), RoundError> {
     if !pod.leads() {
-        return Ok(None);
+        *term = Term::default();
+        return Ok(());
     }
-    let epoch = match epoch {
+    let epoch = match term.epoch {
         Some(epoch) => epoch,
         None => {
             let take = Command::TakeEpoch { role: MEMBERSHIP.to_owned(), pod: pod.id.clone() };
             match pod.log.propose(&take).await? {
                 Outcome::Epoch(epoch) => epoch,
-                _ => return Ok(None),
+                _ => return Ok(()),
             }
         }
     };
+    term.epoch = Some(epoch);
     let fence = RoleFence { role: MEMBERSHIP.to_owned(), epoch };
     let holders = holders(pod)?;
     let now = pod.seams.clock.instant();
     for (role, holder) in plan_roles(&holders, &pod.peers.now(), started, now) {
-        tracing::info!(role, pod = %holder, before = holders.get(&role).cloned().flatten().map(|p| p.0), "giving a role to a pod");
+        let before = holders.get(&role).cloned().flatten().map(|pod| pod.0);
+        tracing::info!(role, pod = %holder, before, "giving a role to a pod");
         let assign = Command::AssignRole { fence: fence.clone(), role, pod: holder };
         if let Outcome::Fenced { .. } = pod.log.propose(&assign).await? {
-            return Ok(None);
+            term.epoch = None;
+            return Ok(());
         }
     }
-    Ok(Some(epoch))
+    look_after_members(pod, term, now).await;
+    Ok(())
+}
+
+/// Makes the change of the log's members that is due, if any.
+async fn look_after_members(pod: &PodContext, term: &mut Term, now: Instant) {
+    let members = pod.log.members();
+    let seen = pods_seen(&pod.peers.now(), &members, &mut term.gone_since, now);
+    let Some(change) = plan_membership(&seen, &members, now, pod.config.pod_grace) else { return };
+    tracing::info!(?change, "changing the members of the coordinator log");
+    let made = match change {
+        Change::AddLearner { raft_id, address } => pod.log.add_learner(raft_id, &address).await,
+        Change::SetVoters(voters) => pod.log.set_voters(voters).await,
+        Change::Remove(raft_id) => pod.log.remove(raft_id).await,
+        // Only pods that leave for good give up their votes; nobody does that yet by itself.
+        Change::HandOver { .. } => Ok(()),
+    };
+    if let Err(error) = made {
+        tracing::warn!(%error, "members of the coordinator log could not be changed, trying again");
+    }
+}
+
+/// The pods as the log's members are to be judged by.
+fn pods_seen(
+    peers: &Peers,
+    members: &Members,
+    gone_since: &mut BTreeMap<RaftId, Instant>,
+    now: Instant,
+) -> PodsSeen {
+    let alive = peers.known.values().filter(|pod| pod.alive);
+    let live: BTreeMap<RaftId, String> =
+        alive.filter_map(|pod| Some((pod.raft_id?, pod.peer_address.clone()))).collect();
+    let all = members.voters.iter().chain(&members.learners);
+    let gone: BTreeSet<RaftId> =
+        all.filter(|id| **id != members.raft_id && !live.contains_key(*id)).copied().collect();
+    gone_since.retain(|id, _| gone.contains(id));
+    for id in gone {
+        gone_since.entry(id).or_insert(now);
+    }
+    PodsSeen { live, gone_since: gone_since.clone(), leaving: BTreeSet::new() }
 }
 
 /// Every role that this actor gives, with its holder.

@@ -214,6 +214,14 @@ struct Inspected<A: Actor> {
 }
 
 impl<A: Actor> Inspected<A> {
+    /// The root has no supervisor that could note it.
+    fn note_failure_of_root(&self, error: &ActorProcessingErr) {
+        let Place { tally, inventory } = &self.place;
+        if let (None, Some(actor)) = (&tally.parent, tally.actor.get()) {
+            inventory.failed(*actor, &error.to_string());
+        }
+    }
+
     fn address(&self, actor: ActorRef<A::Msg>) -> Address<A::Msg> {
         Address { actor, place: self.place.clone() }
     }
@@ -255,7 +263,7 @@ impl<A: Actor> ractor::Actor for Inspected<A> {
         tally.busy.fetch_add(spent, Ordering::Relaxed);
         tally.busy_since.store(0, Ordering::Relaxed);
         tally.handled.fetch_add(1, Ordering::Relaxed);
-        handled
+        handled.inspect_err(|error| self.note_failure_of_root(error))
     }
 
     async fn handle_supervisor_evt(

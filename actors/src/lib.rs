@@ -21,6 +21,7 @@
 //! | [`copies`] | payloads in the journals of two pods |
 //! | [`journal_keeper`] | giving back payloads that no open task needs |
 //! | [`coordinator`] | which pod holds which role |
+//! | [`peer_watcher`] | from gossip to the view of the peers |
 //! | [`inspect`] | what every actor is at; the only way to start one and to send to it |
 //! | [`restarts`] | how long an actor that failed waits |
 //! | [`peer_service`] | what other pods may ask of this one |
@@ -44,6 +45,7 @@ pub mod node_tasks;
 pub mod operation;
 pub mod payload;
 pub mod peer_service;
+pub mod peer_watcher;
 pub mod peers;
 pub mod pod;
 pub mod prepare;

@@ -157,6 +157,7 @@ impl PeerService for PodService {
         match channel {
             copies::APPEND => copies::serve_append(&self.pod.journal, body).await,
             copies::READ => copies::serve_read(&self.pod.journal, body).await,
+            log if log.starts_with("log/") => self.pod.log.serve(log, body).await,
             HINT => take_hint(&self.pod, &body),
             ACTORS => in_json(&self.pod.inventory.report()),
             RESTART => {

@@ -25,9 +25,9 @@
 //! 60 s ends the row ([`crate::restarts`]). Lanes, operations and copies are started by their
 //! writer: one that fails takes the writer with it, since only together do they know what was
 //! sent. More than 5 failures in a row raise one `error` event and are shown as `failing`
-//! ([`crate::inspect`]); the others are warnings. The root itself fails when the feed of the log closes:
-//! the log stopped, or took another state, and everything is to be loaded again. That ends the
-//! pod, and the process with it; whoever runs the process starts it again.
+//! ([`crate::inspect`]); the others are warnings. The root itself fails when the feed of the log closes.
+//! If the log took another state everything is loaded again: the program starts the root anew. If
+//! the log stopped the process ends; whoever runs it starts it again.
 //!
 //! An operator may have a child started again ([`PodMessage::RestartByHand`]): it is stopped after
 //! the message under way, or killed when that takes longer than 2 s, and started at
@@ -91,6 +91,8 @@ pub struct PodConfig {
     pub health: HealthConfig,
     /// How long ended tasks are kept.
     pub retention: TaskRetention,
+    /// A pod that is gone for longer is no longer a member of the log.
+    pub pod_grace: Duration,
 }
 
 /// What every actor and the gateway's write path share. Cheap to hold, no locks on reads.
@@ -158,8 +160,15 @@ impl PodContext {
     }
 
     /// Whether this pod has applied all that was agreed when it was asked, within `timeout`.
-    pub async fn confirm(&self, _timeout: Duration) -> bool {
-        self.leads()
+    pub async fn confirm(&self, timeout: Duration) -> bool {
+        self.log.read_barrier(timeout).await.is_ok()
+    }
+
+    /// Whether this pod holds a role, beside the leader's.
+    pub fn holds_roles(&self) -> bool {
+        let registrar = roles::all(self.log.engine().as_ref())
+            .is_ok_and(|roles| roles.get(REGISTRAR).is_some_and(|role| role.holder == self.id));
+        registrar || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
     }
 
     /// Whether this pod writes the index.
@@ -278,7 +287,8 @@ impl Actor for Pod {
             .chain([Child::Keeper, Child::Coordinator])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
-            start_child(&myself, &mut state, child).await?;
+            // What is applied here may be old: roles that are another pod's by now are refused.
+            start_or_wait(&myself, &mut state, child).await;
         }
         let feed = myself.clone();
         context.seams.tasks.spawn("log feed", async move {

@@ -17,6 +17,7 @@ use miroir_actors::peer_service::{RestartReply, actors_of, restart_on};
 use miroir_actors::peers::KnownPod;
 use miroir_actors::pod::PodContext;
 use miroir_storage::ids::PodId;
+use miroir_storage::log::Members;
 use miroir_storage::raft::RaftId;
 use miroir_storage::routing::from_nanoseconds;
 use miroir_storage::tables::roles::{self, writer_role};
@@ -46,20 +47,9 @@ impl PodAdmin {
     }
 }
 
-/// Who belongs to the coordinator log.
-#[derive(Debug, Default)]
-struct Members {
-    leader: Option<RaftId>,
-    voters: BTreeSet<RaftId>,
-    learners: BTreeSet<RaftId>,
-    addresses: BTreeMap<RaftId, String>,
-}
-
-/// The members, as far as this pod knows: itself, as long as the log has one voter.
+/// Who belongs to the coordinator log, as far as this pod knows.
 fn members(pod: &PodContext) -> Members {
-    let metrics = pod.log.metrics();
-    let leader = metrics.leader.filter(|_| metrics.running);
-    Members { leader, voters: BTreeSet::from([metrics.raft_id]), ..Members::default() }
+    pod.log.members()
 }
 
 #[async_trait]
@@ -67,7 +57,7 @@ impl AdminSource for PodAdmin {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {
         let (pod, peers, members) = (&self.pod, self.pod.peers.now(), members(&self.pod));
         let now = pod.seams.clock.instant();
-        let own_raft_id = pod.log.metrics().raft_id;
+        let own_raft_id = members.raft_id;
         let mut known = peers.known.clone();
         // Without gossip, and until it has begun.
         let own = known.entry(pod.id.clone()).or_insert_with(|| KnownPod {

@@ -26,6 +26,9 @@ pub trait RoutingSource: Send + Sync + std::fmt::Debug {
     /// The view as of now. Must be cheap: a pointer load.
     fn routing(&self) -> Arc<Routing>;
 
+    /// For how long nobody has confirmed that the view is the newest. Must be cheap.
+    fn unconfirmed_for(&self) -> Duration;
+
     /// Whether tasks of the index are enqueued or processing, for `isIndexing`.
     fn is_indexing(&self, uid: &IndexUid) -> bool;
 
@@ -74,6 +77,16 @@ pub enum UnavailableShardPolicy {
     Error,
 }
 
+/// What to do with reads when this pod's state may be too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StalePolicy {
+    /// Answer, and say how old it is.
+    #[default]
+    Mark,
+    /// Answer 503.
+    Refuse,
+}
+
 /// Settings of the gateway. Defaults are those of the specification.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
@@ -94,6 +107,10 @@ pub struct GatewayConfig {
     pub header_timeout: Duration,
     /// See [`UnavailableShardPolicy`].
     pub unavailable_shard_policy: UnavailableShardPolicy,
+    /// A pod's state counts as stale when nobody has confirmed it for longer.
+    pub max_staleness: Duration,
+    /// See [`StalePolicy`].
+    pub stale_policy: StalePolicy,
 }
 
 impl Default for GatewayConfig {
@@ -107,6 +124,8 @@ impl Default for GatewayConfig {
             late_after: Duration::from_secs(1),
             header_timeout: Duration::from_secs(30),
             unavailable_shard_policy: UnavailableShardPolicy::default(),
+            max_staleness: Duration::from_secs(5),
+            stale_policy: StalePolicy::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -21,13 +22,13 @@ use miroir_wire::search::SearchQuery;
 
 use crate::admin;
 use crate::auth::check_right;
-use crate::context::{GatewayContext, RequestParts};
+use crate::context::{GatewayContext, RequestParts, StalePolicy};
 use crate::cors;
 use crate::documents_read::{get_document, list_documents};
 use crate::failure::Failure;
 use crate::intake::{Wording, read_body};
 use crate::marks;
-use crate::reply::Reply;
+use crate::reply::{DEGRADED, Reply};
 use crate::router::{LogRoute, Route, route};
 use crate::search::{multi_search, search_index};
 use crate::stats::{all_stats, index_stats};
@@ -95,6 +96,10 @@ where
     if !is_settled {
         reply.headers.push((marks::SESSION, "behind".to_owned()));
     }
+    // Looked at after the nodes have answered: what they said is at most this much older.
+    if route.reads().is_some() {
+        mark_stale(context, &mut reply)?;
+    }
     Ok(reply)
 }
 
@@ -150,6 +155,29 @@ async fn dispatch(
         Route::WrongMethod => Ok(Reply::empty(405)),
         Route::Unknown => Ok(Reply::empty(404)),
     }
+}
+
+/// Says so when nobody has confirmed this pod's state for too long, or refuses the answer.
+fn mark_stale(context: &GatewayContext, reply: &mut Reply) -> Result<(), ApiError> {
+    let age = context.routing.unconfirmed_for();
+    if age <= context.config.max_staleness {
+        return Ok(());
+    }
+    if context.config.stale_policy == StalePolicy::Refuse {
+        return Err(ApiError::new(
+            Code::MiroirNoQuorum,
+            "This pod has lost touch with the cluster: what it knows may be too old. Ask another pod, or try again later.",
+        ));
+    }
+    let stale = match age {
+        Duration::MAX => "stale".to_owned(),
+        age => format!("stale={}", age.as_secs()),
+    };
+    match reply.headers.iter_mut().find(|(name, _)| *name == DEGRADED) {
+        Some((_, said)) => *said = format!("{said}; {stale}"),
+        None => reply.headers.push((DEGRADED, stale)),
+    }
+    Ok(())
 }
 
 fn not_supported(instead: &str) -> Failure {

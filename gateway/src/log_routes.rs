@@ -41,6 +41,14 @@ impl RoutingSource for PodRoutes {
         self.pod.log.routing()
     }
 
+    fn unconfirmed_for(&self) -> Duration {
+        // A pod alone confirms itself.
+        if self.pod.peers.now().copies < 2 {
+            return Duration::ZERO;
+        }
+        self.pod.log.confirmed().age
+    }
+
     fn is_indexing(&self, uid: &IndexUid) -> bool {
         // Open tasks are few: admission bounds them.
         read_open(self.pod.log.engine().as_ref()).is_ok_and(|open| {

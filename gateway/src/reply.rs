@@ -13,6 +13,9 @@ use crate::search::ReadAnswer;
 /// Seconds after which a client may try again when too much is going on.
 const RETRY_AFTER_S: &str = "10";
 
+/// Says what an answer lacks.
+pub const DEGRADED: &str = "x-miroir-degraded";
+
 /// An answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
@@ -62,7 +65,7 @@ impl From<ReadAnswer> for Reply {
         let mut headers = Vec::new();
         if !answer.missing.is_empty() {
             let shards = format!("shards={}", list_shards(&answer.missing));
-            headers.push(("x-miroir-degraded", shards));
+            headers.push((DEGRADED, shards));
         }
         if !answer.inexact_facets.is_empty() {
             let names: Vec<String> = answer

@@ -11,8 +11,8 @@ use miroir_seams::Seams;
 use miroir_storage::commands::Command;
 use miroir_storage::ids::{NodeId, PodId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::{NoPeers, RaftId};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
 use miroir_storage::routing::NodeRecord;
 use ractor::ActorCell;
 use tokio::sync::oneshot;
@@ -57,9 +57,11 @@ impl RunningPod {
         let seams = Seams::seeded(seed);
         let config = LogConfig {
             engine: Arc::new(LifeEngine { engine: disk.engine.clone(), life: life.clone() }),
-            raft_id: RaftId(1),
+            raft_id: Some(RaftId(1)),
+            start: Start::Alone,
             address: "pod-0".to_owned(),
             peers: Arc::new(NoPeers),
+            addresses: PeerAddresses::default(),
         };
         let log = CoordinatorLog::open(config, seams.clone()).await.map_err(|e| failed(&e))?;
         let files = Arc::new(LifeFiles { files: disk.files.clone(), life: life.clone() });
@@ -79,6 +81,7 @@ impl RunningPod {
             replication_factor: plan.replication_factor,
             health: HealthConfig::default(),
             retention: plan.retention,
+            pod_grace: Duration::from_secs(600),
         };
         let transport = Arc::new(LifeTransport { network: network.clone(), life: life.clone() });
         let peers = PeersView::alone(PodId::from("pod-0"), seams.clock.instant());

@@ -178,7 +178,6 @@ impl Config {
     /// # Errors
     /// A file that can't be read, or holds what would have been refused at the start. The pod
     /// should then go on with the secrets it has.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the wiring of several pods"))]
     pub fn reload_secrets(&self) -> Result<Option<ClusterSecrets>, ConfigError> {
         let mut cluster = self.cluster.clone();
         let complaints = reread_cluster_secrets(&mut cluster);

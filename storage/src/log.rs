@@ -1,63 +1,100 @@
 //! The coordinator log: commands go in, are agreed on, applied, and shown.
 //!
 //! [`CoordinatorLog::propose`] returns when the command is durable at a quorum of voters,
-//! applied here, and visible in [`CoordinatorLog::routing`] and to subscribers. Concurrent
-//! proposals share an entry and its fsync: one entry is under way at a time, and what arrives
-//! meanwhile waits for the next.
+//! applied here, and visible in [`CoordinatorLog::routing`] and to subscribers, on whichever pod
+//! it was called. Concurrent proposals share an entry and its fsync: one entry is under way at a
+//! time, and what arrives meanwhile waits for the next.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `propose` | the queue of commands, entries, forwarding to the leader |
+//! | `serve` | the answers to other pods |
+//! | `members` | who belongs to the cluster, changes of that, hand-over of the leadership |
+//! | `plan` | which change is due: a pure rule |
 //!
 //! Upholds, of the safety rules: nothing is told that a crash could take back; `taskUid`s are
 //! given in one order. A restart loses nothing but events: subscribers read the tables first.
 
-use std::sync::Arc;
+mod members;
+mod plan;
+mod propose;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use miroir_seams::Seams;
-use openraft::error::{ClientWriteError, RaftError};
+use miroir_seams::{PeerCallError, Seams};
 use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use members::{ChangeError, HandOverError, Leadership, Members};
+pub use plan::{Change, PodsSeen, VOTERS_MAX, plan_membership};
+
 use crate::commands::{Command, Outcome};
 use crate::engine::Engine;
+use crate::raft::messages::{INDEX, Leader, Nothing, ReadIndex};
 use crate::raft::{
-    Applied, LogStore, PeerNetwork, PeerTransport, Proposal, RaftId, StateMachine, Store,
-    Subscription, TypeConfig, encode_command, in_seams,
+    Applied, Confirmations, LogStore, PeerAddresses, PeerNetwork, PeerTransport, Proposal, RaftId,
+    StateMachine, Store, Subscription, TypeConfig, encode_command, in_seams,
 };
 use crate::routing::Routing;
 use crate::tables::ApplyError;
+use propose::{Done, Queues, Waiting, drain};
 
 /// How long a proposal may wait for its turn, and then for its quorum.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a pod that is the only voter may take to lead. It needs two fsyncs.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Commands joined to one entry: enough to make the fsync cheap, few enough to apply at once.
-const COMMANDS_MAX: usize = 512;
-/// Bytes joined to one entry; entries travel to peers whole.
-const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// Proposals waiting for their turn; more wait in [`CoordinatorLog::propose`].
 const QUEUE_MAX: usize = 4096;
-/// Raft's heartbeat and election time-outs, milliseconds. Busy small machines stall for
-/// hundreds of milliseconds; a pod alone doesn't wait for them.
+/// Raft's heartbeat and election time-outs, milliseconds. A follower stands for election when it
+/// has heard nothing for the larger time-out (the leader's lease, during which voters refuse all
+/// others) plus a random one between the two: 1.9 to 2.4 s. So a leader that stalls for 1 s, with
+/// its last heartbeat 250 ms before, stays; a killed one is replaced within 3 s. After a split
+/// vote the next attempt follows within 0.7 to 1.2 s. A pod alone doesn't wait at all.
 const HEARTBEAT_MS: u64 = 250;
-const ELECTION_MS: (u64, u64) = (1000, 2000);
+const ELECTION_MS: (u64, u64) = (700, 1200);
 /// Entries between compactions, and entries kept for peers that are a little behind.
 const COMPACT_ENTRIES: u64 = 5000;
 const KEEP_ENTRIES: u64 = 500;
 /// Entries purged at a time: each purge is a commit.
 const PURGE_ENTRIES: u64 = 256;
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_PART_BYTES: u64 = 1 << 20;
+/// How long one part of a snapshot may take; the last one includes its installation.
+const SNAPSHOT_PART_TIMEOUT_MS: u64 = 30_000;
+/// Pause before the leader is asked again how far a read must see.
+const BARRIER_PAUSE: Duration = Duration::from_millis(50);
+
+/// What an empty disk is to become. A pod that has state goes on with it in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// A cluster whose only voter is this pod.
+    #[default]
+    Alone,
+    /// A member of a cluster that exists: waits to be added by its leader.
+    Join,
+}
 
 /// What a log is opened with.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// Holds the log and the state. Opened by nobody else.
     pub engine: Arc<dyn Engine>,
-    /// This pod's identity; must be the one the engine was first opened with.
-    pub raft_id: RaftId,
-    /// Where peers reach this pod's Raft.
+    /// The identity that the disk must have, or get when it is empty; `None` for the one it has,
+    /// or a random one: a pod that lost its disk must come back under another.
+    pub raft_id: Option<RaftId>,
+    /// What an empty disk is to become.
+    pub start: Start,
+    /// Where peers reach this pod.
     pub address: String,
     /// How this pod reaches its peers.
     pub peers: Arc<dyn PeerTransport>,
+    /// Where peers are, if that is known better than by the log.
+    pub addresses: PeerAddresses,
 }
 
 /// Why the log could not be opened.
@@ -85,7 +122,8 @@ pub enum OpenError {
 /// Why a proposal has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// There was no leader here, or no turn in time: the command was certainly not proposed.
+    /// No leader that could be reached, or no turn in time: the command was certainly not
+    /// proposed.
     #[error("no quorum of the coordinator log's voters")]
     NoQuorum,
     /// The command was proposed but not confirmed: it may take effect yet.
@@ -119,77 +157,134 @@ pub struct LogMetrics {
     pub running: bool,
 }
 
-/// One command in line.
-#[derive(Debug)]
-struct Waiting {
-    command: Bytes,
-    deadline: Instant,
-    done: oneshot::Sender<Result<Outcome, ProposeError>>,
+/// How fresh this pod's state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmation {
+    /// When the state here was last known to be the newest that was agreed on: confirmed by a
+    /// leader that itself was confirmed by a quorum of voters. `None` when it never was.
+    pub at: Option<Instant>,
+    /// How long ago that was; [`Duration::MAX`] when it never was.
+    pub age: Duration,
 }
 
-/// The coordinator log of one pod. Clones share it.
-#[derive(Clone)]
-pub struct CoordinatorLog {
+/// No leader said in time how far a read must see, or this pod did not get there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator log was not confirmed within {0:?}")]
+pub struct BarrierError(pub Duration);
+
+/// What the parts of a log share.
+struct Core {
     raft: Raft<TypeConfig>,
+    raft_id: RaftId,
     engine: Arc<dyn Engine>,
     applied: Arc<Applied>,
-    proposals: mpsc::Sender<Waiting>,
     seams: Seams,
-    raft_id: RaftId,
+    network: PeerNetwork,
+    confirmations: Arc<Confirmations>,
+    /// Held while an entry is under way, and by a leader that steps aside.
+    turn: tokio::sync::Mutex<()>,
+    /// The number of the next group that is forwarded.
+    numbers: AtomicU64,
+    /// The last group taken from each pod: (its life, the number in it). Members only.
+    seen: Mutex<BTreeMap<RaftId, (u64, u64)>>,
+}
+
+impl Core {
+    /// The leader, as far as known; this pod, perhaps.
+    fn leader(&self) -> Option<Leader> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let raft_id = metrics.current_leader?;
+        let node = metrics.membership_config.membership().get_node(&raft_id);
+        let address = self.network.address(raft_id, node.map_or("", |node| node.addr.as_str()));
+        Some(Leader { raft_id, address, term: metrics.current_term })
+    }
+}
+
+/// The coordinator log of one pod. Clones share it. Serves the channels that begin with `log/`
+/// as a `PeerService`.
+#[derive(Clone)]
+pub struct CoordinatorLog {
+    core: Arc<Core>,
+    proposals: mpsc::Sender<Waiting>,
+    forwarded: mpsc::Sender<Waiting>,
+    leadership: watch::Receiver<Leadership>,
 }
 
 impl std::fmt::Debug for CoordinatorLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CoordinatorLog").field("raft_id", &self.raft_id).finish_non_exhaustive()
+        f.debug_struct("CoordinatorLog")
+            .field("raft_id", &self.core.raft_id)
+            .finish_non_exhaustive()
     }
 }
 
 impl CoordinatorLog {
-    /// Opens the log on its engine. On an empty one, starts a cluster whose only voter is this
-    /// pod. A pod that is the only voter leads and has applied all of its log on return.
+    /// Opens the log on its engine; an empty one becomes what [`LogConfig::start`] says. A pod
+    /// that is the only voter leads and has applied all of its log on return. Others return at
+    /// once: what they show is as old as their disk until [`CoordinatorLog::confirmed`] says
+    /// otherwise.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(config: LogConfig, seams: Seams) -> Result<Self, OpenError> {
         let store = Store::new(config.engine.clone(), seams.tasks.clone());
         let log_store = LogStore::new(store.clone());
-        let asked = config.raft_id;
-        let stored = log_store.claim_identity(asked).await.map_err(ApplyError::from)?;
-        if stored != asked {
-            return Err(OpenError::OtherIdentity { stored, asked });
+        let (asked, entropy) = (config.raft_id, seams.entropy.clone());
+        // Of 63 bits: some encodings of numbers know no more. 0 is openraft's "nobody".
+        let new = move || asked.unwrap_or_else(|| RaftId((entropy.next_u64() >> 1).max(1)));
+        let raft_id = log_store.claim_identity(new).await.map_err(ApplyError::from)?;
+        if let Some(asked) = asked.filter(|asked| *asked != raft_id) {
+            return Err(OpenError::OtherIdentity { stored: raft_id, asked });
         }
         let machine = StateMachine::open(store)?;
         let applied = machine.applied();
-        let network = PeerNetwork::new(config.peers.clone());
+        let confirmations = Arc::new(Confirmations::new(raft_id, seams.clone(), applied.clone()));
+        let network = PeerNetwork {
+            raft_id,
+            transport: config.peers.clone(),
+            addresses: config.addresses,
+            applied: applied.clone(),
+            confirmations: confirmations.clone(),
+        };
         let options = Arc::new(raft_options().validate().map_err(raft_refused)?);
         applied.serve_snapshots(false);
-        let starting = Raft::new(asked, options, network, log_store, machine);
+        let starting = Raft::new(raft_id, options, network.clone(), log_store, machine);
         let raft = in_seams(seams.clone(), starting).await.map_err(raft_refused)?;
         applied.serve_snapshots(true);
-        let (proposals, queue) = mpsc::channel(QUEUE_MAX);
-        seams.tasks.spawn("coordinator log", drain(raft.clone(), queue, seams.clone()));
-        seams.tasks.spawn("coordinator log end", close_at_end(raft.metrics(), applied.clone()));
-        let log = Self {
+        confirmations.attach(raft.metrics());
+        let core = Arc::new(Core {
             raft,
+            raft_id,
             engine: config.engine,
             applied,
-            proposals,
-            seams,
-            raft_id: config.raft_id,
-        };
-        let campaigns = log.start_if_new(&config.address).await?;
+            seams: seams.clone(),
+            network,
+            confirmations,
+            turn: tokio::sync::Mutex::default(),
+            numbers: AtomicU64::new(0),
+            seen: Mutex::default(),
+        });
+        let (proposals, here) = mpsc::channel(QUEUE_MAX);
+        let (forwarded, there) = mpsc::channel(QUEUE_MAX);
+        let (leader, leadership) = watch::channel(Leadership::default());
+        seams.tasks.spawn("coordinator log", drain(core.clone(), Queues::new(here, there)));
+        seams.tasks.spawn("coordinator log end", follow_metrics(core.clone(), leader));
+        let log = Self { core, proposals, forwarded, leadership };
+        let campaigns = config.start == Start::Alone && log.start_if_new(&config.address).await?;
         log.lead_if_alone(campaigns).await?;
         Ok(log)
     }
 
     /// Says whether this started a cluster: openraft then campaigns by itself.
     async fn start_if_new(&self, address: &str) -> Result<bool, OpenError> {
-        if self.raft.is_initialized().await.map_err(raft_refused)? {
+        let core = &self.core;
+        if core.raft.is_initialized().await.map_err(raft_refused)? {
             return Ok(false);
         }
-        let members = std::collections::BTreeMap::from([(self.raft_id, BasicNode::new(address))]);
+        let members = BTreeMap::from([(core.raft_id, BasicNode::new(address))]);
         // openraft checks again that log and vote are empty: state is never written over.
-        self.raft.initialize(members).await.map_err(raft_refused)?;
+        core.raft.initialize(members).await.map_err(raft_refused)?;
         Ok(true)
     }
 
@@ -199,29 +294,30 @@ impl CoordinatorLog {
     /// leadership after it was seen.
     async fn lead_if_alone(&self, campaigns: bool) -> Result<(), OpenError> {
         // Asked of Raft itself: its metrics may still be those from before it was initialized.
-        let me = self.raft_id;
-        let asked = self
-            .raft
+        let (raft, me) = (&self.core.raft, self.core.raft_id);
+        let asked = raft
             .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me]));
         if !asked.await.map_err(raft_refused)? {
             return Ok(());
         }
-        let mut metrics = self.raft.metrics();
-        if !campaigns && metrics.borrow().current_leader != Some(self.raft_id) {
-            self.raft.trigger().elect().await.map_err(raft_refused)?;
+        let mut metrics = raft.metrics();
+        if !campaigns && metrics.borrow().current_leader != Some(me) {
+            raft.trigger().elect().await.map_err(raft_refused)?;
         }
-        let leads = metrics.wait_for(|now| now.current_leader == Some(self.raft_id) || failed(now));
+        let leads = metrics.wait_for(|now| now.current_leader == Some(me) || failed(now));
         match tokio::time::timeout(LEAD_TIMEOUT, leads).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(raft_refused(error)),
             Err(_) => return Err(OpenError::NotLeading(LEAD_TIMEOUT)),
         }
         // An entry without commands: when it is applied, so is everything before it.
-        let written = self.raft.client_write(Proposal::default()).await;
+        let written = raft.client_write(Proposal::default()).await;
         written.map(drop).map_err(raft_refused)
     }
 
-    /// Proposes `command` and waits until it is applied.
+    /// Proposes `command` and waits until it is applied here. Another pod may lead: it is asked.
+    /// While nobody leads, waits for that a while. Commands of one pod take effect in the order
+    /// in which they were proposed.
     ///
     /// # Errors
     /// See [`ProposeError`]: only `Unknown` leaves open whether the command takes effect. When
@@ -229,9 +325,9 @@ impl CoordinatorLog {
     pub async fn propose(&self, command: &Command) -> Result<Outcome, ProposeError> {
         let command =
             encode_command(command).map_err(|error| ProposeError::Fatal(error.to_string()))?;
-        let deadline = self.seams.clock.instant() + PROPOSE_TIMEOUT;
+        let deadline = self.core.seams.clock.instant() + PROPOSE_TIMEOUT;
         let (done, outcome) = oneshot::channel();
-        let waiting = Waiting { command, deadline, done };
+        let waiting = Waiting { commands: vec![command], deadline, done: Done::Here(done) };
         match tokio::time::timeout_at(deadline, self.proposals.send(waiting)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(ProposeError::Stopped),
@@ -241,28 +337,81 @@ impl CoordinatorLog {
         outcome.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
+    /// Puts `command` in line and returns, in order with later proposals. It is lost when the
+    /// queue is full, when nobody leads for a while, or when the pod ends.
+    pub fn propose_detached(&self, command: &Command) {
+        let command = match encode_command(command) {
+            Ok(command) => command,
+            Err(error) => return tracing::warn!(%error, "a command can't be encoded"),
+        };
+        let deadline = self.core.seams.clock.instant() + PROPOSE_TIMEOUT;
+        let waiting = Waiting { commands: vec![command], deadline, done: Done::Nobody };
+        if let Err(error) = self.proposals.try_send(waiting) {
+            tracing::warn!(%error, "a command that nobody waits for is lost");
+        }
+    }
+
+    /// How fresh the state here is. Cheap: asks nobody.
+    pub fn confirmed(&self) -> Confirmation {
+        let at = self.core.confirmations.confirmed();
+        let now = self.core.seams.clock.instant();
+        let age = at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        Confirmation { at, age }
+    }
+
+    /// Waits until everything that was agreed on before this call is applied here.
+    ///
+    /// # Errors
+    /// When that takes longer than `timeout`.
+    pub async fn read_barrier(&self, timeout: Duration) -> Result<(), BarrierError> {
+        let passing = async {
+            let index = loop {
+                match self.read_index(timeout).await {
+                    Some(index) => break index,
+                    None => self.core.seams.clock.sleep(BARRIER_PAUSE).await,
+                }
+            };
+            self.core.applied.reached(index).await;
+        };
+        tokio::time::timeout(timeout, passing).await.map_err(|_| BarrierError(timeout))
+    }
+
+    /// The last entry that was agreed on, as the leader knows it after it asked its voters.
+    async fn read_index(&self, timeout: Duration) -> Option<u64> {
+        let core = &self.core;
+        let leader = core.leader()?;
+        if leader.raft_id == core.raft_id {
+            let (index, _) = core.raft.get_read_log_id().await.ok()?;
+            return Some(index.map_or(0, |id| id.index));
+        }
+        let target = (leader.raft_id, leader.address.as_str());
+        let asked: Result<ReadIndex, PeerCallError> =
+            core.network.call(target, INDEX, Nothing, timeout).await;
+        asked.ok().map(|index| index.0)
+    }
+
     /// The routing view as of the last applied entry that touched it.
     pub fn routing(&self) -> Arc<Routing> {
-        self.applied.routing()
+        self.core.applied.routing()
     }
 
     /// The tables, for reading.
     pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
+        &self.core.engine
     }
 
     /// Follows what is applied from now on. An event comes after its effects can be seen in the
     /// tables and the routing.
     pub fn subscribe(&self) -> Subscription {
-        self.applied.subscribe()
+        self.core.applied.subscribe()
     }
 
     /// The state of this pod's Raft.
     pub fn metrics(&self) -> LogMetrics {
-        let metrics = self.raft.metrics();
+        let metrics = self.core.raft.metrics();
         let now = metrics.borrow();
         LogMetrics {
-            raft_id: self.raft_id,
+            raft_id: self.core.raft_id,
             term: now.current_term,
             leader: now.current_leader,
             last_log: now.last_log_index,
@@ -274,10 +423,10 @@ impl CoordinatorLog {
 
     /// Stops Raft. What was acknowledged is durable with or without this.
     pub async fn shutdown(&self) {
-        if let Err(error) = self.raft.shutdown().await {
+        if let Err(error) = self.core.raft.shutdown().await {
             tracing::warn!(%error, "raft ended badly");
         }
-        self.applied.close();
+        self.core.applied.close();
     }
 }
 
@@ -290,6 +439,8 @@ fn raft_options() -> Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(COMPACT_ENTRIES),
         max_in_snapshot_log_to_keep: KEEP_ENTRIES,
         purge_batch_size: PURGE_ENTRIES,
+        snapshot_max_chunk_size: SNAPSHOT_PART_BYTES,
+        install_snapshot_timeout: SNAPSHOT_PART_TIMEOUT_MS,
         ..Config::default()
     }
 }
@@ -302,95 +453,32 @@ fn failed(metrics: &RaftMetrics<RaftId, BasicNode>) -> bool {
     metrics.running_state.is_err()
 }
 
-/// Ends the subscriptions when Raft ends, so that subscribers notice.
-async fn close_at_end(
-    mut metrics: watch::Receiver<RaftMetrics<RaftId, BasicNode>>,
-    applied: Arc<Applied>,
-) {
-    // An error says that Raft is gone altogether.
-    let _ = metrics.wait_for(failed).await;
-    applied.close();
-}
-
-/// Proposes what is in line, one entry at a time, until nobody can propose any more.
-async fn drain(raft: Raft<TypeConfig>, mut queue: mpsc::Receiver<Waiting>, seams: Seams) {
-    let mut group = Vec::new();
-    let mut held_over = None;
+/// Tells who leads, and ends the subscriptions when Raft ends, so that subscribers notice.
+async fn follow_metrics(core: Arc<Core>, leader: watch::Sender<Leadership>) {
+    let mut metrics = core.raft.metrics();
     loop {
-        let first = match held_over.take() {
-            Some(waiting) => waiting,
-            None => match queue.recv().await {
-                Some(waiting) => waiting,
-                None => return,
-            },
-        };
-        let mut bytes = first.command.len();
-        group.push(first);
-        while group.len() < COMMANDS_MAX {
-            let Ok(waiting) = queue.try_recv() else { break };
-            bytes += waiting.command.len();
-            if bytes > ENTRY_BYTES_MAX {
-                held_over = Some(waiting);
+        let now = {
+            let now = metrics.borrow_and_update();
+            if failed(&now) {
                 break;
             }
-            group.push(waiting);
-        }
-        let now = seams.clock.instant();
-        for late in group.extract_if(.., |waiting| waiting.deadline <= now) {
-            let _ = late.done.send(Err(ProposeError::NoQuorum));
-        }
-        if !group.is_empty() {
-            propose_group(&raft, &mut group).await;
-        }
-    }
-}
-
-/// Proposes `group` as one entry and answers everyone in it.
-async fn propose_group(raft: &Raft<TypeConfig>, group: &mut Vec<Waiting>) {
-    let commands = group.iter().map(|waiting| waiting.command.clone()).collect();
-    let result = match why_ended(raft) {
-        Some(error) => Err(error),
-        None => write(raft, Proposal { commands }).await,
-    };
-    // A proposer that has gone is not told.
-    match result {
-        Ok(outcomes) => {
-            for (waiting, outcome) in group.drain(..).zip(outcomes) {
-                let _ = waiting.done.send(Ok(outcome));
+            Leadership {
+                leader: now.current_leader,
+                term: now.current_term,
+                here: now.current_leader == Some(core.raft_id),
             }
-        }
-        Err(error) => {
-            for waiting in group.drain(..) {
-                let _ = waiting.done.send(Err(error.clone()));
-            }
+        };
+        leader.send_if_modified(|known| std::mem::replace(known, now) != now);
+        // An error says that Raft is gone altogether.
+        if metrics.changed().await.is_err() {
+            break;
         }
     }
+    leader.send_replace(Leadership::default());
+    core.applied.close();
 }
 
-/// Why nothing can be proposed any more.
-fn why_ended(raft: &Raft<TypeConfig>) -> Option<ProposeError> {
-    use openraft::error::Fatal;
-    match &raft.metrics().borrow().running_state {
-        Ok(()) => None,
-        Err(Fatal::Stopped) => Some(ProposeError::Stopped),
-        Err(error) => Some(ProposeError::Fatal(error.to_string())),
-    }
-}
-
-async fn write(raft: &Raft<TypeConfig>, proposal: Proposal) -> Result<Vec<Outcome>, ProposeError> {
-    match tokio::time::timeout(PROPOSE_TIMEOUT, raft.client_write(proposal)).await {
-        Ok(Ok(written)) => Ok(written.data.0),
-        // This pod does not lead; nothing was written. (With peers: forward to the leader.)
-        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
-            Err(ProposeError::NoQuorum)
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "a proposal was not confirmed");
-            Err(ProposeError::Unknown)
-        }
-        Err(_) => Err(ProposeError::Unknown),
-    }
-}
-
+#[cfg(test)]
+mod cluster;
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ pub(super) struct Place {
 pub(super) struct Tally {
     /// In the inventory.
     pub(super) id: String,
+    pub(super) parent: Option<String>,
     pub(super) actor: OnceLock<ActorId>,
     /// Messages put into the mailbox.
     pub(super) sent: AtomicU64,
@@ -222,7 +223,7 @@ impl Inventory {
         parent: Option<&String>,
     ) -> Place {
         let id = self.id_of(&name);
-        let tally = Arc::new(Tally { id: id.clone(), ..Tally::default() });
+        let tally = Arc::new(Tally { id: id.clone(), parent: parent.cloned(), ..Tally::default() });
         let mut records = self.records();
         let before = records.remove(&id);
         let mut record = Record {

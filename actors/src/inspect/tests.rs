@@ -13,8 +13,8 @@ use miroir_storage::commands::{Command, Work};
 use miroir_storage::engine::MemoryEngine;
 use miroir_storage::ids::{GroupId, NodeId, PodId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::{NoPeers, RaftId};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
 use miroir_storage::tables::nodes::NodeRecord;
 use ractor::ActorStatus;
 use tokio::sync::oneshot;
@@ -157,9 +157,11 @@ async fn pod(
 ) -> Result<Arc<PodContext>, Box<dyn std::error::Error>> {
     let config = LogConfig {
         engine: Arc::new(MemoryEngine::new()),
-        raft_id: RaftId(1),
+        raft_id: Some(RaftId(1)),
+        start: Start::Alone,
         address: "localhost:1".to_owned(),
         peers: Arc::new(NoPeers),
+        addresses: PeerAddresses::default(),
     };
     let log = CoordinatorLog::open(config, seams.clone()).await?;
     let journal = Journal::open(Arc::new(MemoryFiles::new()), JournalConfig::default(), &seams)?;
@@ -176,6 +178,7 @@ async fn pod(
         replication_factor: 1,
         health: HealthConfig::default(),
         retention: TaskRetention::default(),
+        pod_grace: Duration::from_secs(600),
     };
     let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams);
     start_pod(pod.clone()).await?;

@@ -132,7 +132,8 @@ impl Delivery {
             mark.through = Some(job.last);
             remember(mark, &outcomes);
         }
-        self.note(mark).await;
+        self.note_sent(mark);
+        self.note(mark);
         RunEnd::Done(outcomes)
     }
 
@@ -221,9 +222,17 @@ impl Delivery {
         let mut own_failures = 0;
         let mut doubtful = resumed;
         let mut doubtful_since = self.seams.clock.instant();
-        if !resumed {
+        if resumed {
+            mark.inherited = false;
+        } else {
+            if std::mem::take(&mut mark.inherited)
+                && let Some(former) = mark.open.take()
+                && !self.settle_former(&former, mark).await
+            {
+                return RequestEnd::NodeReplaced;
+            }
             mark.open = Some(open);
-            mark.doubts = self.calls.sent().in_doubt(&self.node, self.target.index.as_str());
+            self.note_sent(mark);
             if let Err(why) = self.agree(mark).await {
                 return RequestEnd::NotAgreed(why);
             }
@@ -231,7 +240,7 @@ impl Delivery {
         loop {
             let mut found = None;
             if doubtful {
-                match self.look_up(request, &name, mark).await {
+                match self.look_up(Some(request), &name, mark).await {
                     LookUp::Listed(task) => found = Some(task),
                     LookUp::Replaced => return RequestEnd::NodeReplaced,
                     LookUp::NotListed
@@ -295,6 +304,24 @@ impl Delivery {
         }
     }
 
+    /// Looks for the request that a former life of the lane was about to send: what the node has
+    /// accepted by now stands before everything that this life sends, so it is no stray. What comes
+    /// later is. Waits for the node; false when its disk is gone.
+    async fn settle_former(&self, former: &OpenRun, mark: &mut LaneMark) -> bool {
+        let mut wait = RETRY_WAIT_MIN;
+        loop {
+            match self.look_up(None, &former.name, mark).await {
+                LookUp::Listed(task) => {
+                    mark.node_task = mark.node_task.max(Some(task));
+                    return true;
+                }
+                LookUp::NotListed => return true,
+                LookUp::Replaced => return false,
+                LookUp::NoAnswer => self.pause(&mut wait).await,
+            }
+        }
+    }
+
     /// Sends a request under its name; a node that refuses the parameter (it came with 1.26) is
     /// remembered and asked without.
     async fn send(&self, request: &JobRequest, name: &str) -> Result<u64, NodeCallError> {
@@ -317,8 +344,8 @@ impl Delivery {
     }
 
     /// Whether the node lists the open request: by its name, or, where there is none, by what it
-    /// does.
-    async fn look_up(&self, request: &JobRequest, name: &str, mark: &LaneMark) -> LookUp {
+    /// does. Of a former life's request only the name is known.
+    async fn look_up(&self, request: Option<&JobRequest>, name: &str, mark: &LaneMark) -> LookUp {
         let query = format!("indexUids={}&limit=20", self.target.index);
         let Ok(newest) = self.calls.newest_task(&self.node).await else { return LookUp::NoAnswer };
         if is_older(newest, mark.node_task) {
@@ -331,10 +358,12 @@ impl Delivery {
                 && !sent.knows(&self.node, index, task.uid)
         };
         // A task without a name is this request's only if no other request can have made it.
-        let only_doubt = !self.is_named(request) && sent.lost(&self.node, index) <= 1;
+        let is_named = request.is_some_and(|request| self.is_named(request));
+        let only_doubt = !is_named && sent.lost(&self.node, index) <= 1;
+        let is_like = |task: &NodeTask| request.is_none_or(|r| task.kind == r.task_kind());
         let listed = tasks.iter().filter(newer).find(|task| match &task.custom_metadata {
             Some(kept) => kept == name,
-            None => only_doubt && task.kind == request.task_kind(),
+            None => only_doubt && is_like(task),
         });
         match listed {
             Some(task) => {
@@ -406,10 +435,16 @@ impl Delivery {
 
     /// Tells the log what came of a run. Should that get lost, the next writer finds it out by
     /// asking the node.
-    pub(super) async fn note(&self, mark: &LaneMark) {
-        if let Err(error) = self.log.propose(&self.mark_command(mark)).await {
-            tracing::debug!(node = %self.node, %error, "lane mark could not be noted");
-        }
+    pub(super) fn note(&self, mark: &LaneMark) {
+        self.log.propose_detached(&self.mark_command(mark));
+    }
+
+    /// What this life knows of its requests, for the next one.
+    fn note_sent(&self, mark: &mut LaneMark) {
+        let (sent, index) = (self.calls.sent(), self.target.index.as_str());
+        mark.doubts = sent.in_doubt(&self.node, index);
+        mark.explained =
+            sent.known_after(&self.node, index, mark.audited, lane_marks::EXPLAINED_MAX);
     }
 
     fn mark_command(&self, mark: &LaneMark) -> Command {

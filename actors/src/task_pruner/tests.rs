@@ -7,8 +7,8 @@ use miroir_seams::{MemoryFiles, NodeCall, NodeTransport, Seams, TransportError};
 use miroir_storage::commands::{Ending, EnqueueTask, FinishTask, PayloadRef, Work};
 use miroir_storage::engine::MemoryEngine;
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::{NoPeers, RaftId};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
 use miroir_storage::tables::tasks;
 
 use super::*;
@@ -29,6 +29,8 @@ impl NodeTransport for NoNodes {
     }
 }
 
+const GRACE: Duration = Duration::from_secs(600);
+
 async fn pod(
     retention: TaskRetention,
     share: Share<TaskBlock>,
@@ -36,14 +38,21 @@ async fn pod(
     let seams = Seams::seeded(1);
     let config = LogConfig {
         engine: Arc::new(MemoryEngine::new()),
-        raft_id: RaftId(1),
+        raft_id: Some(RaftId(1)),
+        start: Start::Alone,
         address: "localhost:1".to_owned(),
         peers: Arc::new(NoPeers),
+        addresses: PeerAddresses::default(),
     };
     let log = CoordinatorLog::open(config, seams.clone()).await?;
     let journal = Journal::open(Arc::new(MemoryFiles::new()), JournalConfig::default(), &seams)?;
-    let config =
-        PodConfig { shards: 1, replication_factor: 1, health: HealthConfig::default(), retention };
+    let config = PodConfig {
+        shards: 1,
+        replication_factor: 1,
+        health: HealthConfig::default(),
+        retention,
+        pod_grace: GRACE,
+    };
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
     let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams);
     let arguments = TaskPrunerArguments { pod: pod.clone(), share };

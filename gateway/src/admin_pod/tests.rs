@@ -15,8 +15,8 @@ use miroir_seams::{
 use miroir_storage::commands::Command;
 use miroir_storage::engine::MemoryEngine;
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig};
-use miroir_storage::raft::NoPeers;
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::raft::{NoPeers, PeerAddresses};
 
 use super::*;
 
@@ -47,9 +47,11 @@ impl PeerTransport for Silent {
 async fn admin(seams: &Seams, others: &[&str]) -> Result<PodAdmin, Box<dyn std::error::Error>> {
     let config = LogConfig {
         engine: Arc::new(MemoryEngine::new()),
-        raft_id: RaftId(7),
+        raft_id: Some(RaftId(7)),
+        start: Start::Alone,
         address: "localhost:1".to_owned(),
         peers: Arc::new(NoPeers),
+        addresses: PeerAddresses::default(),
     };
     let log = CoordinatorLog::open(config, seams.clone()).await?;
     let journal = Journal::open(Arc::new(MemoryFiles::new()), JournalConfig::default(), seams)?;
@@ -59,6 +61,7 @@ async fn admin(seams: &Seams, others: &[&str]) -> Result<PodAdmin, Box<dyn std::
         replication_factor: 1,
         health: HealthConfig::default(),
         retention: TaskRetention::default(),
+        pod_grace: Duration::from_secs(600),
     };
     let since = seams.clock.instant();
     let peers = PeersView::new(PodId::from("pod-1"), since, Arc::new(Silent(seams.clone())));

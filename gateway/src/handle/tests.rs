@@ -68,6 +68,10 @@ impl RoutingSource for FixedRouting {
         self.0.clone()
     }
 
+    fn unconfirmed_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn is_indexing(&self, _: &IndexUid) -> bool {
         true
     }

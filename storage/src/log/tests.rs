@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use bytes::Bytes;
+
+use super::propose::{WriteError, write};
 use super::*;
 use crate::commands::{EnqueueTask, NewIndex, Work};
 use crate::engine::{MemoryEngine, SledEngine};
@@ -17,9 +20,11 @@ type TestResult = Result<(), Box<dyn std::error::Error>>;
 fn config(engine: impl Engine) -> LogConfig {
     LogConfig {
         engine: Arc::new(engine),
-        raft_id: RaftId(1),
+        raft_id: Some(RaftId(1)),
+        start: Start::Alone,
         address: "localhost:1".to_owned(),
         peers: Arc::new(NoPeers),
+        addresses: PeerAddresses::default(),
     }
 }
 
@@ -113,12 +118,38 @@ async fn a_disk_of_another_pod_is_refused() -> TestResult {
     let disk = MemoryEngine::new();
     let log = CoordinatorLog::open(config(disk.clone()), Seams::seeded(1)).await?;
     log.shutdown().await;
-    let other = LogConfig { raft_id: RaftId(2), ..config(disk) };
+    let other = LogConfig { raft_id: Some(RaftId(2)), ..config(disk) };
     let refused = CoordinatorLog::open(other, Seams::seeded(2)).await;
     assert!(matches!(
         refused,
         Err(OpenError::OtherIdentity { stored: RaftId(1), asked: RaftId(2) })
     ));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_keeps_its_identity_whatever_its_start() -> TestResult {
+    let disk = MemoryEngine::new();
+    let log = CoordinatorLog::open(config(disk.clone()), Seams::seeded(1)).await?;
+    log.propose(&put_node("n1")).await?;
+    log.shutdown().await;
+    // As before there were random identities.
+    let later = LogConfig { raft_id: None, start: Start::Join, ..config(disk) };
+    let log = CoordinatorLog::open(later, Seams::seeded(2)).await?;
+    assert_eq!(log.metrics().raft_id, RaftId(1));
+    log.propose(&put_node("n2")).await?;
+    assert_eq!(log.routing().nodes.len(), 2);
+
+    let disk = MemoryEngine::new();
+    let new = || LogConfig { raft_id: None, ..config(disk.clone()) };
+    let seams = Seams::seeded(3);
+    let log = CoordinatorLog::open(new(), seams.clone()).await?;
+    let drawn = log.metrics().raft_id;
+    assert!(drawn > RaftId(1) && drawn.0 >> 63 == 0);
+    seams.tasks.end_all();
+    disk.crash(0);
+    let log = CoordinatorLog::open(new(), Seams::seeded(4)).await?;
+    assert_eq!(log.metrics().raft_id, drawn);
     Ok(())
 }
 
@@ -179,8 +210,8 @@ async fn an_unknown_command_stops_the_log_for_good() -> TestResult {
     log.propose(&put_node("n1")).await?;
     // As a newer pod would propose it, behind a command that this version knows.
     let known = encode_command(&put_node("n2"))?;
-    let newer = Proposal { commands: vec![known, Bytes::from_static(&[2, 0])] };
-    assert_eq!(write(&log.raft, newer).await, Err(ProposeError::Unknown));
+    let newer = vec![known, Bytes::from_static(&[2, 0])];
+    assert_eq!(write(&log.core.raft, newer).await, Err(WriteError::Unknown));
     assert!(matches!(log.propose(&put_node("n3")).await, Err(ProposeError::Fatal(_))));
     assert!(!log.metrics().running);
     assert!(!log.routing().nodes.contains_key(&NodeId::from("n2")), "an entry applies whole");
@@ -227,7 +258,7 @@ async fn the_log_is_compacted_and_still_restarts() -> TestResult {
     for _ in 0..COMPACT_ENTRIES + KEEP_ENTRIES {
         enqueue_on(&log).await?;
     }
-    let compacted = log.raft.metrics().wait_for(|now| now.purged.is_some()).await.is_ok();
+    let compacted = log.core.raft.metrics().wait_for(|now| now.purged.is_some()).await.is_ok();
     assert!(compacted);
     seams.tasks.end_all();
     disk.crash(0);

@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader, Vote};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader, Vote};
 
 use super::store::{Store, StoreError};
 use super::{Entry, LOG, LogId, RAFT, RaftId, StorageError, StorageIoError, TypeConfig};
@@ -74,13 +74,17 @@ impl LogStore {
         Self { store }
     }
 
-    /// The identity that this disk belongs to; `id` when it had none yet.
-    pub(crate) async fn claim_identity(&self, id: RaftId) -> Result<RaftId, StoreError> {
+    /// The identity that this disk belongs to; `new` makes one when it had none yet.
+    pub(crate) async fn claim_identity(
+        &self,
+        new: impl FnOnce() -> RaftId + Send + 'static,
+    ) -> Result<RaftId, StoreError> {
         self.store
             .run(move |engine| {
                 if let Some(stored) = read(engine, RAFT_ID)? {
                     return Ok(stored);
                 }
+                let id = new();
                 let mut batch = Batch::new();
                 batch.put(RAFT, RAFT_ID, encode(&id)?);
                 engine.commit(batch, Durability::Synced)?;
@@ -193,6 +197,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut batch = Batch::new();
         for entry in entries {
+            if let EntryPayload::Normal(proposal) = &entry.payload {
+                proposal.appended.set();
+            }
             let bytes = encode(&entry)
                 .map_err(|error| StorageIoError::write_log_entry(entry.log_id, &error))?;
             batch.put(LOG, &log_key(entry.log_id.index), bytes);

@@ -12,8 +12,13 @@
 //!
 //! The log is synced before anything is acknowledged; what is applied is only ordered behind
 //! it (see [`crate::engine`]) and is applied again from the log after a crash.
+//!
+//! Between pods: `messages` over `miroir_seams::PeerTransport`, sent by `network` and answered
+//! by [`crate::log`]; `confirmations` tells from them how fresh this pod is.
 
+mod confirmations;
 mod log_store;
+pub(crate) mod messages;
 mod network;
 mod proposal;
 mod runtime;
@@ -30,9 +35,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Table;
 
+pub(crate) use confirmations::Confirmations;
 pub(crate) use log_store::LogStore;
+pub use miroir_seams::{NoPeers, PeerTransport};
+pub use network::PeerAddresses;
 pub(crate) use network::PeerNetwork;
-pub use network::{NoPeers, PeerTransport};
 pub(crate) use proposal::{Outcomes, Proposal, encode_command};
 pub(crate) use runtime::in_seams;
 pub(crate) use state_machine::{Applied, StateMachine};

@@ -1,135 +1,194 @@
-//! Calls to the Raft of other pods.
+//! Calls to the Raft of other pods, over the seam between pods.
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
-use async_trait::async_trait;
-use openraft::BasicNode;
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use bytes::Bytes;
+use miroir_seams::{PeerCall, PeerCallError, PeerTransport};
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, SnapshotMismatch,
+    Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
+use openraft::{BasicNode, EntryPayload, SnapshotSegmentId};
 
-use super::{RaftId, TypeConfig};
+use super::messages::{APPEND, AppendAnswer, AppendCall, Envelope, SNAPSHOT, SnapshotAnswer, VOTE};
+use super::{Applied, Confirmations, Entry, RaftId, TypeConfig};
+use crate::tables::records::{Record, decode, encode};
 
 type CallError<E = RaftError<RaftId>> = RPCError<RaftId, BasicNode, E>;
 
-/// Carries Raft's calls to other pods. An implementation gives up by itself after
-/// `option.hard_ttl()`.
-#[async_trait]
-pub trait PeerTransport: Debug + Send + Sync + 'static {
-    /// Offers log entries, or a heartbeat, to a follower or learner.
-    async fn append_entries(
-        &self,
-        target: RaftId,
-        address: &str,
-        request: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<RaftId>, CallError>;
+/// Bytes of commands in one append: what a slow network and disk take within a heartbeat. One
+/// entry travels whole in any case.
+const APPEND_BYTES_MAX: usize = 1 << 20;
+/// Pause before a pod that could not be reached is tried again.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(250);
 
-    /// Sends a part of a snapshot.
-    async fn install_snapshot(
-        &self,
-        target: RaftId,
-        address: &str,
-        request: InstallSnapshotRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<RaftId>, CallError<RaftError<RaftId, InstallSnapshotError>>>;
+/// How long a part of a snapshot may take, other than the last: nothing is installed yet.
+const PART_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Asks for a vote.
-    async fn vote(
-        &self,
-        target: RaftId,
-        address: &str,
-        request: VoteRequest<RaftId>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<RaftId>, CallError>;
-}
+/// Tells where a pod is now, by what gossip knows; it wins over the address in the log, which
+/// may be from before the pod moved.
+#[derive(Clone)]
+pub struct PeerAddresses(Arc<dyn Fn(RaftId) -> Option<String> + Send + Sync>);
 
-/// The transport of a pod that is alone: nobody can be reached. The transport between pods
-/// comes with clusters of several pods.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoPeers;
-
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("this pod has no transport to other pods")]
-struct NoTransport;
-
-fn unreachable() -> Unreachable {
-    Unreachable::new(&NoTransport)
-}
-
-#[async_trait]
-impl PeerTransport for NoPeers {
-    async fn append_entries(
-        &self,
-        _target: RaftId,
-        _address: &str,
-        _request: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<RaftId>, CallError> {
-        Err(unreachable().into())
+impl PeerAddresses {
+    /// Asks `lookup`, which must not block.
+    pub fn new(lookup: impl Fn(RaftId) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(lookup))
     }
 
-    async fn install_snapshot(
-        &self,
-        _target: RaftId,
-        _address: &str,
-        _request: InstallSnapshotRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<RaftId>, CallError<RaftError<RaftId, InstallSnapshotError>>>
-    {
-        Err(unreachable().into())
-    }
-
-    async fn vote(
-        &self,
-        _target: RaftId,
-        _address: &str,
-        _request: VoteRequest<RaftId>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<RaftId>, CallError> {
-        Err(unreachable().into())
+    fn get(&self, id: RaftId) -> Option<String> {
+        (self.0)(id)
     }
 }
 
-/// Makes openraft's per-peer clients over one transport.
+impl Default for PeerAddresses {
+    /// Knows nobody: the addresses in the log count.
+    fn default() -> Self {
+        Self::new(|_| None)
+    }
+}
+
+impl Debug for PeerAddresses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PeerAddresses")
+    }
+}
+
+/// Calls pods in the name of this one. Clones share all.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerNetwork {
-    transport: Arc<dyn PeerTransport>,
+    pub(crate) raft_id: RaftId,
+    pub(crate) transport: Arc<dyn PeerTransport>,
+    pub(crate) addresses: PeerAddresses,
+    pub(crate) applied: Arc<Applied>,
+    pub(crate) confirmations: Arc<Confirmations>,
 }
 
 impl PeerNetwork {
-    pub(crate) fn new(transport: Arc<dyn PeerTransport>) -> Self {
-        Self { transport }
+    /// Where `target` is; `stored` is its address in the log.
+    pub(crate) fn address(&self, target: RaftId, stored: &str) -> String {
+        self.addresses.get(target).unwrap_or_else(|| stored.to_owned())
+    }
+
+    /// Asks `target`, which the log says is at `stored`.
+    pub(crate) async fn call<Q, A>(
+        &self,
+        target: (RaftId, &str),
+        channel: &'static str,
+        body: Q,
+        timeout: Duration,
+    ) -> Result<A, PeerCallError>
+    where
+        Envelope<Q>: Record,
+        A: Record,
+    {
+        let envelope = Envelope {
+            cluster: self.applied.routing().cluster_id.clone(),
+            from: self.raft_id,
+            target: target.0,
+            body,
+        };
+        let body = encode(&envelope).map_err(|error| PeerCallError::Refused(error.to_string()))?;
+        let call = PeerCall {
+            address: self.address(target.0, target.1),
+            channel,
+            body: vec![Bytes::from(body)],
+            timeout,
+        };
+        // A transport that is late is given up, as it should have done itself.
+        let answer = tokio::time::timeout(timeout, self.transport.call(call))
+            .await
+            .map_err(|_| PeerCallError::TimedOut(timeout))??;
+        decode(&answer).map_err(|error| PeerCallError::Broken(error.to_string()))
     }
 }
 
 /// One peer, as openraft calls it.
 #[derive(Debug)]
 pub(crate) struct PeerClient {
-    transport: Arc<dyn PeerTransport>,
+    network: PeerNetwork,
     target: RaftId,
-    address: String,
+    stored: String,
+}
+
+impl PeerClient {
+    async fn call<Q, A, E: std::error::Error>(
+        &self,
+        channel: &'static str,
+        body: Q,
+        timeout: Duration,
+    ) -> Result<A, CallError<E>>
+    where
+        Envelope<Q>: Record,
+        A: Record,
+    {
+        let target = (self.target, self.stored.as_str());
+        let answer = self.network.call(target, channel, body, timeout).await;
+        answer.map_err(|error| {
+            if error.is_certain() {
+                Unreachable::new(&error).into()
+            } else {
+                NetworkError::new(&error).into()
+            }
+        })
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
     type Network = PeerClient;
 
     async fn new_client(&mut self, target: RaftId, node: &BasicNode) -> PeerClient {
-        PeerClient { transport: self.transport.clone(), target, address: node.addr.clone() }
+        PeerClient { network: self.clone(), target, stored: node.addr.clone() }
     }
+}
+
+/// Cuts `entries` to what one call carries; says whether any were cut off.
+fn cut(entries: &mut Vec<Entry>) -> bool {
+    let mut bytes = 0;
+    let fits = entries.iter().take_while(|entry| {
+        let first = bytes == 0;
+        bytes += 64
+            + match &entry.payload {
+                EntryPayload::Normal(proposal) => proposal.bytes(),
+                EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+            };
+        first || bytes <= APPEND_BYTES_MAX
+    });
+    let fits = fits.count();
+    let cuts = fits < entries.len();
+    entries.truncate(fits);
+    cuts
 }
 
 impl RaftNetwork<TypeConfig> for PeerClient {
     async fn append_entries(
         &mut self,
-        request: AppendEntriesRequest<TypeConfig>,
+        mut request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftId>, CallError> {
-        self.transport.append_entries(self.target, &self.address, request, option).await
+        let last_sent = cut(&mut request.entries)
+            .then(|| request.entries.last().map(|entry| entry.log_id))
+            .flatten();
+        let confirmations = self.network.confirmations.clone();
+        let (echo, confirmed_ms) = confirmations.before_append(self.target);
+        let sent = confirmations.now();
+        let call = AppendCall { request, echo, confirmed_ms };
+        let answer: AppendAnswer = self.call(APPEND, call, option.hard_ttl()).await?;
+        let obeys = !matches!(answer.response, AppendEntriesResponse::HigherVote(_));
+        confirmations.after_append(self.target, answer.stamp, obeys.then_some(sent));
+        Ok(match (answer.response, last_sent) {
+            (AppendEntriesResponse::Success, Some(last)) => {
+                AppendEntriesResponse::PartialSuccess(Some(last))
+            }
+            (response, _) => response,
+        })
     }
 
     async fn install_snapshot(
@@ -138,7 +197,19 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<RaftId>, CallError<RaftError<RaftId, InstallSnapshotError>>>
     {
-        self.transport.install_snapshot(self.target, &self.address, request, option).await
+        let id = request.meta.snapshot_id.clone();
+        let segment = |offset| SnapshotSegmentId { id: id.clone(), offset };
+        let (expect, got) = (segment(0), segment(request.offset));
+        let whole = option.hard_ttl();
+        let timeout = if request.done { whole } else { whole.min(PART_TIMEOUT) };
+        match self.call(SNAPSHOT, request, timeout).await? {
+            SnapshotAnswer::Taken(response) => Ok(response),
+            SnapshotAnswer::Mismatch => {
+                let mismatch = SnapshotMismatch { expect, got };
+                let error = RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch));
+                Err(RemoteError::new(self.target, error).into())
+            }
+        }
     }
 
     async fn vote(
@@ -146,6 +217,10 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         request: VoteRequest<RaftId>,
         option: RPCOption,
     ) -> Result<VoteResponse<RaftId>, CallError> {
-        self.transport.vote(self.target, &self.address, request, option).await
+        self.call(VOTE, request, option.hard_ttl()).await
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(UNREACHABLE_PAUSE))
     }
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::snapshot::{self, ReplaceError};
 use super::store::{Store, StoreError};
@@ -95,6 +95,8 @@ struct Feed {
 pub(crate) struct Applied {
     routing: ArcSwap<Routing>,
     feed: Mutex<Feed>,
+    /// The entry up to which everything is applied and shown.
+    index: watch::Sender<u64>,
     /// Whether a peer may ask for the bytes of a snapshot; not while openraft starts, which
     /// asks too but looks only at the position.
     serves_snapshots: AtomicBool,
@@ -104,6 +106,17 @@ impl Applied {
     /// The routing view as of now.
     pub(crate) fn routing(&self) -> Arc<Routing> {
         self.routing.load_full()
+    }
+
+    /// The entry up to which everything is applied and shown.
+    pub(crate) fn index(&self) -> u64 {
+        *self.index.borrow()
+    }
+
+    /// Waits until everything up to `index` is applied and shown.
+    pub(crate) async fn reached(&self, index: u64) {
+        // The sender lives as long as `self`.
+        let _ = self.index.subscribe().wait_for(|applied| *applied >= index).await;
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
@@ -133,6 +146,8 @@ impl Applied {
             let event = Arc::new(event);
             feed.subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
         }
+        drop(feed);
+        self.index.send_replace(through);
     }
 
     fn reload_routing(&self, engine: &dyn Engine) -> Result<(), ApplyError> {
@@ -169,6 +184,9 @@ impl Applied {
         let mut feed = self.feed();
         feed.sent = position.log_id.map_or(0, |id| id.index);
         feed.subscribers.clear();
+        let sent = feed.sent;
+        drop(feed);
+        self.index.send_replace(sent);
         Ok(())
     }
 }
@@ -252,6 +270,7 @@ impl StateMachine {
         let applied = Arc::new(Applied {
             routing: ArcSwap::from_pointee(Routing::load(engine)?),
             feed: Mutex::new(Feed { sent, subscribers: Vec::new() }),
+            index: watch::Sender::new(sent),
             serves_snapshots: AtomicBool::new(true),
         });
         Ok(Self { store, applied })

@@ -1,0 +1,192 @@
+//! From gossip to the view of the peers, and this pod's own facts back to gossip.
+//!
+//! Owns: nothing that it could lose. One task beside the actors: it puts a new [`Peers`] in force
+//! whenever gossip or the log's members changed, and publishes what others must know of this pod.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use miroir_membership::gossip::{Gossip, PeerView, PodFacts};
+use miroir_storage::log::Start;
+use miroir_storage::raft::RaftId;
+use tokio::time::Instant;
+
+use crate::peers::{KnownPod, Peer, Peers};
+use crate::pod::PodContext;
+
+/// The key under which a pod says that it is about to stop: it is given no roles.
+pub const LEAVING: &str = "leaving";
+/// Between looks at what changes without gossip: the log's members, the cluster's id.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Between looks for pods to begin a cluster with.
+const FORMATION_LOOK: Duration = Duration::from_millis(100);
+/// How often a pod says what it is waiting for.
+const FORMATION_NOTE: Duration = Duration::from_secs(10);
+
+/// Follows gossip for as long as the pod lives.
+pub fn start(pod: &Arc<PodContext>, gossip: Gossip, facts: PodFacts) {
+    let pod = pod.clone();
+    pod.seams.tasks.clone().spawn("peer watcher", async move {
+        let mut changes = gossip.changes();
+        loop {
+            let cluster_id = pod.log.routing().cluster_id.clone();
+            let cluster_id = (!cluster_id.is_empty()).then_some(cluster_id);
+            let copies = if pod.log.members().voters.len() > 1 { 2 } else { 1 };
+            pod.peers.set(peers_from(&gossip.view(), cluster_id.as_deref(), copies));
+            let facts = PodFacts { cluster_id, ..facts.clone() };
+            if let Err(error) = gossip.set_facts(&facts) {
+                tracing::error!(%error, "facts of this pod can't be published");
+            }
+            tokio::select! {
+                biased;
+                _ = changes.changed() => {}
+                () = pod.seams.clock.sleep(INTERVAL) => {}
+            }
+        }
+    });
+}
+
+/// The peers of a pod of cluster `own_cluster`. Pods of no cluster are about to join one: they are
+/// known but not yet counted on; pods of another one are strangers.
+fn peers_from(view: &PeerView, own_cluster: Option<&str>, copies: usize) -> Peers {
+    let mut peers = Peers { copies, ..Peers::default() };
+    for (id, pod) in &view.pods {
+        let Some(facts) = &pod.facts else { continue };
+        let is_own = *id == view.own;
+        let cluster = facts.cluster_id.as_deref();
+        if !is_own && cluster.is_some() && own_cluster.is_some() && cluster != own_cluster {
+            tracing::error!(pod = %id, cluster, "pod of another cluster has the same secret");
+            continue;
+        }
+        let known = KnownPod {
+            raft_id: (facts.raft_id != 0).then_some(RaftId(facts.raft_id)),
+            peer_address: facts.peer_address.clone(),
+            http_address: facts.http_address.clone(),
+            version: facts.version.clone(),
+            alive: pod.alive,
+            since: pod.since,
+            generation: pod.generation,
+            values: pod.values.clone(),
+        };
+        if is_own || (pod.alive && cluster.is_some() && cluster == own_cluster) {
+            let peer = Peer {
+                address: facts.peer_address.clone(),
+                since: pod.since,
+                leaving: pod.values.contains_key(LEAVING),
+            };
+            peers.live.insert(id.clone(), peer);
+        }
+        peers.known.insert(id.clone(), known);
+    }
+    peers
+}
+
+/// What a pod without state is to do about the cluster that it sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Formation {
+    /// Begin, so.
+    Begin(Start),
+    /// Wait; in words, what for.
+    Wait(String),
+}
+
+/// A pod that finds a cluster never begins one. Else the pod with the smallest id begins when
+/// it sees `expected` pods, all of which it has heard out; the others wait for its cluster.
+pub fn formation(view: &PeerView, expected: usize) -> Formation {
+    let others: Vec<_> = view.others_alive().collect();
+    let belongs = |facts: &PodFacts| facts.cluster_id.is_some();
+    if others.iter().any(|(_, pod)| pod.facts.as_ref().is_some_and(belongs)) {
+        return Formation::Begin(Start::Join);
+    }
+    if others.iter().any(|(_, pod)| pod.facts.is_none()) {
+        return Formation::Wait("a pod that has not told of itself yet".to_owned());
+    }
+    let seen = others.len() + 1;
+    if seen < expected {
+        return Formation::Wait(format!("{expected} pods or a cluster, seeing {seen}"));
+    }
+    match others.iter().map(|(id, _)| *id).min() {
+        Some(smallest) if *smallest < view.own => {
+            Formation::Wait(format!("pod {smallest} to begin the cluster"))
+        }
+        _ => Formation::Begin(Start::Alone),
+    }
+}
+
+/// Waits until it is clear how a pod without state begins.
+pub async fn form(gossip: &Gossip, expected: usize, clock: &miroir_seams::Clock) -> Start {
+    let mut noted: Option<Instant> = None;
+    loop {
+        match formation(&gossip.view(), expected) {
+            Formation::Begin(start) => return start,
+            Formation::Wait(what) => {
+                let now = clock.instant();
+                let is_due = |at: Instant| now.saturating_duration_since(at) >= FORMATION_NOTE;
+                if noted.is_none_or(is_due) {
+                    noted = Some(now);
+                    tracing::info!(what, "waiting");
+                }
+                clock.sleep(FORMATION_LOOK).await;
+            }
+        }
+    }
+}
+
+/// Where the pods' Raft is reached, as gossip says.
+pub fn addresses(gossip: &Gossip) -> impl Fn(RaftId) -> Option<String> + Send + Sync + 'static {
+    let gossip = gossip.clone();
+    move |raft_id| {
+        let view = gossip.view();
+        let facts = view.pods.values().filter_map(|pod| pod.facts.as_ref());
+        let mut found = facts.filter(|facts| facts.raft_id == raft_id.0);
+        found.next().map(|facts| facts.peer_address.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use miroir_membership::gossip::PodView;
+    use miroir_storage::ids::PodId;
+
+    fn view(own: &str, pods: &[(&str, Option<&str>)]) -> PeerView {
+        let pod = |cluster: Option<&str>| PodView {
+            facts: Some(PodFacts {
+                raft_id: 1,
+                peer_address: "x:1".into(),
+                cluster_id: cluster.map(str::to_owned),
+                ..PodFacts::default()
+            }),
+            values: BTreeMap::new(),
+            alive: true,
+            since: Instant::now(),
+            address: ([127, 0, 0, 1], 1).into(),
+            generation: 1,
+        };
+        let pods = pods.iter().map(|(id, cluster)| (PodId::from(*id), pod(*cluster))).collect();
+        PeerView { own: PodId::from(own), pods }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_the_expected_pods_begins_and_none_beside_a_cluster() {
+        let all = [("a", None), ("b", None), ("c", None)];
+        assert_eq!(formation(&view("a", &all), 3), Formation::Begin(Start::Alone));
+        assert!(matches!(formation(&view("b", &all), 3), Formation::Wait(_)));
+        assert!(matches!(formation(&view("a", &all[..2]), 3), Formation::Wait(_)));
+        let joined = [("a", None), ("b", Some("x"))];
+        assert_eq!(formation(&view("a", &joined), 3), Formation::Begin(Start::Join));
+        assert_eq!(formation(&view("a", &[("a", None)]), 1), Formation::Begin(Start::Alone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_of_another_cluster_are_strangers() {
+        let view = view("a", &[("a", Some("x")), ("b", Some("x")), ("c", Some("y")), ("d", None)]);
+        let peers = peers_from(&view, Some("x"), 2);
+        let live: Vec<&str> = peers.live.keys().map(PodId::as_str).collect();
+        assert_eq!(live, ["a", "b"]);
+        assert!(peers.known.contains_key(&PodId::from("d")));
+        assert!(!peers.known.contains_key(&PodId::from("c")));
+    }
+}
