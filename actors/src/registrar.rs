@@ -110,10 +110,10 @@ fn on_answered(
     match answer {
         Ok(_) => {
             // Writes of names that were unbound come here with their payloads.
-            if let Some(task) = state.open.remove(&uid) {
-                if let Some(payload) = task.work.payload() {
-                    copies::release(&state.pod, payload);
-                }
+            if let Some(task) = state.open.remove(&uid)
+                && let Some(payload) = task.work.payload()
+            {
+                copies::release(&state.pod, payload);
             }
         }
         Err(error) => {
