@@ -9,6 +9,7 @@ use anyhow::Context;
 use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::pod::{PodConfig, PodContext, start_pod};
 use miroir_actors::task_pruner::TaskRetention;
+use miroir_gateway::admin_pod::PodAdmin;
 use miroir_gateway::context::{
     ContextParts, GatewayConfig, GatewayContext, StalePolicy, UnavailableShardPolicy,
 };
@@ -82,7 +83,8 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
         spool: open_spool(&config)?,
         seams: seams.clone(),
     };
-    let gateway = GatewayContext::new(parts, gateway_config(&config));
+    let gateway = GatewayContext::new(parts, gateway_config(&config))
+        .with_admin(Arc::new(PodAdmin::new(pod.clone())));
     let reactors = Reactors::start(std::thread::available_parallelism().map_or(1, usize::from))
         .context("can't start the threads that serve")?;
     let servers: Vec<Server> = reactors
@@ -115,7 +117,7 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
 async fn keep_actors(pod: Arc<PodContext>) -> anyhow::Result<()> {
     loop {
         let root = start_pod(pod.clone()).await.context("can't start the pod's actors")?;
-        let _end = root.wait(None).await;
+        let _end = root.wait().await;
         anyhow::ensure!(pod.log.metrics().running, "the coordinator log stopped");
         tracing::warn!("the pod's actors begin anew");
     }

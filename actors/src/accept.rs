@@ -18,13 +18,14 @@ use miroir_storage::tables::keys;
 use miroir_storage::tables::roles::REGISTRAR;
 
 use crate::copies;
+use crate::inspect::BACKLOG_MAX;
 use crate::pod::PodContext;
 
 /// Why a write was not accepted, or is not known to be.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// The journal is full.
-    #[error("the write journal is full")]
+    /// The journal is full, or the pod's actors are far behind the log.
+    #[error("the pod can't take more writes now")]
     Overloaded,
     /// The local disk failed.
     #[error("the write journal failed: {0}")]
@@ -119,6 +120,9 @@ pub async fn accept(
 ) -> Result<Accepted, AcceptError> {
     if let Some(accepted) = accepted_before(pod, marks.key.as_ref())? {
         return Ok(accepted);
+    }
+    if pod.backlog() > BACKLOG_MAX {
+        return Err(AcceptError::Overloaded);
     }
     let routing = pod.log.routing();
     let bound = request.index.as_ref().and_then(|name| routing.write_names.get(name));

@@ -20,9 +20,10 @@ use miroir_storage::log::{Change, Members, PodsSeen, ProposeError, plan_membersh
 use miroir_storage::raft::RaftId;
 use miroir_storage::tables::ApplyError;
 use miroir_storage::tables::roles::{self, MEMBERSHIP, REGISTRAR, writer_role};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
+use crate::inspect::{Actor, Address};
 use crate::peers::Peers;
 use crate::pod::PodContext;
 
@@ -72,9 +73,11 @@ impl Actor for Coordinator {
     type State = CoordinatorState;
     type Arguments = Arc<PodContext>;
 
+    const KIND: &'static str = "Coordinator";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<CoordinatorMessage>,
+        myself: Address<CoordinatorMessage>,
         pod: Arc<PodContext>,
     ) -> Result<CoordinatorState, ActorProcessingErr> {
         myself.cast(CoordinatorMessage::Round)?;
@@ -84,7 +87,7 @@ impl Actor for Coordinator {
 
     async fn handle(
         &self,
-        myself: ActorRef<CoordinatorMessage>,
+        myself: Address<CoordinatorMessage>,
         message: CoordinatorMessage,
         state: &mut CoordinatorState,
     ) -> Result<(), ActorProcessingErr> {

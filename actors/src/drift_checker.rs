@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use http::Method;
 use miroir_storage::ids::{IndexUid, NodeId};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use serde_json::Value;
 
+use crate::inspect::{Actor, Address};
 use crate::node_settings::differs;
 use crate::pod::{PodContext, PodMessage};
 use crate::shares::Share;
@@ -82,7 +83,7 @@ pub struct DriftCheckerArguments {
     /// What this pod looks at.
     pub share: Share<DriftItem>,
     /// Whom to tell of differences.
-    pub root: ActorRef<PodMessage>,
+    pub root: Address<PodMessage>,
 }
 
 #[ractor::async_trait]
@@ -91,9 +92,11 @@ impl Actor for DriftChecker {
     type State = DriftCheckerArguments;
     type Arguments = DriftCheckerArguments;
 
+    const KIND: &'static str = "DriftChecker";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<DriftCheckerMessage>,
+        myself: Address<DriftCheckerMessage>,
         arguments: DriftCheckerArguments,
     ) -> Result<DriftCheckerArguments, ActorProcessingErr> {
         schedule(&myself, &arguments.pod);
@@ -102,7 +105,7 @@ impl Actor for DriftChecker {
 
     async fn handle(
         &self,
-        myself: ActorRef<DriftCheckerMessage>,
+        myself: Address<DriftCheckerMessage>,
         message: DriftCheckerMessage,
         arguments: &mut DriftCheckerArguments,
     ) -> Result<(), ActorProcessingErr> {
@@ -120,7 +123,7 @@ impl Actor for DriftChecker {
     }
 }
 
-fn schedule(myself: &ActorRef<DriftCheckerMessage>, pod: &PodContext) {
+fn schedule(myself: &Address<DriftCheckerMessage>, pod: &PodContext) {
     let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
     pod.seams.tasks.spawn("drift checker pace", async move {
         clock.sleep(INTERVAL).await;

@@ -27,9 +27,10 @@ use miroir_storage::commands::Command;
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
 use miroir_wire::engine_version::EngineVersion;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::sync::Notify;
 
+use crate::inspect::{Actor, Address};
 use crate::node_calls::NodeCalls;
 use crate::peers::PeersView;
 use crate::pod::PodMessage;
@@ -163,7 +164,7 @@ pub struct HealthCheckerArguments {
     /// The pods that share the checks.
     pub peers: PeersView,
     /// Whom to tell of changes.
-    pub pod: ActorRef<PodMessage>,
+    pub pod: Address<PodMessage>,
 }
 
 /// The checker's state.
@@ -181,9 +182,11 @@ impl Actor for HealthChecker {
     type State = HealthCheckerState;
     type Arguments = HealthCheckerArguments;
 
+    const KIND: &'static str = "HealthChecker";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<HealthCheckerMessage>,
+        myself: Address<HealthCheckerMessage>,
         arguments: HealthCheckerArguments,
     ) -> Result<HealthCheckerState, ActorProcessingErr> {
         myself.cast(HealthCheckerMessage::Check)?;
@@ -192,7 +195,7 @@ impl Actor for HealthChecker {
 
     async fn handle(
         &self,
-        myself: ActorRef<HealthCheckerMessage>,
+        myself: Address<HealthCheckerMessage>,
         message: HealthCheckerMessage,
         state: &mut HealthCheckerState,
     ) -> Result<(), ActorProcessingErr> {
@@ -206,7 +209,7 @@ impl Actor for HealthChecker {
     }
 }
 
-fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerState) {
+fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerState) {
     agree_on_new_index_settings(state);
     let HealthCheckerArguments { config, calls, log, seams, view, .. } = state.arguments.clone();
     let routing = log.routing();

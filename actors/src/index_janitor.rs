@@ -11,9 +11,10 @@ use std::time::Duration;
 use http::Method;
 use miroir_storage::ids::{IndexUid, NodeId};
 use miroir_storage::tables::{ApplyError, indexes_created};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use serde_json::Value;
 
+use crate::inspect::{Actor, Address};
 use crate::node_calls::NodeCallError;
 use crate::pod::PodContext;
 
@@ -50,9 +51,11 @@ impl Actor for IndexJanitor {
     type State = Arc<PodContext>;
     type Arguments = Arc<PodContext>;
 
+    const KIND: &'static str = "IndexJanitor";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<IndexJanitorMessage>,
+        myself: Address<IndexJanitorMessage>,
         pod: Arc<PodContext>,
     ) -> Result<Arc<PodContext>, ActorProcessingErr> {
         schedule(&myself, &pod);
@@ -61,7 +64,7 @@ impl Actor for IndexJanitor {
 
     async fn handle(
         &self,
-        myself: ActorRef<IndexJanitorMessage>,
+        myself: Address<IndexJanitorMessage>,
         message: IndexJanitorMessage,
         pod: &mut Arc<PodContext>,
     ) -> Result<(), ActorProcessingErr> {
@@ -84,7 +87,7 @@ impl Actor for IndexJanitor {
     }
 }
 
-fn schedule(myself: &ActorRef<IndexJanitorMessage>, pod: &PodContext) {
+fn schedule(myself: &Address<IndexJanitorMessage>, pod: &PodContext) {
     let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
     pod.seams.tasks.spawn("index janitor pace", async move {
         clock.sleep(INTERVAL).await;

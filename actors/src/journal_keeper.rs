@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use miroir_storage::ids::JournalSequence;
 use miroir_storage::tables::tasks;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
+use crate::inspect::{Actor, Address};
 use crate::pod::PodContext;
 
 /// Between looks.
@@ -54,9 +55,11 @@ impl Actor for JournalKeeper {
     type State = JournalKeeperState;
     type Arguments = Arc<PodContext>;
 
+    const KIND: &'static str = "JournalKeeper";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<JournalKeeperMessage>,
+        myself: Address<JournalKeeperMessage>,
         pod: Arc<PodContext>,
     ) -> Result<JournalKeeperState, ActorProcessingErr> {
         schedule(&myself, &pod);
@@ -65,7 +68,7 @@ impl Actor for JournalKeeper {
 
     async fn handle(
         &self,
-        myself: ActorRef<JournalKeeperMessage>,
+        myself: Address<JournalKeeperMessage>,
         message: JournalKeeperMessage,
         state: &mut JournalKeeperState,
     ) -> Result<(), ActorProcessingErr> {
@@ -92,7 +95,7 @@ impl Actor for JournalKeeper {
     }
 }
 
-fn schedule(myself: &ActorRef<JournalKeeperMessage>, pod: &PodContext) {
+fn schedule(myself: &Address<JournalKeeperMessage>, pod: &PodContext) {
     let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
     pod.seams.tasks.spawn("journal keeper pace", async move {
         clock.sleep(INTERVAL).await;

@@ -20,13 +20,14 @@ pub mod settings_check;
 
 use miroir_storage::ids::NodeId;
 use miroir_storage::tables::lane_marks::{self, LaneMark};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::task::AbortHandle;
 
 use self::audit::Audit;
 use self::deliver::{Delivery, RunEnd};
 use self::job::Job;
 use self::settings_check::{ExpectedSettings, SettingsCheck};
+use crate::inspect::{Actor, Address};
 use crate::writer::WriterMessage;
 
 /// What a lane is told.
@@ -73,7 +74,7 @@ pub struct Lane;
 #[derive(Debug)]
 pub struct LaneArguments {
     /// Whom to report to.
-    pub writer: ActorRef<WriterMessage>,
+    pub writer: Address<WriterMessage>,
     /// How to reach the node.
     pub delivery: Delivery,
 }
@@ -81,7 +82,7 @@ pub struct LaneArguments {
 /// A lane's state.
 #[derive(Debug)]
 pub struct LaneState {
-    writer: ActorRef<WriterMessage>,
+    writer: Address<WriterMessage>,
     delivery: Delivery,
     mark: LaneMark,
     /// The task that carries the run under way.
@@ -94,9 +95,11 @@ impl Actor for Lane {
     type State = LaneState;
     type Arguments = LaneArguments;
 
+    const KIND: &'static str = "Lane";
+
     async fn pre_start(
         &self,
-        _myself: ActorRef<LaneMessage>,
+        _myself: Address<LaneMessage>,
         arguments: LaneArguments,
     ) -> Result<LaneState, ActorProcessingErr> {
         let LaneArguments { writer, delivery } = arguments;
@@ -112,7 +115,7 @@ impl Actor for Lane {
 
     async fn handle(
         &self,
-        myself: ActorRef<LaneMessage>,
+        myself: Address<LaneMessage>,
         message: LaneMessage,
         state: &mut LaneState,
     ) -> Result<(), ActorProcessingErr> {
@@ -127,16 +130,15 @@ impl Actor for Lane {
         }
         Ok(())
     }
+}
 
-    async fn post_stop(
-        &self,
-        _myself: ActorRef<LaneMessage>,
-        state: &mut LaneState,
-    ) -> Result<(), ActorProcessingErr> {
-        if let Some(running) = state.running.take() {
+/// The run must end with its lane, also when that is killed with its writer: the next lane takes
+/// the run over.
+impl Drop for LaneState {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
             running.abort();
         }
-        Ok(())
     }
 }
 
@@ -146,7 +148,7 @@ fn on_reset(state: &mut LaneState, mark: LaneMark) {
     state.delivery.note(&state.mark);
 }
 
-fn on_run(myself: ActorRef<LaneMessage>, state: &mut LaneState, job: Box<Job>) {
+fn on_run(myself: Address<LaneMessage>, state: &mut LaneState, job: Box<Job>) {
     let delivery = state.delivery.clone();
     let mut mark = state.mark.clone();
     let carrying = state.delivery.seams.tasks.clone().spawn("lane run", async move {
@@ -164,7 +166,7 @@ fn on_ended(state: &mut LaneState, job: Job, end: RunEnd, mark: LaneMark) {
     let _writer_gone = state.writer.cast(WriterMessage::LaneEnded { node, job, end });
 }
 
-fn on_audit(myself: ActorRef<LaneMessage>, state: &mut LaneState) {
+fn on_audit(myself: Address<LaneMessage>, state: &mut LaneState) {
     let delivery = state.delivery.clone();
     let mut mark = state.mark.clone();
     let looking = state.delivery.seams.tasks.clone().spawn("lane audit", async move {
@@ -182,7 +184,7 @@ fn on_audited(state: &mut LaneState, audit: Audit, mark: LaneMark) {
 }
 
 fn on_check_settings(
-    myself: ActorRef<LaneMessage>,
+    myself: Address<LaneMessage>,
     state: &mut LaneState,
     expected: Box<ExpectedSettings>,
 ) {

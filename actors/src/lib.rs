@@ -22,6 +22,8 @@
 //! | [`journal_keeper`] | giving back payloads that no open task needs |
 //! | [`coordinator`] | which pod holds which role |
 //! | [`peer_watcher`] | from gossip to the view of the peers |
+//! | [`inspect`] | what every actor is at; the only way to start one and to send to it |
+//! | [`restarts`] | how long an actor that failed waits |
 //! | [`peer_service`] | what other pods may ask of this one |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
@@ -34,6 +36,7 @@ pub mod disk_lives;
 pub mod drift_checker;
 pub mod health_checker;
 pub mod index_janitor;
+pub mod inspect;
 pub mod journal_keeper;
 pub mod lane;
 pub mod node_calls;
@@ -48,6 +51,7 @@ pub mod pod;
 pub mod prepare;
 pub mod registrar;
 pub mod replica_copy;
+pub mod restarts;
 pub mod sent_tasks;
 pub mod shares;
 pub mod task_details;

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use miroir_seams::Seams;
 use miroir_storage::ids::NodeId;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::sync::oneshot;
 
+use crate::inspect::{Actor, Address};
 use crate::node_calls::{NodeCallError, NodeCalls, NodeTask};
 
 /// The first look after a task was sent: most small batches take a few milliseconds.
@@ -73,9 +74,11 @@ impl Actor for NodeTasks {
     type State = NodeTasksState;
     type Arguments = NodeTasksArguments;
 
+    const KIND: &'static str = "NodeTasks";
+
     async fn pre_start(
         &self,
-        _myself: ActorRef<NodeTasksMessage>,
+        _myself: Address<NodeTasksMessage>,
         arguments: NodeTasksArguments,
     ) -> Result<NodeTasksState, ActorProcessingErr> {
         Ok(NodeTasksState { arguments, awaited: BTreeMap::new(), pace: POLL_MIN, looking: false })
@@ -83,7 +86,7 @@ impl Actor for NodeTasks {
 
     async fn handle(
         &self,
-        myself: ActorRef<NodeTasksMessage>,
+        myself: Address<NodeTasksMessage>,
         message: NodeTasksMessage,
         state: &mut NodeTasksState,
     ) -> Result<(), ActorProcessingErr> {
@@ -100,7 +103,7 @@ impl Actor for NodeTasks {
     }
 }
 
-fn schedule(myself: &ActorRef<NodeTasksMessage>, state: &mut NodeTasksState) {
+fn schedule(myself: &Address<NodeTasksMessage>, state: &mut NodeTasksState) {
     if state.looking || state.awaited.is_empty() {
         return;
     }
@@ -112,7 +115,7 @@ fn schedule(myself: &ActorRef<NodeTasksMessage>, state: &mut NodeTasksState) {
     });
 }
 
-fn on_look(myself: &ActorRef<NodeTasksMessage>, state: &mut NodeTasksState) {
+fn on_look(myself: &Address<NodeTasksMessage>, state: &mut NodeTasksState) {
     state.awaited.retain(|_, replies| {
         replies.retain(|reply| !reply.is_closed());
         !replies.is_empty()
@@ -133,7 +136,7 @@ fn on_look(myself: &ActorRef<NodeTasksMessage>, state: &mut NodeTasksState) {
 }
 
 fn on_looked(
-    myself: &ActorRef<NodeTasksMessage>,
+    myself: &Address<NodeTasksMessage>,
     state: &mut NodeTasksState,
     asked: Vec<u64>,
     answer: Result<Vec<NodeTask>, NodeCallError>,

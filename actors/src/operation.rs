@@ -16,10 +16,11 @@ use http::Method;
 use miroir_storage::commands::Fence;
 use miroir_storage::ids::{IndexUid, NodeId, TaskUid};
 use miroir_wire::error::ResponseError;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::inspect::{Actor, Address};
 use crate::node_calls::{CONTROL_TIMEOUT, NodeCallError, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
 use crate::pod::PodContext;
@@ -73,7 +74,7 @@ pub struct OperationArguments {
     /// The pod.
     pub pod: Arc<PodContext>,
     /// Whom to report to.
-    pub writer: ActorRef<WriterMessage>,
+    pub writer: Address<WriterMessage>,
     /// The writer's fence.
     pub fence: Fence,
     /// The task.
@@ -181,9 +182,12 @@ impl Actor for Operation {
     type State = OperationArguments;
     type Arguments = OperationArguments;
 
+    const KIND: &'static str = "Operation";
+    const TRANSIENT: bool = true;
+
     async fn pre_start(
         &self,
-        myself: ActorRef<()>,
+        myself: Address<()>,
         arguments: OperationArguments,
     ) -> Result<OperationArguments, ActorProcessingErr> {
         myself.cast(())?;
@@ -192,7 +196,7 @@ impl Actor for Operation {
 
     async fn handle(
         &self,
-        myself: ActorRef<()>,
+        myself: Address<()>,
         _run: (),
         arguments: &mut OperationArguments,
     ) -> Result<(), ActorProcessingErr> {

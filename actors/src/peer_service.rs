@@ -1,4 +1,5 @@
-//! What a pod answers its peers: the log's own calls, copies of payloads, and hints.
+//! What a pod answers its peers: the log's own calls, copies of payloads, hints, and questions of
+//! operators.
 //!
 //! A peer may send anything: what can't be read is refused, and nothing is trusted to be whole,
 //! in order or new.
@@ -8,17 +9,27 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use miroir_seams::{PeerRefusal, PeerService};
+use miroir_seams::{PeerCallError, PeerRefusal, PeerService};
 use miroir_storage::ids::{IndexUid, NodeId, PodId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::copies;
+use crate::inspect::{ActorReport, OUTSIDE_DEPTH_MAX};
 use crate::pod::{PodContext, PodMessage};
 
 /// Carries a [`Hint`].
 pub const HINT: &str = "pod/hint";
 /// A hint is worth no more.
 const HINT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks for [`ActorReport`]s.
+pub const ACTORS: &str = "pod/actors";
+/// Carries an order to start an actor again.
+pub const RESTART: &str = "pod/restart";
+/// How long an operator waits for a pod.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// News for a writer on another pod. Losing one does no harm: whoever sends it looks again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +55,89 @@ pub fn send_hint(pod: &Arc<PodContext>, to: &PodId, hint: &Hint) {
     });
 }
 
+/// An order to start an actor again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RestartOrder {
+    id: String,
+}
+
+/// What became of an order to start an actor again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RestartReply {
+    /// This actor is being started again: the one that was meant, or the one that it is a part of.
+    Restarting {
+        /// Its id.
+        id: String,
+    },
+    /// There is none (any more).
+    NotFound,
+    /// It can't be started again by itself.
+    NotRestartable {
+        /// In words.
+        why: String,
+    },
+}
+
+/// Why a pod did not say what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It can't be reached, or refused.
+    #[error(transparent)]
+    Call(#[from] PeerCallError),
+    /// It answered something else.
+    #[error("its answer can't be read: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// This pod did not do it (in time).
+    #[error("{0}")]
+    Refused(#[from] PeerRefusal),
+}
+
+/// The actors of any pod, parents before their children.
+///
+/// # Errors
+/// See [`AskError`]; after at most 2 s.
+pub async fn actors_of(pod: &PodContext, of: &PodId) -> Result<Vec<ActorReport>, AskError> {
+    if *of == pod.id {
+        return Ok(pod.inventory.report());
+    }
+    let answer = pod.peers.call(of, ACTORS, Vec::new(), ASK_TIMEOUT).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// Orders any pod to start one of its actors again.
+///
+/// # Errors
+/// See [`AskError`]; after at most 2 s. The order may have arrived all the same.
+pub async fn restart_on(pod: &PodContext, on: &PodId, id: &str) -> Result<RestartReply, AskError> {
+    if *on == pod.id {
+        return Ok(restart_here(pod, id.to_owned()).await?);
+    }
+    let order = serde_json::to_vec(&RestartOrder { id: id.to_owned() })?;
+    let answer = pod.peers.call(on, RESTART, vec![order.into()], ASK_TIMEOUT).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+async fn restart_here(pod: &PodContext, id: String) -> Result<RestartReply, PeerRefusal> {
+    check_backlog(pod)?;
+    let (reply, done) = oneshot::channel();
+    pod.tell_root(PodMessage::RestartByHand { id, reply });
+    match tokio::time::timeout(ASK_TIMEOUT, done).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) => Err(PeerRefusal("the pod's root does not run".to_owned())),
+        Err(_) => Err(PeerRefusal("the pod's root is busy".to_owned())),
+    }
+}
+
+/// What comes from outside must not pile up in the root's mailbox.
+fn check_backlog(pod: &PodContext) -> Result<(), PeerRefusal> {
+    if pod.backlog() > OUTSIDE_DEPTH_MAX {
+        return Err(PeerRefusal("the pod's root is far behind".to_owned()));
+    }
+    Ok(())
+}
+
 /// Answers the calls of other pods.
 #[derive(Clone, Debug)]
 pub struct PodService {
@@ -65,15 +159,29 @@ impl PeerService for PodService {
             copies::READ => copies::serve_read(&self.pod.id, &self.pod.journal, body).await,
             log if log.starts_with("log/") => self.pod.log.serve(log, body).await,
             HINT => take_hint(&self.pod, &body),
+            ACTORS => in_json(&self.pod.inventory.report()),
+            RESTART => {
+                let order: RestartOrder = from_json(&body)?;
+                in_json(&restart_here(&self.pod, order.id).await?)
+            }
             unknown => Err(PeerRefusal(format!("this pod has no service {unknown:?}"))),
         }
     }
 }
 
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, PeerRefusal> {
+    serde_json::from_slice(body)
+        .map_err(|error| PeerRefusal(format!("the message can't be read: {error}")))
+}
+
+fn in_json<T: Serialize>(answer: &T) -> Result<Bytes, PeerRefusal> {
+    let answer = serde_json::to_vec(answer);
+    answer.map(Bytes::from).map_err(|error| PeerRefusal(error.to_string()))
+}
+
 fn take_hint(pod: &PodContext, body: &[u8]) -> Result<Bytes, PeerRefusal> {
-    let hint = serde_json::from_slice(body)
-        .map_err(|error| PeerRefusal(format!("hint can't be read: {error}")))?;
-    match hint {
+    check_backlog(pod)?;
+    match from_json(body)? {
         Hint::SettingsDiffer { index, node } => {
             pod.tell_root(PodMessage::SettingsDiffer { index, node });
         }

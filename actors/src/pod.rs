@@ -16,11 +16,29 @@
 //!
 //! Owns: the children and the order of log events. Does not own any agreed state. Writers and the
 //! registrar are roles: they run here while the log says so, begin when it gives them to this pod
-//! and are stopped when it gives them to another. Restart policy: every child is started again, after `RESTART_WAIT`, without limit: each rebuilds
+//! and are stopped when it gives them to another.
+//!
+//! # What is started again, how often, what escalates
+//! Every child that fails, panics or ends unasked is started again, without limit: each rebuilds
 //! itself from the log and its marks, and a pod that gave up would stop acknowledged writes for
-//! good; repeated failures are logged each time. An event for a child that is down is not
+//! good. The wait before that is 200 ms, doubled with each failure in a row up to 10 s; a run of
+//! 60 s ends the row ([`crate::restarts`]). Lanes, operations and copies are started by their
+//! writer: one that fails takes the writer with it, since only together do they know what was
+//! sent. More than 5 failures in a row raise one `error` event and are shown as `failing`
+//! ([`crate::inspect`]); the others are warnings. The root itself fails when the feed of the log closes.
+//! If the log took another state everything is loaded again: the program starts the root anew. If
+//! the log stopped the process ends; whoever runs it starts it again.
+//!
+//! An operator may have a child started again ([`PodMessage::RestartByHand`]): it is stopped after
+//! the message under way, or killed when that takes longer than 2 s, and started at
+//! once. For a part of a writer that is the writer.
+//!
+//! An event for a child that is down is not
 //! lost: the child loads what is open when it starts, and events reach it only after they were
 //! committed to the store it loads from.
+
+mod children;
+mod restart;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,24 +53,29 @@ use miroir_storage::log::CoordinatorLog;
 use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::roles::{self, REGISTRAR};
 use miroir_storage::tables::tasks;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{ActorCell, ActorProcessingErr, SpawnErr, SupervisionEvent};
+use tokio::sync::oneshot;
 
+pub use self::children::Child;
+use self::children::{Children, LifeEnd};
+use self::restart::{on_restart_by_hand, restart_later, start_or_wait};
 use crate::coordinator::Coordinator;
 use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftItem, DriftView};
 use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, NodeHealthView};
 use crate::index_janitor::{IndexJanitor, IndexJanitorMessage};
+use crate::inspect::{Actor, Address, Inventory, spawn_root};
 use crate::journal_keeper::JournalKeeper;
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::{NodeTasks, NodeTasksArguments, NodeTasksMessage};
-use crate::peer_service::{Hint, send_hint};
+use crate::peer_service::{Hint, RestartReply, send_hint};
 use crate::peers::PeersView;
 use crate::registrar::{Registrar, RegistrarMessage};
 use crate::shares::Share;
 use crate::task_pruner::{TaskBlock, TaskPruner, TaskPrunerArguments, TaskRetention};
 use crate::writer::{Writer, WriterArguments, WriterMessage};
 
-/// Before a failed child is started again: long enough not to spin, short against time-outs.
-const RESTART_WAIT: Duration = Duration::from_millis(200);
+/// The root's name in the inventory.
+const ROOT: &str = "pod";
 
 /// Why a role's actor is stopped.
 const HANDED_OVER: &str = "handed over";
@@ -91,10 +114,12 @@ pub struct PodContext {
     pub drift: DriftView,
     /// The pods that live.
     pub peers: PeersView,
+    /// What this pod's actors are at.
+    pub inventory: Arc<Inventory>,
     /// Time, randomness, tasks.
     pub seams: Seams,
-    followers: arc_swap::ArcSwap<BTreeMap<NodeId, ActorRef<NodeTasksMessage>>>,
-    root: ArcSwapOption<ActorRef<PodMessage>>,
+    followers: arc_swap::ArcSwap<BTreeMap<NodeId, Address<NodeTasksMessage>>>,
+    root: ArcSwapOption<Address<PodMessage>>,
 }
 
 impl PodContext {
@@ -114,6 +139,7 @@ impl PodContext {
             log,
             journal,
             health: Arc::default(),
+            inventory: Inventory::new(peers.own().clone(), seams.clock.clone()),
             drift: DriftView::default(),
             peers,
             seams,
@@ -123,7 +149,7 @@ impl PodContext {
     }
 
     /// The follower of a node's tasks, once it has started.
-    pub fn follower(&self, node: &NodeId) -> Option<ActorRef<NodeTasksMessage>> {
+    pub fn follower(&self, node: &NodeId) -> Option<Address<NodeTasksMessage>> {
         self.followers.load().get(node).cloned()
     }
 
@@ -148,6 +174,16 @@ impl PodContext {
     /// Whether this pod writes the index.
     pub fn writes(&self, index: &IndexUid) -> bool {
         self.log.routing().by_uid.get(index).is_some_and(|index| index.writer == self.id)
+    }
+
+    /// Messages that wait for the root.
+    pub fn backlog(&self) -> u64 {
+        self.root.load().as_ref().map_or(0, |root| root.depth())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn root_cell(&self) -> Option<ActorCell> {
+        self.root.load().as_ref().map(|root| root.get_cell())
     }
 
     /// Tells the root, if it runs.
@@ -180,30 +216,19 @@ pub enum PodMessage {
         node: NodeId,
     },
     /// Time to start a child again.
-    Restart(Child),
-}
-
-/// The children by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Child {
-    /// Follows a node's tasks.
-    Follower(NodeId),
-    /// Health checks.
-    Health,
-    /// Removes strays.
-    Janitor,
-    /// Tasks that no index owns.
-    Registrar,
-    /// Gives roles.
-    Coordinator,
-    /// Gives back payloads.
-    Keeper,
-    /// Removes old tasks.
-    Pruner,
-    /// Reads back settings.
-    Drift,
-    /// An index's writer.
-    Writer(IndexUid),
+    Restart {
+        /// The child.
+        child: Child,
+        /// The number of its wait.
+        wait: u64,
+    },
+    /// An operator wants an actor started again.
+    RestartByHand {
+        /// The actor's id in the inventory.
+        id: String,
+        /// Gets what was done.
+        reply: oneshot::Sender<RestartReply>,
+    },
 }
 
 /// The root actor.
@@ -214,18 +239,18 @@ pub struct Pod;
 #[derive(Debug)]
 pub struct PodState {
     context: Arc<PodContext>,
-    names: BTreeMap<ActorId, Child>,
-    registrar: Option<ActorRef<RegistrarMessage>>,
-    janitor: Option<ActorRef<IndexJanitorMessage>>,
-    writers: BTreeMap<IndexUid, ActorRef<WriterMessage>>,
+    children: Children,
+    registrar: Option<Address<RegistrarMessage>>,
+    janitor: Option<Address<IndexJanitorMessage>>,
+    writers: BTreeMap<IndexUid, Address<WriterMessage>>,
 }
 
 /// Starts a pod's actors. The log must be open and the nodes written to it.
 ///
 /// # Errors
 /// When a child can't start.
-pub async fn start_pod(context: Arc<PodContext>) -> Result<ActorRef<PodMessage>, ractor::SpawnErr> {
-    let (root, _) = Actor::spawn(None, Pod, context.clone()).await?;
+pub async fn start_pod(context: Arc<PodContext>) -> Result<Address<PodMessage>, SpawnErr> {
+    let root = spawn_root(&context.inventory, ROOT.to_owned(), Pod, context.clone()).await?;
     context.root.store(Some(Arc::new(root.clone())));
     Ok(root)
 }
@@ -236,16 +261,18 @@ impl Actor for Pod {
     type State = PodState;
     type Arguments = Arc<PodContext>;
 
+    const KIND: &'static str = "Pod";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<PodMessage>,
+        myself: Address<PodMessage>,
         context: Arc<PodContext>,
     ) -> Result<PodState, ActorProcessingErr> {
         // Subscribed before anything is loaded, so that no entry falls in between.
         let mut events = context.log.subscribe();
         let mut state = PodState {
             context: context.clone(),
-            names: BTreeMap::new(),
+            children: Children::default(),
             registrar: None,
             janitor: None,
             writers: BTreeMap::new(),
@@ -261,10 +288,7 @@ impl Actor for Pod {
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             // What is applied here may be old: roles that are another pod's by now are refused.
-            if let Err(error) = start_child(&myself, &mut state, child.clone()).await {
-                tracing::warn!(?child, %error, "actor could not be started, trying again");
-                restart_later(&myself, &state, child);
-            }
+            start_or_wait(&myself, &mut state, child).await;
         }
         let feed = myself.clone();
         context.seams.tasks.spawn("log feed", async move {
@@ -280,7 +304,7 @@ impl Actor for Pod {
 
     async fn handle(
         &self,
-        myself: ActorRef<PodMessage>,
+        myself: Address<PodMessage>,
         message: PodMessage,
         state: &mut PodState,
     ) -> Result<(), ActorProcessingErr> {
@@ -309,10 +333,16 @@ impl Actor for Pod {
                 Ok(())
             }
             PodMessage::FeedClosed => Err("the feed of the coordinator log closed".into()),
-            PodMessage::Restart(child) => {
-                if let Err(error) = start_child(&myself, state, child.clone()).await {
-                    tracing::error!(?child, %error, "actor could not be started");
-                    restart_later(&myself, state, child);
+            PodMessage::Restart { child, wait } => {
+                if state.children.end_wait(&child, wait) {
+                    start_or_wait(&myself, state, child).await;
+                }
+                Ok(())
+            }
+            PodMessage::RestartByHand { id, reply } => {
+                // Whoever has given up was told that nothing was done.
+                if !reply.is_closed() {
+                    let _gave_up = reply.send(on_restart_by_hand(&myself, state, id)?);
                 }
                 Ok(())
             }
@@ -321,7 +351,7 @@ impl Actor for Pod {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<PodMessage>,
+        myself: Address<PodMessage>,
         event: SupervisionEvent,
         state: &mut PodState,
     ) -> Result<(), ActorProcessingErr> {
@@ -330,55 +360,53 @@ impl Actor for Pod {
             SupervisionEvent::ActorTerminated(cell, ..) => (cell, None),
             _ => return Ok(()),
         };
-        let Some(child) = state.names.remove(&cell.get_id()) else { return Ok(()) };
-        match (&child, failure) {
+        let life = cell.get_id();
+        let inventory = state.context.inventory.clone();
+        match (state.children.ended(life), failure) {
+            (None, _) => {}
+            (Some(LifeEnd::Former(child)), _) => inventory.forget(&child.name(), Some(life)),
+            (Some(LifeEnd::ByHand(child)), _) => start_or_wait(&myself, state, child).await,
             // A writer stops by itself when its index is gone, a role when it is another pod's.
-            (Child::Writer(index), None) => {
-                let is_current = |actor: &ActorRef<_>| actor.get_id() == cell.get_id();
-                if state.writers.get(index).is_some_and(is_current) {
-                    state.writers.remove(index);
-                }
+            (Some(LifeEnd::Current(Child::Writer(index))), None) => {
+                state.writers.remove(&index);
+                inventory.forget(&Child::Writer(index).name(), Some(life));
             }
-            (Child::Registrar, None) => {}
-            (_, failure) => {
-                tracing::error!(?child, error = failure, "actor failed, starting it again");
-                restart_later(&myself, state, child);
+            (Some(LifeEnd::Current(Child::Registrar)), None) => {
+                inventory.forget(&Child::Registrar.name(), Some(life));
+            }
+            (Some(LifeEnd::Current(child)), failure) => {
+                if failure.is_none() {
+                    inventory.failed(life, "it ended without being told to");
+                }
+                restart_later(&myself, state, child, failure.as_deref());
             }
         }
         Ok(())
     }
 }
 
-fn restart_later(myself: &ActorRef<PodMessage>, state: &PodState, child: Child) {
-    let (myself, clock) = (myself.clone(), state.context.seams.clock.clone());
-    state.context.seams.tasks.spawn("actor restart", async move {
-        clock.sleep(RESTART_WAIT).await;
-        let _stopped = myself.cast(PodMessage::Restart(child));
-    });
-}
-
 async fn start_child(
-    myself: &ActorRef<PodMessage>,
+    myself: &Address<PodMessage>,
     state: &mut PodState,
     child: Child,
 ) -> Result<(), ActorProcessingErr> {
     let context = state.context.clone();
-    let supervisor = myself.get_cell();
-    let id = match &child {
+    let name = child.name();
+    let cell = match &child {
         Child::Follower(node) => {
             let arguments = NodeTasksArguments {
                 node: node.clone(),
                 calls: context.calls.clone(),
                 seams: context.seams.clone(),
             };
-            let (actor, _) = Actor::spawn_linked(None, NodeTasks, arguments, supervisor).await?;
-            let id = actor.get_id();
+            let actor = myself.spawn(name, NodeTasks, arguments).await?;
+            let cell = actor.get_cell();
             context.followers.rcu(|followers| {
                 let mut followers = BTreeMap::clone(followers);
                 followers.insert(node.clone(), actor.clone());
                 followers
             });
-            id
+            cell
         }
         Child::Health => {
             let arguments = HealthCheckerArguments {
@@ -390,63 +418,66 @@ async fn start_child(
                 peers: context.peers.clone(),
                 pod: myself.clone(),
             };
-            let (actor, _) =
-                Actor::spawn_linked(None, HealthChecker, arguments, supervisor).await?;
-            actor.get_id()
+            let actor = myself.spawn(name, HealthChecker, arguments).await?;
+            actor.get_cell()
         }
         Child::Janitor => {
-            let (actor, _) = Actor::spawn_linked(None, IndexJanitor, context, supervisor).await?;
+            let actor = myself.spawn(name, IndexJanitor, context).await?;
             state.janitor = Some(actor.clone());
-            actor.get_id()
+            actor.get_cell()
         }
         Child::Coordinator => {
-            let (actor, _) = Actor::spawn_linked(None, Coordinator, context, supervisor).await?;
-            actor.get_id()
+            let actor = myself.spawn(name, Coordinator, context).await?;
+            actor.get_cell()
         }
         Child::Keeper => {
-            let (actor, _) = Actor::spawn_linked(None, JournalKeeper, context, supervisor).await?;
-            actor.get_id()
+            let actor = myself.spawn(name, JournalKeeper, context).await?;
+            actor.get_cell()
         }
         Child::Registrar => {
             let known = roles::all(context.log.engine().as_ref())?;
             if known.get(REGISTRAR).is_none_or(|role| role.holder != context.id) {
+                context.inventory.forget(&name, None);
                 return Ok(());
             }
-            let (actor, _) = Actor::spawn_linked(None, Registrar, context, supervisor).await?;
+            let actor = myself.spawn(name, Registrar, context).await?;
             state.registrar = Some(actor.clone());
-            actor.get_id()
+            actor.get_cell()
         }
         Child::Pruner => {
-            let name = |block: &TaskBlock| format!("prune/{}", block.0);
-            let share = Share::of_pod(context.peers.clone(), name);
+            let share = Share::of_pod(context.peers.clone(), |block: &TaskBlock| {
+                format!("prune/{}", block.0)
+            });
             let arguments = TaskPrunerArguments { pod: context, share };
-            let (actor, _) = Actor::spawn_linked(None, TaskPruner, arguments, supervisor).await?;
-            actor.get_id()
+            let actor = myself.spawn(name, TaskPruner, arguments).await?;
+            actor.get_cell()
         }
         Child::Drift => {
-            let name = |item: &DriftItem| format!("drift/{}/{}", item.index, item.node);
-            let share = Share::of_pod(context.peers.clone(), name);
+            let share = Share::of_pod(context.peers.clone(), |item: &DriftItem| {
+                format!("drift/{}/{}", item.index, item.node)
+            });
             let arguments = DriftCheckerArguments { pod: context, share, root: myself.clone() };
-            let (actor, _) = Actor::spawn_linked(None, DriftChecker, arguments, supervisor).await?;
-            actor.get_id()
+            let actor = myself.spawn(name, DriftChecker, arguments).await?;
+            actor.get_cell()
         }
         Child::Writer(index) => {
             if !context.writes(index) {
                 state.writers.remove(index);
+                context.inventory.forget(&name, None);
                 return Ok(());
             }
             let arguments = WriterArguments { pod: context, index: index.clone() };
-            let (actor, _) = Actor::spawn_linked(None, Writer, arguments, supervisor).await?;
+            let actor = myself.spawn(name, Writer, arguments).await?;
             state.writers.insert(index.clone(), actor.clone());
-            actor.get_id()
+            actor.get_cell()
         }
     };
-    state.names.insert(id, child);
+    state.children.started(child, cell);
     Ok(())
 }
 
 async fn on_applied(
-    myself: &ActorRef<PodMessage>,
+    myself: &Address<PodMessage>,
     state: &mut PodState,
     event: &AppliedEvent,
 ) -> Result<(), ActorProcessingErr> {
@@ -469,12 +500,12 @@ async fn on_applied(
                     let _restarting = writer.cast(WriterMessage::Accepted(Box::new(task)));
                 }
                 None if !state.context.writes(index) => {}
-                // A new index; its writer loads the task by itself.
+                // A new index, or one whose writer waits to be started again; it loads the task by
+                // itself.
                 None => {
                     let child = Child::Writer(index.clone());
-                    if let Err(error) = start_child(myself, state, child.clone()).await {
-                        tracing::error!(%index, %error, "writer could not be started");
-                        restart_later(myself, state, child);
+                    if !state.children.waits(&child) {
+                        start_or_wait(myself, state, child).await;
                     }
                 }
             }
@@ -503,7 +534,7 @@ fn tell_ended(state: &PodState, uids: Vec<miroir_storage::ids::TaskUid>) {
 /// A role begins here, or ends here. An event may be old: what starts looks at the log itself, and
 /// a role that was given back meanwhile is stopped by the event that says so.
 async fn on_role_given(
-    myself: &ActorRef<PodMessage>,
+    myself: &Address<PodMessage>,
     state: &mut PodState,
     role: &str,
     to_this_pod: bool,
@@ -514,6 +545,7 @@ async fn on_role_given(
         None => return,
     };
     // Also when it is given to the pod that has it: its epoch is over.
+    state.children.release(&child);
     match &child {
         Child::Writer(index) => {
             if let Some(writer) = state.writers.remove(index) {
@@ -526,8 +558,7 @@ async fn on_role_given(
             }
         }
     }
-    if to_this_pod && let Err(error) = start_child(myself, state, child.clone()).await {
-        tracing::error!(?child, %error, "role could not be started, trying again");
-        restart_later(myself, state, child);
+    if to_this_pod {
+        start_or_wait(myself, state, child).await;
     }
 }

@@ -18,9 +18,10 @@ use miroir_storage::routing::to_nanoseconds;
 use miroir_storage::tables::roles::REGISTRAR;
 use miroir_storage::tables::tasks::{self, TaskRecord};
 use miroir_wire::error::{ApiError, Code, ResponseError};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use crate::copies;
+use crate::inspect::{Actor, Address};
 use crate::pod::PodContext;
 use crate::task_details::ended_details;
 
@@ -62,9 +63,11 @@ impl Actor for Registrar {
     type State = RegistrarState;
     type Arguments = Arc<PodContext>;
 
+    const KIND: &'static str = "Registrar";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<RegistrarMessage>,
+        myself: Address<RegistrarMessage>,
         pod: Arc<PodContext>,
     ) -> Result<RegistrarState, ActorProcessingErr> {
         let take = Command::TakeEpoch { role: REGISTRAR.to_owned(), pod: pod.id.clone() };
@@ -82,7 +85,7 @@ impl Actor for Registrar {
 
     async fn handle(
         &self,
-        myself: ActorRef<RegistrarMessage>,
+        myself: Address<RegistrarMessage>,
         message: RegistrarMessage,
         state: &mut RegistrarState,
     ) -> Result<(), ActorProcessingErr> {
@@ -98,7 +101,7 @@ impl Actor for Registrar {
 }
 
 fn on_answered(
-    myself: &ActorRef<RegistrarMessage>,
+    myself: &Address<RegistrarMessage>,
     state: &mut RegistrarState,
     uid: TaskUid,
     answer: Result<Outcome, ProposeError>,
@@ -107,10 +110,10 @@ fn on_answered(
     match answer {
         Ok(_) => {
             // Writes of names that were unbound come here with their payloads.
-            if let Some(task) = state.open.remove(&uid) {
-                if let Some(payload) = task.work.payload() {
-                    copies::release(&state.pod, payload);
-                }
+            if let Some(task) = state.open.remove(&uid)
+                && let Some(payload) = task.work.payload()
+            {
+                copies::release(&state.pod, payload);
             }
         }
         Err(error) => {
@@ -126,7 +129,7 @@ fn on_answered(
 
 /// Ends the first open task whose predecessors have ended.
 fn end_next(
-    myself: &ActorRef<RegistrarMessage>,
+    myself: &Address<RegistrarMessage>,
     state: &mut RegistrarState,
 ) -> Result<(), ActorProcessingErr> {
     if state.busy.is_some() {

@@ -15,12 +15,13 @@ use http::Method;
 use miroir_storage::ids::{IndexUid, NodeId, ShardId};
 use miroir_storage::routing::IndexRouting;
 use miroir_wire::reserved::{SHARD_FIELD, shard_token};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use crate::inspect::{Actor, Address};
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
 use crate::node_settings::{node_side, node_side_whole};
 use crate::node_tasks::NodeTasksMessage;
@@ -67,7 +68,7 @@ pub struct ReplicaCopyArguments {
     /// The pod.
     pub pod: Arc<PodContext>,
     /// Whom to report to.
-    pub writer: ActorRef<WriterMessage>,
+    pub writer: Address<WriterMessage>,
     /// The index.
     pub index: IndexUid,
     /// The node to fill.
@@ -89,9 +90,12 @@ impl Actor for ReplicaCopy {
     type State = ReplicaCopyArguments;
     type Arguments = ReplicaCopyArguments;
 
+    const KIND: &'static str = "ReplicaCopy";
+    const TRANSIENT: bool = true;
+
     async fn pre_start(
         &self,
-        myself: ActorRef<()>,
+        myself: Address<()>,
         arguments: ReplicaCopyArguments,
     ) -> Result<ReplicaCopyArguments, ActorProcessingErr> {
         myself.cast(())?;
@@ -100,7 +104,7 @@ impl Actor for ReplicaCopy {
 
     async fn handle(
         &self,
-        myself: ActorRef<()>,
+        myself: Address<()>,
         _run: (),
         arguments: &mut ReplicaCopyArguments,
     ) -> Result<(), ActorProcessingErr> {

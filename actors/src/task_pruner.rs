@@ -30,8 +30,9 @@ use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
 use miroir_storage::tables::tasks::TaskRecord;
 use miroir_storage::tables::{ApplyError, TASKS, keys, records};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
+use crate::inspect::{Actor, Address};
 use crate::pod::PodContext;
 use crate::shares::Share;
 
@@ -218,9 +219,11 @@ impl Actor for TaskPruner {
     type State = TaskPrunerArguments;
     type Arguments = TaskPrunerArguments;
 
+    const KIND: &'static str = "TaskPruner";
+
     async fn pre_start(
         &self,
-        myself: ActorRef<TaskPrunerMessage>,
+        myself: Address<TaskPrunerMessage>,
         arguments: TaskPrunerArguments,
     ) -> Result<TaskPrunerArguments, ActorProcessingErr> {
         schedule(&myself, &arguments.pod);
@@ -229,7 +232,7 @@ impl Actor for TaskPruner {
 
     async fn handle(
         &self,
-        myself: ActorRef<TaskPrunerMessage>,
+        myself: Address<TaskPrunerMessage>,
         message: TaskPrunerMessage,
         arguments: &mut TaskPrunerArguments,
     ) -> Result<(), ActorProcessingErr> {
@@ -246,7 +249,7 @@ impl Actor for TaskPruner {
     }
 }
 
-fn schedule(myself: &ActorRef<TaskPrunerMessage>, pod: &PodContext) {
+fn schedule(myself: &Address<TaskPrunerMessage>, pod: &PodContext) {
     let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
     pod.seams.tasks.spawn("task pruner pace", async move {
         clock.sleep(INTERVAL).await;
@@ -254,7 +257,7 @@ fn schedule(myself: &ActorRef<TaskPrunerMessage>, pod: &PodContext) {
     });
 }
 
-fn on_look_around(myself: ActorRef<TaskPrunerMessage>, arguments: &TaskPrunerArguments) {
+fn on_look_around(myself: Address<TaskPrunerMessage>, arguments: &TaskPrunerArguments) {
     let TaskPrunerArguments { pod, share } = arguments.clone();
     pod.seams.tasks.clone().spawn("task pruner", async move {
         let mut removed = 0;

@@ -32,11 +32,12 @@ use miroir_storage::ids::{Epoch, IndexUid, NodeId, TaskUid};
 use miroir_storage::log::ProposeError;
 use miroir_storage::tables::lane_marks::{self, LaneMark};
 use miroir_storage::tables::tasks::{self, TaskRecord};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{ActorProcessingErr, SupervisionEvent};
 use tokio::time::Instant;
 
 use self::entries::{Decision, Entry, Sendable};
 use self::lanes::{LaneView, Standing, held_shards};
+use crate::inspect::{Actor, Address};
 use crate::lane::audit::Audit;
 use crate::lane::deliver::{Delivery, RunEnd};
 use crate::lane::job::{Job, JobTarget};
@@ -191,10 +192,12 @@ impl Actor for Writer {
     type State = WriterState;
     type Arguments = WriterArguments;
 
+    const KIND: &'static str = "Writer";
+
     /// Takes a new epoch, loads what is open, starts the lanes where their marks stand.
     async fn pre_start(
         &self,
-        myself: ActorRef<WriterMessage>,
+        myself: Address<WriterMessage>,
         arguments: WriterArguments,
     ) -> Result<WriterState, ActorProcessingErr> {
         let WriterArguments { pod, index } = arguments;
@@ -241,8 +244,7 @@ impl Actor for Writer {
                 seams: pod.seams.clone(),
             };
             let lane_arguments = LaneArguments { writer: myself.clone(), delivery };
-            let (actor, _) =
-                Actor::spawn_linked(None, Lane, lane_arguments, myself.get_cell()).await?;
+            let actor = myself.spawn(format!("lane/{index}/{node}"), Lane, lane_arguments).await?;
             let view = LaneView {
                 actor,
                 held,
@@ -284,7 +286,7 @@ impl Actor for Writer {
 
     async fn handle(
         &self,
-        myself: ActorRef<WriterMessage>,
+        myself: Address<WriterMessage>,
         message: WriterMessage,
         state: &mut WriterState,
     ) -> Result<(), ActorProcessingErr> {
@@ -339,7 +341,7 @@ impl Actor for Writer {
     /// writer again, from the log and the marks. Orderly ends of operations and copies are expected.
     async fn handle_supervisor_evt(
         &self,
-        _myself: ActorRef<WriterMessage>,
+        _myself: Address<WriterMessage>,
         event: SupervisionEvent,
         state: &mut WriterState,
     ) -> Result<(), ActorProcessingErr> {
@@ -358,7 +360,7 @@ fn is_orphaned(state: &WriterState) -> bool {
     steps::routing(state).is_none() && state.entries.iter().all(Entry::ended)
 }
 
-fn schedule_tick(myself: &ActorRef<WriterMessage>, pod: &PodContext) {
+fn schedule_tick(myself: &Address<WriterMessage>, pod: &PodContext) {
     let (myself, clock) = (myself.clone(), pod.seams.clock.clone());
     pod.seams.tasks.spawn("writer tick", async move {
         clock.sleep(TICK).await;
@@ -461,7 +463,7 @@ fn pass_lane(
     Ok(())
 }
 
-fn on_tick(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+fn on_tick(myself: &Address<WriterMessage>, state: &mut WriterState) {
     schedule_tick(myself, &state.pod);
     audits::notice_lost_disks(myself, state);
     let now = state.pod.seams.clock.instant();

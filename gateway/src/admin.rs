@@ -194,6 +194,9 @@ pub enum AdminError {
         /// In words, without a full stop.
         why: String,
     },
+    /// The pod's own store failed.
+    #[error("The coordinator state can't be read: {0}.")]
+    StateUnreadable(String),
     /// The pod that would have to do it does not answer.
     #[error("Pod `{pod}` can't be reached: {why}.")]
     PodUnreachable {
@@ -212,6 +215,7 @@ impl From<AdminError> for ApiError {
             AdminError::PodNotFound(_) => Code::MiroirPodNotFound,
             AdminError::ActorNotFound(_) => Code::MiroirActorNotFound,
             AdminError::ActorNotRestartable { .. } => Code::MiroirActorNotRestartable,
+            AdminError::StateUnreadable(_) => Code::Internal,
             AdminError::PodUnreachable { .. } => Code::MiroirPodUnreachable,
         };
         Self::new(code, error.to_string())

@@ -10,6 +10,7 @@
 //! Operators' questions go to [`admin`].
 
 pub mod admin;
+pub mod admin_pod;
 pub mod auth;
 pub mod context;
 pub mod cors;

@@ -16,6 +16,9 @@ const DISK_LOSS_QUIET_MS: u64 = 90_000;
 /// Time between two changes of a node's settings by somebody else, about.
 const STRANGER_PAUSE_MS: u64 = 2_000;
 
+/// Time between two restarts of actors by hand, about.
+const OPERATOR_PAUSE_MS: u64 = 5_000;
+
 /// Something that goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -31,6 +34,8 @@ pub enum Fault {
     LoseDisk(NodeId),
     /// Somebody with the node's key changes an index's settings there.
     ChangeSettings(NodeId),
+    /// An operator has the actor at this place of the pod's inventory, counted around, started again.
+    RestartActor(u64),
     /// The pod's process dies.
     CrashPod,
 }
@@ -61,6 +66,9 @@ pub struct Faults {
     /// Of their own, so that they leave a seed's other faults as they are.
     strangers: Dice,
     stranger_at_ms: u64,
+    /// Of their own, too.
+    operators: Dice,
+    operator_at_ms: u64,
 }
 
 impl Faults {
@@ -71,9 +79,19 @@ impl Faults {
         let recoveries = Vec::new();
         let strangers = Dice::new(plan.seed, "strangers");
         let stranger_at_ms = strangers.between(0, STRANGER_PAUSE_MS);
-        let plan = plan.clone();
-        let disk_lost_at_ms = None;
-        Self { plan, dice, next_at_ms, recoveries, disk_lost_at_ms, strangers, stranger_at_ms }
+        let operators = Dice::new(plan.seed, "operators");
+        let operator_at_ms = operators.between(0, OPERATOR_PAUSE_MS);
+        Self {
+            plan: plan.clone(),
+            dice,
+            next_at_ms,
+            recoveries,
+            disk_lost_at_ms: None,
+            strangers,
+            stranger_at_ms,
+            operators,
+            operator_at_ms,
+        }
     }
 
     /// The recoveries that are due.
@@ -97,6 +115,15 @@ impl Faults {
         self.strangers.pick(&nodes).cloned().map(Fault::ChangeSettings)
     }
 
+    /// What an operator does to the pod, when it is due.
+    pub fn due_operator(&mut self, now_ms: u64) -> Option<Fault> {
+        if !self.plan.restarts_actors || now_ms < self.operator_at_ms {
+            return None;
+        }
+        self.operator_at_ms = now_ms + self.operators.between(50, OPERATOR_PAUSE_MS * 2);
+        Some(Fault::RestartActor(self.operators.between(0, u64::from(u32::MAX))))
+    }
+
     /// The next fault, when it is due. `routing` is the pod's view, if it runs.
     pub fn due_fault(&mut self, now_ms: u64, routing: Option<&Routing>) -> Option<Fault> {
         if now_ms < self.next_at_ms {
@@ -116,7 +143,7 @@ impl Faults {
             Fault::CutLink(node, _) => Some(Recovery::OpenLink(node.clone())),
             Fault::SlowNode(node, _) => Some(Recovery::SpeedUp(node.clone())),
             Fault::FillDisk(node) => Some(Recovery::FreeDisk(node.clone())),
-            Fault::LoseDisk(_) | Fault::ChangeSettings(_) => None,
+            Fault::LoseDisk(_) | Fault::ChangeSettings(_) | Fault::RestartActor(_) => None,
             Fault::CrashPod => Some(Recovery::StartPod),
         };
         self.recoveries.extend(recovery.map(|recovery| (now_ms + length_ms, recovery)));

@@ -76,6 +76,8 @@ pub struct Plan {
     pub loses_disks: bool,
     /// Somebody else changes nodes' settings.
     pub changes_settings: bool,
+    /// Operators have actors started again.
+    pub restarts_actors: bool,
     /// How long ended tasks are kept; longer than a run takes to come to rest.
     pub retention: TaskRetention,
     /// Requests may arrive here after their senders gave up.
@@ -143,6 +145,7 @@ impl Plan {
                 node_id(dice.between(0, u64::from(groups) - 1) as u32, node as usize)
             }),
             changes_settings: Dice::new(seed, "drift").chance(250),
+            restarts_actors: Dice::new(seed, "operators").chance(250),
             retention: match Dice::new(seed, "retention").chance(150) {
                 true => TaskRetention { time: RETENTION_SHORT, ..TaskRetention::default() },
                 false => TaskRetention::default(),

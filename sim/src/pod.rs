@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_actors::health_checker::HealthConfig;
+use miroir_actors::inspect::Address;
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, PodMessage, start_pod};
 use miroir_seams::Seams;
@@ -13,7 +14,8 @@ use miroir_storage::journal::{Journal, JournalConfig};
 use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
 use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
 use miroir_storage::routing::NodeRecord;
-use ractor::{ActorCell, ActorRef};
+use ractor::ActorCell;
+use tokio::sync::oneshot;
 
 use crate::dice::Dice;
 use crate::disk::{Life, LifeEngine, LifeFiles, PodDisk};
@@ -30,7 +32,7 @@ pub struct RunningPod {
     /// Its parts.
     pub context: Arc<PodContext>,
     life: Life,
-    root: ActorRef<PodMessage>,
+    root: Address<PodMessage>,
 }
 
 /// Why a pod could not start.
@@ -105,6 +107,23 @@ impl RunningPod {
         for cell in cells {
             let _gone = cell.kill_and_wait(Some(KILL_TIMEOUT)).await;
         }
+    }
+
+    /// Has an actor started again, as an operator would: the one at `place` of the inventory,
+    /// counted around.
+    pub fn restart_actor(&self, place: u64, trace: &Trace) {
+        let actors = self.context.inventory.report();
+        let place = place.checked_rem(actors.len() as u64).unwrap_or(0);
+        let Some(actor) = actors.into_iter().nth(place as usize) else { return };
+        trace.note("operator", format!("restarts {}", actor.id));
+        let (reply, done) = oneshot::channel();
+        self.context.tell_root(PodMessage::RestartByHand { id: actor.id, reply });
+        let trace = trace.clone();
+        self.context.seams.tasks.spawn("operator", async move {
+            if let Ok(done) = done.await {
+                trace.note("operator", format!("{done:?}"));
+            }
+        });
     }
 
     /// The nodes that the pod holds for down.

@@ -114,6 +114,9 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
         if let Some(fault) = faults.due_stranger(now_ms) {
             cluster.suffer(fault).await;
         }
+        if let Some(fault) = faults.due_operator(now_ms) {
+            cluster.suffer(fault).await;
+        }
         let routing = cluster.pod.as_ref().map(|pod| pod.context.log.routing());
         if let Some(fault) = faults.due_fault(now_ms, routing.as_deref()) {
             cluster.suffer(fault).await;
@@ -269,6 +272,11 @@ impl Cluster {
                 self.set_entrance(None);
                 if let Some(pod) = self.pod.take() {
                     pod.crash(&self.disk, &self.dice).await;
+                }
+            }
+            Fault::RestartActor(place) => {
+                if let Some(pod) = &self.pod {
+                    pod.restart_actor(place, &self.trace);
                 }
             }
             Fault::CutLink(node, link) => self.network.set_link(&node, link),

@@ -21,10 +21,10 @@ use miroir_storage::ids::{Epoch, NodeId, TaskUid};
 use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::tables::lane_marks::{self, LaneMark, OpenRun};
 use miroir_wire::error::ResponseError;
-use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome};
+use crate::inspect::Address;
 use crate::node_calls::{NodeCallError, NodeCalls, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
 
@@ -78,7 +78,7 @@ pub struct Delivery {
     /// Calls to nodes.
     pub calls: NodeCalls,
     /// Follows the node's tasks.
-    pub follower: ActorRef<NodeTasksMessage>,
+    pub follower: Address<NodeTasksMessage>,
     /// Holds the mark.
     pub log: CoordinatorLog,
     /// The writer's.

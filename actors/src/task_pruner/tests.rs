@@ -13,6 +13,7 @@ use miroir_storage::tables::tasks;
 
 use super::*;
 use crate::health_checker::HealthConfig;
+use crate::inspect::spawn_root;
 use crate::peers::PeersView;
 use crate::pod::PodConfig;
 
@@ -55,7 +56,7 @@ async fn pod(
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
     let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams);
     let arguments = TaskPrunerArguments { pod: pod.clone(), share };
-    Actor::spawn(None, TaskPruner, arguments).await?;
+    spawn_root(&pod.inventory, "task-pruner".to_owned(), TaskPruner, arguments).await?;
     Ok(pod)
 }
 

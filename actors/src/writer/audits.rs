@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use miroir_storage::ids::NodeId;
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use super::lanes::Standing;
 use super::{WriterMessage, WriterState, replicas, reports};
+use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::audit::Audit;
 
@@ -36,7 +37,7 @@ pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
 }
 
 pub(super) fn on_lane_audited(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
     node: &NodeId,
     audit: Audit,
@@ -52,7 +53,7 @@ pub(super) fn on_lane_audited(
 
 /// Takes suspects out of the in-sync sets, to be copied. The last replica of a shard stays, so the
 /// most advanced goes last.
-pub(super) fn take_out(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+pub(super) fn take_out(myself: &Address<WriterMessage>, state: &mut WriterState) {
     let mut suspects = Vec::new();
     for (node, lane) in &mut state.lanes {
         if std::mem::take(&mut lane.suspect) {
@@ -67,7 +68,7 @@ pub(super) fn take_out(myself: &ActorRef<WriterMessage>, state: &mut WriterState
 }
 
 /// Takes notice of nodes that lost their disks, whoever found out.
-pub(super) fn notice_lost_disks(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+pub(super) fn notice_lost_disks(myself: &Address<WriterMessage>, state: &mut WriterState) {
     let disks = state.pod.calls.disks().clone();
     let lost: Vec<NodeId> = state
         .lanes
@@ -81,7 +82,7 @@ pub(super) fn notice_lost_disks(myself: &ActorRef<WriterMessage>, state: &mut Wr
 }
 
 pub(super) fn on_disk_lost(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
     node: &NodeId,
 ) {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use miroir_storage::commands::InSyncChange;
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::tables::indexes::GroupPlacement;
-use ractor::ActorRef;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::job::PartOutcome;
 
@@ -39,7 +39,7 @@ pub enum Standing {
 #[derive(Debug)]
 pub struct LaneView {
     /// The lane.
-    pub actor: ActorRef<LaneMessage>,
+    pub actor: Address<LaneMessage>,
     /// The shards the node holds.
     pub held: BTreeSet<ShardId>,
     /// Everything up to here is applied.

@@ -7,17 +7,18 @@ use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::IndexRouting;
 use miroir_storage::tables::indexes::in_sync_of;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use super::entries::{Entry, Stage, judge};
 use super::lanes::{self, LaneView, Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
 use super::{Hold, WriterMessage, WriterState, reports};
+use crate::inspect::Address;
 use crate::replica_copy::{ReplicaCopy, ReplicaCopyArguments, assign_sources};
 
 /// Fills a replica that misses more than the queue holds: first a hold, then the copy.
 pub(super) async fn start_copy(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
     let required = required(state);
@@ -99,7 +100,8 @@ pub(super) async fn start_copy(
     if let Some(hold) = &mut state.hold {
         hold.copying = true;
     }
-    Actor::spawn_linked(None, ReplicaCopy, arguments, myself.get_cell()).await?;
+    let name = format!("copy/{}/{}", arguments.index, arguments.target);
+    myself.spawn(name, ReplicaCopy, arguments).await?;
     Ok(())
 }
 
@@ -168,7 +170,7 @@ fn sources<'a>(
 
 /// Takes a node out of every in-sync set that has another member.
 pub(super) fn leave(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
     node: &NodeId,
     reason: &'static str,
@@ -190,7 +192,7 @@ pub(super) fn leave(
 }
 
 /// Puts lanes that have applied every ended task back into the in-sync sets.
-pub(super) fn join_caught_up(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut WriterState) {
     // Cancelled tasks may have ended far ahead.
     let last_ended = state
         .entries

@@ -5,18 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use miroir_storage::commands::Ending;
 use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::tables::indexes::in_sync_of;
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use super::entries::{Decision, Entry, Stage, judge};
 use super::lanes::{LaneView, Standing, count_deleted};
 use super::steps::{required, routing};
 use super::{WriterMessage, WriterState, audits, replicas};
+use crate::inspect::Address;
 use crate::lane::deliver::RunEnd;
 use crate::lane::job::{Job, JobWork, PartOutcome};
 use crate::task_details::ended_details;
 
 pub(super) fn on_lane_ended(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
     node: &NodeId,
     job: &Job,
@@ -102,7 +103,7 @@ pub(super) fn votes(
 }
 
 /// Judges the tasks that every required replica has reported on.
-pub(super) fn decide(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
     let required = required(state);
     let Some(index) = routing(state) else { return };
     let mut alone = BTreeSet::new();

@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use miroir_storage::commands::{Ending, Work};
 use miroir_storage::ids::{NodeId, TaskUid};
 use miroir_storage::tables::tasks::TaskState;
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use super::entries::{Entry, Sendable};
 use super::steps::routing;
 use super::{WriterMessage, WriterState, audits};
+use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::settings_check::{ExpectedSettings, SettingsCheck};
 
@@ -56,7 +57,7 @@ fn changes_settings(entry: &Entry) -> bool {
 }
 
 pub(super) fn on_settings_checked(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
     node: &NodeId,
     check: SettingsCheck,

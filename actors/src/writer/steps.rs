@@ -9,7 +9,7 @@ use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{IndexRouting, to_nanoseconds};
 use miroir_storage::tables::tasks;
 use miroir_wire::error::{ApiError, Code, ResponseError};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use super::entries::{
     Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, next_run, preparable, startable, trim,
@@ -18,6 +18,7 @@ use super::lanes::{Standing, in_sync_nodes};
 use super::presence::{check_presence, earlier_documents};
 use super::{WriterMessage, WriterState, audits, replicas, reports, settings_checks};
 use crate::copies::{self, PayloadError};
+use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::job::{Job, JobWork};
 use crate::operation::{Operation, OperationArguments, OperationWork};
@@ -31,7 +32,7 @@ const PREPARE_RETRY_WAIT: std::time::Duration = std::time::Duration::from_secs(1
 
 /// Does everything that has become possible.
 pub(super) async fn advance(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
     start_tasks(myself, state);
@@ -65,7 +66,7 @@ pub(super) fn routing(state: &WriterState) -> Option<Arc<IndexRouting>> {
 }
 
 pub(super) fn propose<F>(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &WriterState,
     command: Command,
     report: F,
@@ -83,7 +84,7 @@ fn now(state: &WriterState) -> i64 {
     to_nanoseconds(state.pod.seams.clock.now())
 }
 
-fn start_tasks(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+fn start_tasks(myself: &Address<WriterMessage>, state: &mut WriterState) {
     if state.entries.iter().any(|entry| matches!(entry.stage, Stage::Starting)) {
         return;
     }
@@ -143,7 +144,7 @@ pub(super) fn fenced(state: &WriterState, current: u64) -> ActorProcessingErr {
 }
 
 /// Reads and checks the next payload, off the actor.
-fn prepare_next(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+fn prepare_next(myself: &Address<WriterMessage>, state: &mut WriterState) {
     while let Some(n) = preparable(&state.entries) {
         let Some(index) = routing(state) else { return };
         let Some(entry) = state.entries.get_mut(n) else { return };
@@ -289,7 +290,7 @@ pub(super) fn on_prepared(
 /// Starts the operation of a barrier when every earlier task has ended and the lanes it covers
 /// are idle right before it.
 async fn start_operation(
-    myself: &ActorRef<WriterMessage>,
+    myself: &Address<WriterMessage>,
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
     if state.operation.is_some() || state.hold.is_some() {
@@ -335,7 +336,8 @@ async fn start_operation(
         started: state.pod.seams.clock.instant(),
     };
     state.operation = Some(entry.task.uid);
-    Actor::spawn_linked(None, Operation, arguments, myself.get_cell()).await?;
+    let name = format!("operation/{}", arguments.fence.index);
+    myself.spawn(name, Operation, arguments).await?;
     Ok(())
 }
 
@@ -392,7 +394,7 @@ fn provision(
 }
 
 /// Writes the ends that are due to the log, in task order.
-fn finish(myself: &ActorRef<WriterMessage>, state: &mut WriterState) {
+fn finish(myself: &Address<WriterMessage>, state: &mut WriterState) {
     // A replica that lacks what is being ended must be out of the sets first.
     if state.finishing || state.lanes.values().any(|lane| lane.leaving) {
         return;

@@ -1,0 +1,225 @@
+//! The admin API of a pod: what it knows of the others, and what they say when they are asked.
+//!
+//! | answer | from |
+//! |---|---|
+//! | pods | gossip's view, and the members of the coordinator log; this pod, too, when it is alone |
+//! | roles | the log as this pod has applied it |
+//! | actors | each pod's own inventory, asked for side by side, 2 s at most |
+//!
+//! Works without a quorum: only a restart of a writer needs the log afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use miroir_actors::inspect::{ActorReport, ActorState};
+use miroir_actors::peer_service::{RestartReply, actors_of, restart_on};
+use miroir_actors::peers::KnownPod;
+use miroir_actors::pod::PodContext;
+use miroir_storage::ids::PodId;
+use miroir_storage::log::Members;
+use miroir_storage::raft::RaftId;
+use miroir_storage::routing::from_nanoseconds;
+use miroir_storage::tables::roles::{self, writer_role};
+
+use crate::admin::{
+    ActorView, ActorsAnswer, AdminError, AdminSource, PeerView, PeersAnswer, PodActors,
+    RestartAnswer, RoleView,
+};
+
+/// Answers operators for a pod and, through it, for the cluster.
+#[derive(Clone, Debug)]
+pub struct PodAdmin {
+    pod: Arc<PodContext>,
+}
+
+impl PodAdmin {
+    /// The admin API of `pod`.
+    pub fn new(pod: Arc<PodContext>) -> Self {
+        Self { pod }
+    }
+
+    /// Every pod that can be asked for, this one among them.
+    fn pods(&self) -> BTreeSet<PodId> {
+        let peers = self.pod.peers.now();
+        let others = peers.known.keys().chain(peers.live.keys());
+        others.chain([&self.pod.id]).cloned().collect()
+    }
+}
+
+/// Who belongs to the coordinator log, as far as this pod knows.
+fn members(pod: &PodContext) -> Members {
+    pod.log.members()
+}
+
+#[async_trait]
+impl AdminSource for PodAdmin {
+    async fn peers(&self) -> Result<PeersAnswer, AdminError> {
+        let (pod, peers, members) = (&self.pod, self.pod.peers.now(), members(&self.pod));
+        let now = pod.seams.clock.instant();
+        let own_raft_id = members.raft_id;
+        let mut known = peers.known.clone();
+        // Without gossip, and until it has begun.
+        let own = known.entry(pod.id.clone()).or_insert_with(|| KnownPod {
+            raft_id: Some(own_raft_id),
+            peer_address: String::new(),
+            http_address: String::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            alive: true,
+            since: peers.live.get(&pod.id).map_or(now, |own| own.since),
+            generation: 0,
+            values: BTreeMap::new(),
+        });
+        own.raft_id.get_or_insert(own_raft_id);
+        let named: BTreeMap<RaftId, &PodId> =
+            known.iter().filter_map(|(id, pod)| Some((pod.raft_id?, id))).collect();
+        let leader = members.leader.map(|leader| match named.get(&leader) {
+            Some(id) => id.to_string(),
+            None => nameless(leader),
+        });
+        let mut pods: Vec<PeerView> = known
+            .iter()
+            .map(|(id, known)| {
+                let has =
+                    |ids: &BTreeSet<RaftId>| known.raft_id.is_some_and(|id| ids.contains(&id));
+                PeerView {
+                    id: id.to_string(),
+                    raft_id: known.raft_id.map(|id| id.0.to_string()),
+                    peer_address: known.peer_address.clone(),
+                    http_address: known.http_address.clone(),
+                    version: known.version.clone(),
+                    alive: known.alive,
+                    since: now.saturating_duration_since(known.since).as_secs(),
+                    generation: known.generation,
+                    voter: has(&members.voters),
+                    learner: has(&members.learners),
+                    is_self: *id == pod.id,
+                    facts: known.values.clone(),
+                }
+            })
+            .collect();
+        // Members that gossip has never heard of, since this pod started.
+        let unheard = members.voters.union(&members.learners).filter(|id| !named.contains_key(id));
+        pods.extend(unheard.map(|id| PeerView {
+            id: nameless(*id),
+            raft_id: Some(id.0.to_string()),
+            peer_address: members.addresses.get(id).cloned().unwrap_or_default(),
+            http_address: String::new(),
+            version: String::new(),
+            alive: false,
+            since: 0,
+            generation: 0,
+            voter: members.voters.contains(id),
+            learner: members.learners.contains(id),
+            is_self: false,
+            facts: BTreeMap::new(),
+        }));
+        pods.sort_by(|a, b| a.id.cmp(&b.id));
+        let cluster_id = Some(pod.log.routing().cluster_id.clone()).filter(|id| !id.is_empty());
+        Ok(PeersAnswer { self_pod: pod.id.to_string(), cluster_id, leader, pods })
+    }
+
+    async fn roles(&self) -> Result<Vec<RoleView>, AdminError> {
+        let pod = &self.pod;
+        let peers = pod.peers.now();
+        let given = roles::all(pod.log.engine().as_ref())
+            .map_err(|error| AdminError::StateUnreadable(error.to_string()))?;
+        let given = given.into_iter().map(|(role, given)| (role, (given.holder, given.epoch)));
+        let routing = pod.log.routing();
+        // Those that have not begun yet are named with their index.
+        let mut all: BTreeMap<String, (PodId, _)> = routing
+            .by_uid
+            .iter()
+            .map(|(uid, index)| (writer_role(uid), (index.writer.clone(), index.epoch)))
+            .collect();
+        all.extend(given);
+        let is_alive = |holder: &PodId| *holder == pod.id || peers.live.contains_key(holder);
+        let views = all.into_iter().map(|(role, (holder, epoch))| RoleView {
+            role,
+            alive: is_alive(&holder),
+            holder: Some(holder.0),
+            epoch: epoch.0,
+        });
+        Ok(views.collect())
+    }
+
+    async fn actors(&self, pod: Option<&str>) -> Result<ActorsAnswer, AdminError> {
+        let mut pods = self.pods();
+        if let Some(wanted) = pod {
+            pods.retain(|pod| pod.as_str() == wanted);
+            if pods.is_empty() {
+                return Err(AdminError::PodNotFound(wanted.to_owned()));
+            }
+        }
+        let asked = pods.into_iter().map(|id| async move {
+            let pod = id.to_string();
+            match actors_of(&self.pod, &id).await {
+                Ok(reports) => {
+                    let actors = reports.into_iter().map(view_of).collect();
+                    PodActors { pod, reachable: true, error: None, actors }
+                }
+                Err(error) => {
+                    let error = Some(error.to_string());
+                    PodActors { pod, reachable: false, error, actors: Vec::new() }
+                }
+            }
+        });
+        Ok(ActorsAnswer { pods: futures::future::join_all(asked).await })
+    }
+
+    async fn restart_actor(&self, id: &str) -> Result<RestartAnswer, AdminError> {
+        let not_found = || AdminError::ActorNotFound(id.to_owned());
+        let lives_on =
+            |pod: &&PodId| id.strip_prefix(pod.as_str()).is_some_and(|name| name.starts_with('/'));
+        let pods = self.pods();
+        // The longest: one pod's id may begin with another's.
+        let on = pods.iter().filter(lives_on).max_by_key(|pod| pod.as_str().len());
+        let on = on.ok_or_else(not_found)?;
+        let pod = on.to_string();
+        match restart_on(&self.pod, on, id).await {
+            Ok(RestartReply::Restarting { id }) => Ok(RestartAnswer { id, pod }),
+            Ok(RestartReply::NotFound) => Err(not_found()),
+            Ok(RestartReply::NotRestartable { why }) => {
+                Err(AdminError::ActorNotRestartable { id: id.to_owned(), why })
+            }
+            Err(error) => Err(AdminError::PodUnreachable { pod, why: error.to_string() }),
+        }
+    }
+}
+
+/// What a member of the log is called whose pod is not known.
+fn nameless(id: RaftId) -> String {
+    format!("raft-{}", id.0)
+}
+
+fn view_of(report: ActorReport) -> ActorView {
+    let micros = |nanoseconds: u64| nanoseconds / 1_000;
+    ActorView {
+        id: report.id,
+        name: report.name,
+        kind: report.kind,
+        parent: report.parent,
+        state: word(report.state).to_owned(),
+        mailbox: report.mailbox,
+        handled: report.handled,
+        busy_micros: micros(report.busy_nanoseconds),
+        mean_micros: micros(report.busy_nanoseconds.checked_div(report.handled).unwrap_or(0)),
+        restarts: report.restarts,
+        last_error: report.last_error,
+        last_error_at: report.last_error_at.map(from_nanoseconds),
+        started_at: from_nanoseconds(report.started_at),
+    }
+}
+
+fn word(state: ActorState) -> &'static str {
+    match state {
+        ActorState::Starting => "starting",
+        ActorState::Running => "running",
+        ActorState::Waiting => "waiting",
+        ActorState::Stopped => "stopped",
+        ActorState::Failing => "failing",
+    }
+}
+
+#[cfg(test)]
+mod tests;
