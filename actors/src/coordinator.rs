@@ -251,6 +251,10 @@ mod tests {
     use super::*;
     use crate::peers::Peer;
 
+    fn now_in_test() -> Instant {
+        miroir_seams::Clock::simulated().instant()
+    }
+
     fn peers(pods: &[&str], since: Instant) -> Peers {
         let peer = Peer { address: String::new(), since, leaving: false };
         let live: BTreeMap<PodId, Peer> =
@@ -264,7 +268,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn roles_of_the_dead_go_to_the_living_at_once() {
-        let now = Instant::now();
+        let now = now_in_test();
         let mut seen = peers(&["a", "b"], now);
         seen.seen.insert(PodId::from("dead"));
         let given = plan_roles(&roles(30, "dead"), &seen, now, now);
@@ -278,7 +282,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn balance_waits_until_the_pods_have_settled() {
-        let now = Instant::now();
+        let now = now_in_test();
         let pods = peers(&["a", "b", "c"], now);
         let holders = roles(30, "a");
         assert!(plan_roles(&holders, &pods, now, now).is_empty());

@@ -154,11 +154,15 @@ impl Spare {
 mod tests {
     use super::*;
 
+    fn now_in_test() -> Instant {
+        miroir_seams::Clock::simulated().instant()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_record_goes_only_after_it_had_no_task_for_long() {
         let mut spare = Spare::default();
         let (a, b) = (JournalSequence(1), JournalSequence(2));
-        let start = Instant::now();
+        let start = now_in_test();
         let none = BTreeSet::new();
         assert!(spare.look(&[a, b], &none, start).is_empty());
         let late = start + SPARE_TIME;

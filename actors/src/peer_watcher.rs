@@ -159,6 +159,10 @@ mod tests {
     use miroir_membership::gossip::PodView;
     use miroir_storage::ids::PodId;
 
+    fn now_in_test() -> Instant {
+        miroir_seams::Clock::simulated().instant()
+    }
+
     fn view(own: &str, pods: &[(&str, Option<&str>)]) -> PeerView {
         let pod = |cluster: Option<&str>| PodView {
             facts: Some(PodFacts {
@@ -169,7 +173,7 @@ mod tests {
             }),
             values: BTreeMap::new(),
             alive: true,
-            since: Instant::now(),
+            since: now_in_test(),
             address: ([127, 0, 0, 1], 1).into(),
             generation: 1,
         };

@@ -190,10 +190,14 @@ impl PeersView {
 mod tests {
     use super::*;
 
+    fn now_in_test() -> Instant {
+        miroir_seams::Clock::simulated().instant()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_second_copy_goes_to_the_preferred_pod_that_lives_and_stays() {
-        let view = PeersView::alone(PodId::from("a"), Instant::now());
-        let peer = |leaving| Peer { address: "x:1".into(), since: Instant::now(), leaving };
+        let view = PeersView::alone(PodId::from("a"), now_in_test());
+        let peer = |leaving| Peer { address: "x:1".into(), since: now_in_test(), leaving };
         let mut peers = Peers::clone(&view.now());
         for (pod, leaving) in [("b", false), ("c", false), ("d", true)] {
             peers.live.insert(PodId::from(pod), peer(leaving));

@@ -32,6 +32,10 @@ const ACTOR: &str = "pod-1/writer/movies";
 struct NoIndexes;
 
 impl RoutingSource for NoIndexes {
+    fn unconfirmed_for(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
     fn routing(&self) -> Arc<Routing> {
         Arc::default()
     }
@@ -49,6 +53,14 @@ impl RoutingSource for NoIndexes {
 impl LogRoutes for NoIndexes {
     async fn answer(&self, _: LogRoute, _: &RequestParts) -> Result<Reply, ApiError> {
         Ok(Reply::empty(404))
+    }
+
+    async fn catch_up(&self) -> bool {
+        false
+    }
+
+    async fn settle_session(&self, _: &str, _: Option<&str>) -> bool {
+        true
     }
 }
 
