@@ -129,6 +129,11 @@ impl PeersView {
         self.now.load_full()
     }
 
+    /// See [`Peers::copies`]; for those that ask with every request.
+    pub fn copies(&self) -> usize {
+        self.now.load().copies
+    }
+
     /// Puts a new view in force. Pods seen before stay in [`Peers::seen`].
     pub fn set(&self, mut peers: Peers) {
         let before = self.now();

@@ -43,7 +43,7 @@ impl RoutingSource for PodRoutes {
 
     fn unconfirmed_for(&self) -> Duration {
         // A pod alone confirms itself.
-        if self.pod.peers.now().copies < 2 {
+        if self.pod.peers.copies() < 2 {
             return Duration::ZERO;
         }
         self.pod.log.confirmed().age
@@ -133,7 +133,7 @@ impl LogRoutes for PodRoutes {
     }
 
     async fn catch_up(&self) -> bool {
-        self.pod.peers.now().copies > 1 && self.pod.confirm(CATCH_UP_PATIENCE).await
+        self.pod.peers.copies() > 1 && self.pod.confirm(CATCH_UP_PATIENCE).await
     }
 
     async fn settle_session(&self, session: &str, index: Option<&str>) -> bool {
