@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use miroir_actors::pod::PodContext;
 use miroir_seams::Tasks;
-use miroir_storage::engine::{ALL_KEYS, Direction, Engine};
+use miroir_storage::engine::{ALL_KEYS, Direction};
 use miroir_storage::ids::NodeId;
 use miroir_storage::routing::Routing;
 use miroir_storage::tables::tasks::TaskRecord;
@@ -181,10 +181,6 @@ impl Cluster {
         if let Some((pod, disk)) = self.take_pod(number) {
             pod.crash(&self.world, &disk, &self.dice).await;
         }
-    }
-
-    fn running(&self, number: usize) -> Option<&RunningPod> {
-        self.pods.get(number)?.running.as_ref()
     }
 
     /// The pods that serve.
@@ -366,11 +362,6 @@ impl Cluster {
             &self.nodes,
             &excused,
         ));
-    }
-
-    /// Whether this pod runs, serving or not.
-    pub(crate) fn runs(&self, number: usize) -> bool {
-        self.running(number).is_some()
     }
 }
 

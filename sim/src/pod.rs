@@ -37,6 +37,8 @@ const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// How long a pod that is to stop looks for others to take its roles.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// More than a disk ever holds unsynced.
+const KEPT_WHOLE: usize = 1 << 40;
 const SECRET: &str = "the secret of the simulated cluster, long enough";
 
 /// What all pods of a world share.
@@ -169,7 +171,7 @@ impl RunningPod {
         if let Some(context) = context {
             context.log.shutdown().await;
         }
-        self.end(world, disk, (usize::MAX, usize::MAX)).await;
+        self.end(world, disk, (KEPT_WHOLE, KEPT_WHOLE)).await;
     }
 
     /// Ends the pod at this instant; returns when nothing of it runs any more.
@@ -401,12 +403,16 @@ fn follow_log(number: usize, log: &CoordinatorLog, seams: &Seams, world: &PodWor
 
 fn describe(command: &Command) -> String {
     match command {
-        Command::EnqueueTask(task) => {
+        Command::EnqueueTask(task) | Command::AcceptTask { task, .. } => {
             let name = task.index.as_deref().unwrap_or("-");
             let mut work = format!("{:?}", task.work);
             work.truncate(work.find([' ', '{', '(']).unwrap_or(work.len()));
             let operation = task.custom_metadata.as_deref().unwrap_or("-");
-            format!("enqueue {work} {name} {operation}")
+            let held = task.work.payload().map_or(String::new(), |payload| {
+                let holders = payload.holders.iter().map(|(pod, at)| format!("{pod}:{at}"));
+                format!(" in {}", holders.collect::<Vec<_>>().join(" "))
+            });
+            format!("enqueue {work} {name} {operation}{held}")
         }
         Command::StartTasks { uids, .. } => {
             format!("start {:?}", uids.iter().map(|uid| uid.0).collect::<Vec<_>>())
@@ -421,6 +427,8 @@ fn describe(command: &Command) -> String {
             let verb = if changes.first().is_some_and(|c| c.joins) { "joins" } else { "leaves" };
             format!("{node} {verb} {} ({} shards)", fence.index, changes.len())
         }
+        Command::AssignRole { role, pod, .. } => format!("give {role} to {pod}"),
+        Command::TakeEpoch { role, pod } => format!("{pod} takes {role}"),
         other => format!("{other:?}"),
     }
 }
