@@ -31,6 +31,9 @@ use crate::exit::Stop;
 /// Between tries to tell the log what the configuration says, while it takes nothing.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a pod that starts waits for the news before it serves.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Runs a pod until `stop` completes, then drains it.
 ///
 /// # Errors
@@ -89,6 +92,10 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
             Server::new(Arc::new(context), reactor)
         })
         .collect();
+    if !config.is_alone() && log.read_barrier(CATCH_UP_PATIENCE).await.is_err() {
+        // It may be cut off; what it knows is still good for searches, which say how old it is.
+        tracing::warn!("serving without word from the coordinator log's leader");
+    }
     let actors = keep_actors(pod);
     tracing::info!(%address, "pod is ready");
     let stop = async {

@@ -146,11 +146,16 @@ async fn round(pod: &PodContext, term: &mut Term, started: Instant) -> Result<()
     let fence = RoleFence { role: MEMBERSHIP.to_owned(), epoch };
     let holders = holders(pod)?;
     let now = pod.seams.clock.instant();
-    for (role, holder) in plan_roles(&holders, &pod.peers.now(), started, now) {
-        let before = holders.get(&role).cloned().flatten().map(|pod| pod.0);
-        tracing::info!(role, pod = %holder, before, "giving a role to a pod");
-        let assign = Command::AssignRole { fence: fence.clone(), role, pod: holder };
-        if let Outcome::Fenced { .. } = pod.log.propose(&assign).await? {
+    // Side by side, so that they share entries of the log.
+    let given =
+        plan_roles(&holders, &pod.peers.now(), started, now).into_iter().map(|(role, to)| {
+            let before = holders.get(&role).cloned().flatten().map(|pod| pod.0);
+            tracing::info!(role, pod = %to, before, "giving a role to a pod");
+            let assign = Command::AssignRole { fence: fence.clone(), role, pod: to };
+            async move { pod.log.propose(&assign).await }
+        });
+    for answer in futures::future::join_all(given).await {
+        if let Outcome::Fenced { .. } = answer? {
             term.epoch = None;
             return Ok(());
         }

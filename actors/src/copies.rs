@@ -9,6 +9,9 @@
 //! |---|---|---|
 //! | `journal/append` | the payload | its sequence, 8 bytes, little-endian |
 //! | `journal/read` | a sequence, as above | the payload; refused with [`MISSING`] |
+//!
+//! Each request begins with the pod that it is for (the length of its id, 1 byte, and the id): an
+//! address may have become another pod's, and a copy there would not be where the log says.
 
 use std::time::Duration;
 
@@ -32,6 +35,8 @@ const MISSING: &str = "missing";
 const FULL: &str = "full";
 /// Pods asked to hold the second copy before a write is refused.
 const HOLDERS_TRIED_MAX: usize = 2;
+/// How long a write waits for another pod to be seen.
+const PEERS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a copy may take, beside a second for every [`BYTES_PER_SECOND`].
 const COPY_TIMEOUT: Duration = Duration::from_secs(3);
 /// What any network between pods is expected to carry.
@@ -55,7 +60,7 @@ pub async fn append(
         let sequence = pod.journal.append(payload).await.map_err(refused)?;
         return Ok(vec![(pod.id.clone(), sequence)]);
     }
-    let others = peers.second_holders(&pod.id, preferred);
+    let others = find_others(pod, preferred).await;
     let here = pod.journal.append(payload.clone());
     let (here, there) = futures::join!(here, append_elsewhere(pod, payload, others));
     match (here, there) {
@@ -67,6 +72,21 @@ pub async fn append(
         // The other pod finds out by itself.
         (Err(error), _) => Err(refused(error)),
     }
+}
+
+/// The pods that may hold the second copy. A pod that has just started has not heard of the others
+/// yet: it waits for the first.
+async fn find_others(pod: &PodContext, preferred: Option<&PodId>) -> Vec<PodId> {
+    let mut changes = pod.peers.changes();
+    let found = async {
+        loop {
+            let others = pod.peers.now().second_holders(&pod.id, preferred);
+            if !others.is_empty() || changes.changed().await.is_err() {
+                return others;
+            }
+        }
+    };
+    tokio::time::timeout(PEERS_PATIENCE, found).await.unwrap_or_default()
 }
 
 fn refused(error: JournalError) -> AcceptError {
@@ -87,7 +107,7 @@ async fn append_elsewhere(
 ) -> Option<Holder> {
     let timeout = patience(payload.len() as u64);
     for other in others.into_iter().take(HOLDERS_TRIED_MAX) {
-        let body = vec![payload.head.clone(), payload.body.clone()];
+        let body = vec![addressed_to(&other), payload.head.clone(), payload.body.clone()];
         match pod.peers.call(&other, APPEND, body, timeout).await {
             Ok(answer) => match sequence_from(&answer) {
                 Some(sequence) => return Some((other, sequence)),
@@ -128,7 +148,7 @@ pub async fn read(pod: &PodContext, payload: &PayloadRef) -> Result<Bytes, Paylo
         }
     }
     for (holder, sequence) in others {
-        let body = vec![Bytes::copy_from_slice(&sequence.0.to_le_bytes())];
+        let body = vec![addressed_to(holder), Bytes::copy_from_slice(&sequence.0.to_le_bytes())];
         match pod.peers.call(holder, READ, body, patience(payload.bytes)).await {
             Ok(bytes) => return Ok(bytes),
             Err(PeerCallError::Refused(why)) if why == MISSING => {
@@ -151,8 +171,13 @@ pub fn release(pod: &PodContext, payload: &PayloadRef) {
 ///
 /// # Errors
 /// When this pod's journal is full or fails.
-pub async fn serve_append(journal: &Journal, body: Bytes) -> Result<Bytes, PeerRefusal> {
-    let sequence = journal.append(body).await.map_err(|error| match error {
+pub async fn serve_append(
+    own: &PodId,
+    journal: &Journal,
+    body: Bytes,
+) -> Result<Bytes, PeerRefusal> {
+    let payload = opened(own, body)?;
+    let sequence = journal.append(payload).await.map_err(|error| match error {
         JournalError::Full { .. } => PeerRefusal(FULL.to_owned()),
         other => PeerRefusal(other.to_string()),
     })?;
@@ -163,7 +188,8 @@ pub async fn serve_append(journal: &Journal, body: Bytes) -> Result<Bytes, PeerR
 ///
 /// # Errors
 /// When this pod doesn't hold the record, or its disk fails.
-pub async fn serve_read(journal: &Journal, body: Bytes) -> Result<Bytes, PeerRefusal> {
+pub async fn serve_read(own: &PodId, journal: &Journal, body: Bytes) -> Result<Bytes, PeerRefusal> {
+    let body = opened(own, body)?;
     let sequence =
         sequence_from(&body).ok_or_else(|| PeerRefusal("not a journal sequence".to_owned()))?;
     journal.read(sequence).await.map_err(|error| match error {
@@ -172,6 +198,36 @@ pub async fn serve_read(journal: &Journal, body: Bytes) -> Result<Bytes, PeerRef
     })
 }
 
+/// Ids of pods are short: the configuration limits them.
+fn addressed_to(pod: &PodId) -> Bytes {
+    let id = pod.as_str().as_bytes();
+    let id = id.get(..usize::from(u8::MAX)).unwrap_or(id);
+    [&[id.len() as u8], id].concat().into()
+}
+
+/// What follows the address, which must be this pod's.
+fn opened(own: &PodId, mut body: Bytes) -> Result<Bytes, PeerRefusal> {
+    let address = addressed_to(own);
+    if !body.starts_with(&address) {
+        return Err(PeerRefusal("meant for another pod".to_owned()));
+    }
+    Ok(body.split_off(address.len()))
+}
+
 fn sequence_from(bytes: &[u8]) -> Option<JournalSequence> {
     bytes.try_into().ok().map(u64::from_le_bytes).map(JournalSequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_meant_for_another_pod_is_refused() {
+        let (a, ab) = (PodId::from("a"), PodId::from("ab"));
+        let request = |to| Bytes::from([addressed_to(to).as_ref(), b"payload"].concat());
+        assert_eq!(opened(&a, request(&a)), Ok(Bytes::from_static(b"payload")));
+        assert!(opened(&a, request(&ab)).is_err() && opened(&ab, request(&a)).is_err());
+        assert!(opened(&a, Bytes::new()).is_err());
+    }
 }

@@ -1,6 +1,10 @@
 //! Checks every node's health and says who is down; and, once every node's version is known, what
 //! settings new indexes begin with.
 //!
+//! In shares: the pod that rendezvous gives a node checks it and publishes what it found (`node/<id>`
+//! in gossip), the others take its word, except while they know nothing of the node yet or suspect
+//! it themselves. When that pod dies the node is another's.
+//!
 //! Owns: the streaks of missed and good answers. Publishes the set of nodes that are down (read
 //! by searches without any mailbox) and tells the pod of changes. A node that refuses a
 //! connection outright counts like one that hangs: three misses. A restart forgets the streaks.
@@ -27,6 +31,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Notify;
 
 use crate::node_calls::NodeCalls;
+use crate::peers::PeersView;
 use crate::pod::PodMessage;
 
 /// When and how nodes are checked.
@@ -40,6 +45,9 @@ pub struct HealthConfig {
     pub limits: HealthLimits,
 }
 
+/// What is published of a node.
+const UP: &str = "up";
+const DOWN: &str = "down";
 /// Between a suspicion and the check, so that many at once lead to few checks.
 const SUSPICION_PAUSE: Duration = Duration::from_millis(100);
 /// Between checks while a node is suspected.
@@ -152,6 +160,8 @@ pub struct HealthCheckerArguments {
     pub log: CoordinatorLog,
     /// Time and tasks.
     pub seams: Seams,
+    /// The pods that share the checks.
+    pub peers: PeersView,
     /// Whom to tell of changes.
     pub pod: ActorRef<PodMessage>,
 }
@@ -199,14 +209,16 @@ impl Actor for HealthChecker {
 fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerState) {
     agree_on_new_index_settings(state);
     let HealthCheckerArguments { config, calls, log, seams, view, .. } = state.arguments.clone();
-    let nodes: Vec<(NodeId, bool)> = log
-        .routing()
-        .nodes
-        .keys()
-        .map(|node| (node.clone(), !state.versions.contains_key(node)))
-        .collect();
+    let routing = log.routing();
+    let mut nodes: Vec<(NodeId, bool)> = Vec::new();
+    for node in routing.nodes.keys() {
+        match found_by_another(state, node) {
+            Some(down) => take_word(state, node, down),
+            None => nodes.push((node.clone(), !state.versions.contains_key(node))),
+        }
+    }
     // A node that was removed is not checked any more.
-    let gone = |node: &&NodeId| nodes.iter().all(|(known, _)| known != *node);
+    let gone = |node: &&NodeId| !routing.nodes.contains_key(*node);
     view.suspected().iter().filter(gone).for_each(|node| view.clear(node));
     let myself = myself.clone();
     let tasks = seams.tasks.clone();
@@ -234,6 +246,31 @@ fn on_check(myself: &ActorRef<HealthCheckerMessage>, state: &mut HealthCheckerSt
         }
         let _stopped = myself.cast(HealthCheckerMessage::Check);
     });
+}
+
+/// Whether a node is down, if that is for another pod to find out, and it has.
+fn found_by_another(state: &HealthCheckerState, node: &NodeId) -> Option<bool> {
+    let HealthCheckerArguments { peers, view, .. } = &state.arguments;
+    let now = peers.now();
+    let owner = now.owner_of(&published_key(node))?;
+    let is_known = state.versions.contains_key(node) || view.is_down(node);
+    if owner == peers.own() || !is_known || view.suspected().contains(node) {
+        return None;
+    }
+    let said = now.known.get(owner)?.values.get(&published_key(node))?;
+    Some(said == DOWN)
+}
+
+fn take_word(state: &mut HealthCheckerState, node: &NodeId, down: bool) {
+    if state.arguments.view.is_down(node) != down {
+        // Should the node become this pod's to check, it begins with what was found.
+        state.nodes.insert(node.clone(), NodeHealth::found(down));
+        note_change(state, node, down);
+    }
+}
+
+fn published_key(node: &NodeId) -> String {
+    format!("node/{node}")
 }
 
 async fn ask_version(calls: &NodeCalls, node: &NodeId) -> Option<String> {
@@ -288,15 +325,26 @@ fn on_checked(
         state.arguments.view.clear(&node);
     }
     let health = state.nodes.entry(node.clone()).or_default();
-    let Some(change) = health.observe(answered, state.arguments.config.limits) else { return };
-    let down = change == HealthChange::WentDown;
+    let change = health.observe(answered, state.arguments.config.limits);
+    let is_down = match change {
+        Some(change) => change == HealthChange::WentDown,
+        None => state.arguments.view.is_down(&node),
+    };
+    let said = if is_down { DOWN } else { UP };
+    state.arguments.peers.publish(&published_key(&node), said);
+    let Some(change) = change else { return };
+    note_change(state, &node, change == HealthChange::WentDown);
+}
+
+fn note_change(state: &mut HealthCheckerState, node: &NodeId, down: bool) {
     if down {
         // It may come back as another version.
-        state.versions.remove(&node);
+        state.versions.remove(node);
     }
     tracing::info!(%node, down, "node health changed");
-    state.arguments.view.set(&node, down);
-    state.arguments.view.clear(&node);
+    state.arguments.view.set(node, down);
+    state.arguments.view.clear(node);
+    let node = node.clone();
     let _stopped = state.arguments.pod.cast(PodMessage::NodeHealthChanged { node, down });
 }
 

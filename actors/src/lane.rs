@@ -123,7 +123,7 @@ impl Actor for Lane {
             LaneMessage::Audited { audit, mark } => on_audited(state, audit, mark),
             LaneMessage::CheckSettings(expected) => on_check_settings(myself, state, expected),
             LaneMessage::Checked { check, mark } => on_checked(state, check, mark),
-            LaneMessage::Reset(mark) => on_reset(state, mark).await,
+            LaneMessage::Reset(mark) => on_reset(state, mark),
         }
         Ok(())
     }
@@ -140,10 +140,10 @@ impl Actor for Lane {
     }
 }
 
-async fn on_reset(state: &mut LaneState, mark: LaneMark) {
+fn on_reset(state: &mut LaneState, mark: LaneMark) {
     let audited = mark.audited.max(state.mark.audited);
     state.mark = LaneMark { audited, doubts: state.mark.doubts, ..mark };
-    state.delivery.note(&state.mark).await;
+    state.delivery.note(&state.mark);
 }
 
 fn on_run(myself: ActorRef<LaneMessage>, state: &mut LaneState, job: Box<Job>) {

@@ -61,8 +61,8 @@ impl PodService {
 impl PeerService for PodService {
     async fn serve(&self, channel: &str, body: Bytes) -> Result<Bytes, PeerRefusal> {
         match channel {
-            copies::APPEND => copies::serve_append(&self.pod.journal, body).await,
-            copies::READ => copies::serve_read(&self.pod.journal, body).await,
+            copies::APPEND => copies::serve_append(&self.pod.id, &self.pod.journal, body).await,
+            copies::READ => copies::serve_read(&self.pod.id, &self.pod.journal, body).await,
             log if log.starts_with("log/") => self.pod.log.serve(log, body).await,
             HINT => take_hint(&self.pod, &body),
             unknown => Err(PeerRefusal(format!("this pod has no service {unknown:?}"))),

@@ -95,13 +95,17 @@ pub struct PeersView {
     own: PodId,
     now: Arc<ArcSwap<Peers>>,
     changed: Arc<watch::Sender<()>>,
+    /// What this pod tells the others, by key; whoever gossips passes it on.
+    published: Arc<ArcSwap<BTreeMap<String, String>>>,
     transport: Arc<dyn PeerTransport>,
 }
 
 impl PeersView {
     /// Nobody but this pod, since `since`.
     pub fn alone(own: PodId, since: Instant) -> Self {
-        Self::new(own, since, Arc::new(NoPeers))
+        let view = Self::new(own, since, Arc::new(NoPeers));
+        view.set(Peers { copies: 1, ..Peers::clone(&view.now()) });
+        view
     }
 
     /// Nobody seen yet but this pod; others are called through `transport`.
@@ -109,12 +113,13 @@ impl PeersView {
         let peer = Peer { address: String::new(), since, leaving: false };
         let live = BTreeMap::from([(own.clone(), peer)]);
         let seen = BTreeSet::from([own.clone()]);
-        let peers = Peers { live, seen, copies: 1, ..Peers::default() };
+        let peers = Peers { live, seen, copies: 2, ..Peers::default() };
         let (changed, _) = watch::channel(());
         Self {
             own,
             now: Arc::new(ArcSwap::from_pointee(peers)),
             changed: Arc::new(changed),
+            published: Arc::default(),
             transport,
         }
     }
@@ -138,6 +143,23 @@ impl PeersView {
     /// Tells when the view changes.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Tells the other pods a small value.
+    pub fn publish(&self, key: &str, value: &str) {
+        if self.published.load().get(key).is_some_and(|known| known == value) {
+            return;
+        }
+        self.published.rcu(|known| {
+            let mut known = BTreeMap::clone(known);
+            known.insert(key.to_owned(), value.to_owned());
+            known
+        });
+    }
+
+    /// All that this pod tells the others.
+    pub fn published(&self) -> Arc<BTreeMap<String, String>> {
+        self.published.load_full()
     }
 
     /// This pod.

@@ -38,7 +38,7 @@ use miroir_storage::tables::tasks;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::coordinator::Coordinator;
-use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftView};
+use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftItem, DriftView};
 use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, NodeHealthView};
 use crate::index_janitor::{IndexJanitor, IndexJanitorMessage};
 use crate::journal_keeper::JournalKeeper;
@@ -48,7 +48,7 @@ use crate::peer_service::{Hint, send_hint};
 use crate::peers::PeersView;
 use crate::registrar::{Registrar, RegistrarMessage};
 use crate::shares::Share;
-use crate::task_pruner::{TaskPruner, TaskPrunerArguments, TaskRetention};
+use crate::task_pruner::{TaskBlock, TaskPruner, TaskPrunerArguments, TaskRetention};
 use crate::writer::{Writer, WriterArguments, WriterMessage};
 
 /// Before a failed child is started again: long enough not to spin, short against time-outs.
@@ -387,6 +387,7 @@ async fn start_child(
                 calls: context.calls.clone(),
                 log: context.log.clone(),
                 seams: context.seams.clone(),
+                peers: context.peers.clone(),
                 pod: myself.clone(),
             };
             let (actor, _) =
@@ -416,12 +417,15 @@ async fn start_child(
             actor.get_id()
         }
         Child::Pruner => {
-            let arguments = TaskPrunerArguments { pod: context, share: Share::everything() };
+            let name = |block: &TaskBlock| format!("prune/{}", block.0);
+            let share = Share::of_pod(context.peers.clone(), name);
+            let arguments = TaskPrunerArguments { pod: context, share };
             let (actor, _) = Actor::spawn_linked(None, TaskPruner, arguments, supervisor).await?;
             actor.get_id()
         }
         Child::Drift => {
-            let share = Share::everything();
+            let name = |item: &DriftItem| format!("drift/{}/{}", item.index, item.node);
+            let share = Share::of_pod(context.peers.clone(), name);
             let arguments = DriftCheckerArguments { pod: context, share, root: myself.clone() };
             let (actor, _) = Actor::spawn_linked(None, DriftChecker, arguments, supervisor).await?;
             actor.get_id()

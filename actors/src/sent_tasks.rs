@@ -77,6 +77,21 @@ impl SentTasks {
         self.with(node, index, |sent| sent.known.contains(&task))
     }
 
+    /// The tasks known to be ours after `audited`, at most `max`; `None` when they are more.
+    pub fn known_after(
+        &self,
+        node: &NodeId,
+        index: &str,
+        audited: Option<u64>,
+        max: usize,
+    ) -> Option<Vec<u64>> {
+        let first = audited.map_or(0, |audited| audited + 1);
+        self.with(node, index, |sent| {
+            let known: Vec<u64> = sent.known.range(first..).take(max + 1).copied().collect();
+            (known.len() <= max).then_some(known)
+        })
+    }
+
     /// Forgets tasks up to `through`: they were audited.
     pub fn forget_through(&self, node: &NodeId, index: &str, through: u64) {
         self.with(node, index, |sent| sent.known = sent.known.split_off(&(through + 1)));

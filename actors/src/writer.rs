@@ -252,7 +252,10 @@ impl Actor for Writer {
                 standing: if in_sync { Standing::Current } else { Standing::NeedsCopy },
                 leaving: false,
                 // What was never provisioned has nothing that a late request could spoil.
-                suspect: mark.provisioned && mark.doubts && mark.audited < mark.node_task,
+                suspect: mark.provisioned
+                    && mark.doubts
+                    && mark.explained.is_none()
+                    && mark.audited < mark.node_task,
                 lost_disk: false,
                 disk_life: pod.calls.disks().number(&node),
                 check_settings: false,

@@ -35,6 +35,11 @@ pub enum HealthChange {
 }
 
 impl NodeHealth {
+    /// A node that somebody else has found up or down.
+    pub fn found(down: bool) -> Self {
+        Self { down, streak: 0 }
+    }
+
     /// Whether it counts as down.
     pub fn is_down(&self) -> bool {
         self.down

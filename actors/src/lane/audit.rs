@@ -45,7 +45,8 @@ impl Delivery {
             mark.audited = Some(newest.uid);
             sent.forget_through(&self.node, index, newest.uid);
             mark.doubts = sent.in_doubt(&self.node, index);
-            self.note(mark).await;
+            mark.explained = Some(Vec::new());
+            self.note(mark);
         }
         if stray.is_some() { Audit::Stray } else { Audit::Clean }
     }
@@ -57,12 +58,17 @@ impl Delivery {
         if mark.open.is_some() {
             sent.note_lost(&self.node, index);
         }
+        for task in mark.explained.iter().flatten() {
+            sent.note_known(&self.node, index, *task);
+        }
         if mark.doubts {
             // Two: what is found later can't be told from what came late.
             sent.note_lost(&self.node, index);
             sent.note_lost(&self.node, index);
         }
-        mark.audited = mark.audited.max(mark.node_task);
+        if !mark.doubts || mark.explained.is_none() {
+            mark.audited = mark.audited.max(mark.node_task);
+        }
         if let Some(known) = mark.node_task {
             self.calls.disks().note_known(&self.node, known);
         }

@@ -132,7 +132,8 @@ impl Delivery {
             mark.through = Some(job.last);
             remember(mark, &outcomes);
         }
-        self.note(mark).await;
+        self.note_sent(mark);
+        self.note(mark);
         RunEnd::Done(outcomes)
     }
 
@@ -231,7 +232,7 @@ impl Delivery {
                 return RequestEnd::NodeReplaced;
             }
             mark.open = Some(open);
-            mark.doubts = self.calls.sent().in_doubt(&self.node, self.target.index.as_str());
+            self.note_sent(mark);
             if let Err(why) = self.agree(mark).await {
                 return RequestEnd::NotAgreed(why);
             }
@@ -434,10 +435,16 @@ impl Delivery {
 
     /// Tells the log what came of a run. Should that get lost, the next writer finds it out by
     /// asking the node.
-    pub(super) async fn note(&self, mark: &LaneMark) {
-        if let Err(error) = self.log.propose(&self.mark_command(mark)).await {
-            tracing::debug!(node = %self.node, %error, "lane mark could not be noted");
-        }
+    pub(super) fn note(&self, mark: &LaneMark) {
+        self.log.propose_detached(&self.mark_command(mark));
+    }
+
+    /// What this life knows of its requests, for the next one.
+    fn note_sent(&self, mark: &mut LaneMark) {
+        let (sent, index) = (self.calls.sent(), self.target.index.as_str());
+        mark.doubts = sent.in_doubt(&self.node, index);
+        mark.explained =
+            sent.known_after(&self.node, index, mark.audited, lane_marks::EXPLAINED_MAX);
     }
 
     fn mark_command(&self, mark: &LaneMark) -> Command {

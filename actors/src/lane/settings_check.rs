@@ -59,7 +59,7 @@ impl Delivery {
         let open = OpenRun { name, first: place, last: place };
         let end = self.request(&settings_request(index, &body), open, false, mark).await;
         mark.open = None;
-        self.note(mark).await;
+        self.note(mark);
         match end {
             RequestEnd::Applied(_) | RequestEnd::AlreadyThere => {}
             RequestEnd::Refused(error) => {

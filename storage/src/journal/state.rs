@@ -108,6 +108,12 @@ impl State {
     ) -> Result<(Self, Option<Active>), JournalError> {
         let bases: Vec<u64> = files.list()?.iter().filter_map(|name| base_of(name)).collect();
         let mut state = Self::default();
+        if bases.is_empty() {
+            // Tasks name records by pod and number. A pod that lost its disk must not give out a
+            // number that a task of its former life names; the room above is never used up.
+            state.next_sequence = entropy.next_u64() >> 8;
+            state.settled_below = state.next_sequence;
+        }
         let mut active = None;
         for (index, base) in bases.iter().copied().enumerate() {
             let next_base = bases.get(index + 1).copied();

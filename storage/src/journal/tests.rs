@@ -38,10 +38,10 @@ fn disk_with(name: &str, bytes: &[u8]) -> io::Result<MemoryFiles> {
     Ok(disk)
 }
 
-/// The bytes of a segment with three records, and their payloads.
-/// A segment's name, its bytes, and the payloads in it.
-type Segment = (String, Vec<u8>, [&'static [u8]; 3]);
+/// A segment's name, the number of its first record, its bytes, and the payloads in it.
+type Segment = (String, u64, Vec<u8>, [&'static [u8]; 3]);
 
+/// A segment with three records.
 fn three_records() -> Result<Segment, JournalError> {
     let payloads: [&[u8]; 3] = [b"first", b"", b"the third"];
     let disk = MemoryFiles::new();
@@ -49,14 +49,15 @@ fn three_records() -> Result<Segment, JournalError> {
     for payload in payloads {
         append(&journal, payload)?;
     }
+    let first = journal.sequences().first().map_or(0, |first| first.0);
     let name = disk.list()?.remove(0);
     let file = disk.open(&name)?;
-    Ok((name, file.read_at(0, file.size()? as usize)?, payloads))
+    Ok((name, first, file.read_at(0, file.size()? as usize)?, payloads))
 }
 
 #[test]
 fn a_torn_tail_at_any_byte_costs_only_the_torn_records() -> Result<(), JournalError> {
-    let (name, bytes, payloads) = three_records()?;
+    let (name, first, bytes, payloads) = three_records()?;
     let mut ends = Vec::new();
     let mut end = SEGMENT_HEADER_BYTES;
     for payload in payloads {
@@ -72,7 +73,7 @@ fn a_torn_tail_at_any_byte_costs_only_the_torn_records() -> Result<(), JournalEr
             assert_eq!(now(journal.read(sequence))?, payload);
         }
         let next = append(&journal, b"next")?;
-        assert_eq!(next.0, whole as u64);
+        assert_eq!(next.0, first + whole as u64);
         disk.crash(0);
         assert_eq!(now(open(&disk, ONE_SEGMENT)?.read(next))?, b"next"[..]);
     }
@@ -81,19 +82,19 @@ fn a_torn_tail_at_any_byte_costs_only_the_torn_records() -> Result<(), JournalEr
 
 #[test]
 fn any_flipped_bit_is_noticed() -> Result<(), JournalError> {
-    let (name, bytes, payloads) = three_records()?;
+    let (name, first, bytes, payloads) = three_records()?;
     for position in 0..bytes.len() {
         let mut bytes = bytes.clone();
         bytes[position] ^= 0x10;
         for is_last in [true, false] {
             let disk = disk_with(&name, &bytes)?;
             if !is_last {
-                disk.open(&state::segment_name(3))?;
+                disk.open(&state::segment_name(first + 3))?;
             }
             let journal = open(&disk, ONE_SEGMENT)?;
             let mut lost = 0;
             for (sequence, payload) in payloads.iter().enumerate() {
-                match now(journal.read(JournalSequence(sequence as u64))) {
+                match now(journal.read(JournalSequence(first + sequence as u64))) {
                     Ok(read) => assert_eq!(read, *payload),
                     Err(JournalError::Corrupt(_)) => lost += 1,
                     // Only behind the last good frame of the last segment.
@@ -103,7 +104,7 @@ fn any_flipped_bit_is_noticed() -> Result<(), JournalError> {
             }
             let expected = if position < SEGMENT_HEADER_BYTES { 3 } else { 1 };
             assert_eq!(lost, expected, "flip at {position}");
-            assert_eq!(append(&journal, b"next")?.0, journal.sequences().len() as u64 - 1);
+            assert_eq!(append(&journal, b"next")?.0, first + journal.sequences().len() as u64 - 1);
         }
     }
     Ok(())
@@ -111,15 +112,27 @@ fn any_flipped_bit_is_noticed() -> Result<(), JournalError> {
 
 #[test]
 fn a_payload_that_looks_like_a_journal_is_only_a_payload() -> Result<(), JournalError> {
-    let (name, bytes, _) = three_records()?;
+    let (_, _, bytes, _) = three_records()?;
     let disk = MemoryFiles::new();
     let journal = Journal::open(Arc::new(disk.clone()), ONE_SEGMENT, &Seams::seeded(2))?;
-    append(&journal, b"kept")?;
+    let kept = append(&journal, b"kept")?;
     append(&journal, &bytes)?;
+    let name = disk.list()?.concat();
     let mut all = disk.open(&name)?.read_at(0, disk.open(&name)?.size()? as usize)?;
     all.pop();
     let journal = open(&disk_with(&name, &all)?, ONE_SEGMENT)?;
-    assert_eq!(journal.sequences(), [JournalSequence(0)]);
+    assert_eq!(journal.sequences(), [kept]);
+    Ok(())
+}
+
+#[test]
+fn a_new_disk_gives_out_no_number_of_the_lost_one() -> Result<(), JournalError> {
+    let first = |seed| -> Result<JournalSequence, JournalError> {
+        let files = Arc::new(MemoryFiles::new());
+        append(&Journal::open(files, SMALL, &Seams::seeded(seed))?, b"x")
+    };
+    let (old, new) = (first(1)?, first(2)?);
+    assert!(old.0.abs_diff(new.0) > 1 << 32, "{old} {new}");
     Ok(())
 }
 
@@ -141,7 +154,7 @@ fn released_segments_give_their_space_back() -> Result<(), JournalError> {
     for sequence in journal.sequences() {
         journal.release(sequence);
     }
-    assert_eq!(append(&journal, b"")?, JournalSequence(20));
+    assert_eq!(append(&journal, b"")?.0, sequences[0].0 + 20);
     assert!(matches!(now(journal.read(sequences[0])), Err(JournalError::Missing(_))));
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::ids::{IndexUid, NodeId, TaskUid};
 const LOCAL_LANE_MARKS: Table = Table(250);
 
 /// One lane's mark.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneMark {
     /// Every task of the index up to this one is applied on the node.
     pub through: Option<TaskUid>,
@@ -36,11 +36,17 @@ pub struct LaneMark {
     pub audited: Option<u64>,
     /// A request was given up and may be carried out yet: the node's tasks are to be audited.
     pub doubts: bool,
+    /// The tasks after `audited` that are known to be ours, at most [`EXPLAINED_MAX`]; `None` when
+    /// they were more: then nothing is known of what came since.
+    pub explained: Option<Vec<u64>>,
     /// `open` is of a former life: its request is to be looked for before anything is sent. Not
     /// stored: so it is with every mark that is loaded.
     #[serde(skip)]
     pub inherited: bool,
 }
+
+/// Tasks kept in a mark: some minutes of runs.
+pub const EXPLAINED_MAX: usize = 256;
 
 /// Outcomes kept in a mark.
 pub const NOTABLE_MAX: usize = 256;
@@ -56,16 +62,51 @@ pub struct OpenRun {
     pub last: TaskUid,
 }
 
+impl Default for LaneMark {
+    fn default() -> Self {
+        Self {
+            through: None,
+            open: None,
+            node_task: None,
+            provisioned: false,
+            notable: Vec::new(),
+            audited: None,
+            doubts: false,
+            explained: Some(Vec::new()),
+            inherited: false,
+        }
+    }
+}
+
 impl Record for LaneMark {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const NAME: &'static str = "lane mark";
 
     fn upgrade(version: u8, bytes: &[u8]) -> Option<Self> {
+        if version == 2 {
+            let old: LaneMarkV2 = postcard::from_bytes(bytes).ok()?;
+            let LaneMarkV2 { through, open, node_task, provisioned, notable, audited, doubts } =
+                old;
+            let mark = Self { through, open, node_task, provisioned, notable, ..Self::default() };
+            return Some(Self { audited, doubts, explained: None, ..mark });
+        }
         let LaneMarkV1 { through, open, node_task, provisioned, notable } =
             (version == 1).then(|| postcard::from_bytes(bytes).ok()).flatten()?;
         let audited = node_task;
         Some(Self { through, open, node_task, provisioned, notable, audited, ..Self::default() })
     }
+}
+
+/// The second version, which did not say what was sent since the last audit.
+#[derive(Deserialize)]
+struct LaneMarkV2 {
+    through: Option<TaskUid>,
+    open: Option<OpenRun>,
+    node_task: Option<u64>,
+    provisioned: bool,
+    notable: Vec<(TaskUid, String)>,
+    audited: Option<u64>,
+    doubts: bool,
 }
 
 /// The first version, without audits.
