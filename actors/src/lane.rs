@@ -85,7 +85,19 @@ pub struct LaneState {
     delivery: Delivery,
     mark: LaneMark,
     /// The task that carries the run under way.
-    running: Option<AbortHandle>,
+    running: Option<Carrying>,
+}
+
+/// A lane's task, which ends with the lane. A lane is killed when its writer stops, and then
+/// nobody asks it to put things in order: what was left running would go on sending for a writer
+/// that was replaced.
+#[derive(Debug)]
+struct Carrying(AbortHandle);
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[ractor::async_trait]
@@ -127,17 +139,6 @@ impl Actor for Lane {
         }
         Ok(())
     }
-
-    async fn post_stop(
-        &self,
-        _myself: ActorRef<LaneMessage>,
-        state: &mut LaneState,
-    ) -> Result<(), ActorProcessingErr> {
-        if let Some(running) = state.running.take() {
-            running.abort();
-        }
-        Ok(())
-    }
 }
 
 fn on_reset(state: &mut LaneState, mark: LaneMark) {
@@ -154,7 +155,7 @@ fn on_run(myself: ActorRef<LaneMessage>, state: &mut LaneState, job: Box<Job>) {
         // The lane may have been stopped meanwhile; then nobody needs the end.
         let _stopped = myself.cast(LaneMessage::Ended { job, end, mark });
     });
-    state.running = Some(carrying.abort_handle());
+    state.running = Some(Carrying(carrying.abort_handle()));
 }
 
 fn on_ended(state: &mut LaneState, job: Job, end: RunEnd, mark: LaneMark) {
@@ -171,7 +172,7 @@ fn on_audit(myself: ActorRef<LaneMessage>, state: &mut LaneState) {
         let audit = delivery.audit(&mut mark).await;
         let _stopped = myself.cast(LaneMessage::Audited { audit, mark });
     });
-    state.running = Some(looking.abort_handle());
+    state.running = Some(Carrying(looking.abort_handle()));
 }
 
 fn on_audited(state: &mut LaneState, audit: Audit, mark: LaneMark) {
@@ -192,7 +193,7 @@ fn on_check_settings(
         let check = delivery.check_settings(&expected, &mut mark).await;
         let _stopped = myself.cast(LaneMessage::Checked { check, mark });
     });
-    state.running = Some(looking.abort_handle());
+    state.running = Some(Carrying(looking.abort_handle()));
 }
 
 fn on_checked(state: &mut LaneState, check: SettingsCheck, mark: LaneMark) {

@@ -295,9 +295,11 @@ impl Cluster {
     /// open payload is in two journals.
     fn disk_may_go(&self) -> bool {
         let serving = self.serving();
-        let twice = self.tasks().iter().filter(|task| !task.ended()).all(|task| {
-            task.work.payload().is_none_or(|payload| payload.holders.len() > 1)
-        });
+        let twice = self
+            .tasks()
+            .iter()
+            .filter(|task| !task.ended())
+            .all(|task| task.work.payload().is_none_or(|payload| payload.holders.len() > 1));
         twice
             && serving.len() == self.plan.pods
             && serving.iter().all(|pod| {

@@ -258,8 +258,7 @@ impl Starting {
         });
         let view = PeersView::new(pod_id(self.number), seams.clock.instant(), transport);
         let config = pod_config(plan);
-        let pod =
-            PodContext::new(config, log.clone(), journal, to_nodes, view, seams.clone());
+        let pod = PodContext::new(config, log.clone(), journal, to_nodes, view, seams.clone());
         lock(&self.parts).context = Some(pod.clone());
         follow_log(self.number, &log, seams, &self.world);
         if let Some(Peering { gossip, facts, .. }) = peering {

@@ -18,8 +18,8 @@ use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
 use crate::faults::Faults;
-use crate::invariants::{self, Violation, World, everything_is_in_sync, outcomes_are_expected};
 use crate::invariants::pods_agree;
+use crate::invariants::{self, Violation, World, everything_is_in_sync, outcomes_are_expected};
 use crate::model_node::ModelNode;
 use crate::plan::Plan;
 use crate::pod_faults::PodFaults;
@@ -189,7 +189,12 @@ impl Cluster {
                     clients_done(),
                     self.down(),
                     unsettled.unwrap_or_default(),
-                    out_of_sync.unwrap_or_default().into_iter().take(4).collect::<Vec<_>>().join(", "),
+                    out_of_sync
+                        .unwrap_or_default()
+                        .into_iter()
+                        .take(4)
+                        .collect::<Vec<_>>()
+                        .join(", "),
                 );
                 self.violate("everything_comes_to_rest", evidence);
                 return false;
