@@ -39,6 +39,8 @@ const PRUNED_WITHIN: Duration = task_pruner::INTERVAL.saturating_add(Duration::f
 const OBSERVE_EVERY_MS: u64 = 200;
 /// A write that takes this long may find that another pod writes by now.
 const OLD_AFTER: Duration = Duration::from_millis(1500);
+/// Virtual time in which the pods of a healed world must have found their places.
+const SETTLE_MS_MAX: u64 = 180_000;
 /// Several pods start within this time of each other.
 const START_MS_MAX: u64 = 2_000;
 
@@ -173,7 +175,15 @@ impl Cluster {
             let busy = self.nodes.values().filter(|node| !node.is_idle()).count();
             let under_way = self.network.under_way();
             let full = if journals { pods_agree::full_journals(&self.serving()) } else { None };
-            let unsettled = self.unsettled().or(full);
+            let unsettled = self.unsettled();
+            if let Some(why) = &unsettled
+                && self.trace.now_ms() + REST_MS_MAX >= until + SETTLE_MS_MAX
+            {
+                let evidence = why.clone();
+                self.violate("pods_settle", evidence);
+                return false;
+            }
+            let unsettled = unsettled.or(full);
             let calm = open == 0
                 && out_of_sync.as_ref().is_some_and(Vec::is_empty)
                 && busy == 0
