@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use miroir_seams::{Files, LogFile, MemoryFiles};
@@ -43,6 +43,8 @@ pub struct PodDisk {
     pub engine: MemoryEngine,
     /// The write journal.
     pub files: MemoryFiles,
+    /// Starts of the pod's process on this disk.
+    pub starts: Arc<AtomicU64>,
 }
 
 impl PodDisk {

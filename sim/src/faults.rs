@@ -161,7 +161,8 @@ impl Faults {
         let quiet = self.disk_lost_at_ms.is_some_and(|at| now_ms < at + DISK_LOSS_QUIET_MS);
         let node = self.dice.pick(&nodes).cloned()?;
         if self.dice.weighted(&[(true, of_pods), (false, of_nodes)]).unwrap_or(false) {
-            return routing.is_some().then_some(Fault::CrashPod);
+            // Several pods have faults of their own.
+            return (routing.is_some() && self.plan.pods == 1).then_some(Fault::CrashPod);
         }
         if quiet {
             return None;

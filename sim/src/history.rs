@@ -37,6 +37,7 @@ pub struct Sent {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     sent: Arc<Mutex<BTreeMap<u64, Sent>>>,
+    contradictions: Arc<Mutex<Vec<String>>>,
 }
 
 impl History {
@@ -58,6 +59,16 @@ impl History {
             sent.answer = answer;
             sent.answered_ms = now_ms;
         }
+    }
+
+    /// Notes that two answers don't agree.
+    pub fn contradict(&self, text: String) {
+        self.contradictions.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+
+    /// Answers that don't agree, since the last call.
+    pub fn contradictions(&self) -> Vec<String> {
+        std::mem::take(&mut self.contradictions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tasks that were acknowledged, oldest operation first.

@@ -7,26 +7,34 @@
 //! | [`plan`] | what a seed makes of the world |
 //! | [`model_node`] | a Meilisearch server as a pod meets it |
 //! | [`network`] | the way to the nodes, and what goes wrong on it |
-//! | [`disk`], [`pod`] | disks that forget, pods that crash |
+//! | [`peer_network`] | the way between pods, and what goes wrong on it |
+//! | [`disk`], [`pod`], [`cluster`] | disks that forget, pods that crash, all of them together |
+//! | [`client`] | who writes |
+//! | [`ledger`] | what the pods applied |
 //! | [`operation`], [`workload`], [`history`] | what clients write, and what they know of it |
 //! | [`expected`], [`invariants`] | what must hold |
-//! | [`faults`] | what goes wrong with nodes and pods |
+//! | [`faults`], [`pod_faults`] | what goes wrong with nodes and pods |
 //! | [`run`] | one run: faults, healing, checks |
 //! | [`trace`], [`dice`] | the record, and the choices |
 //!
 //! The binary `sim` runs, replays and searches; it also makes `getrandom` follow the seed.
 
+pub mod client;
+pub mod cluster;
 pub mod dice;
 pub mod disk;
 pub mod expected;
 pub mod faults;
 pub mod history;
 pub mod invariants;
+pub mod ledger;
 pub mod model_node;
 pub mod network;
 pub mod operation;
+pub mod peer_network;
 pub mod plan;
 pub mod pod;
+pub mod pod_faults;
 pub mod run;
 pub mod trace;
 pub mod workload;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::dice::Dice;
 use crate::disk::Life;
 use crate::model_node::ModelNode;
+use crate::peer_network::PeerNetwork;
 use crate::trace::Trace;
 
 /// How often a hanging link is looked at by what waits behind it.
@@ -89,6 +90,8 @@ struct Weather {
     late_node: Option<NodeId>,
     /// Nodes that carried out a request after its sender had given up.
     served_late: BTreeSet<NodeId>,
+    /// A write that takes this long may find that another pod writes by now.
+    old_after: Option<Duration>,
 }
 
 /// The address under which the pod knows a node.
@@ -117,6 +120,12 @@ impl Network {
     /// Lets requests reach this node after their senders gave up.
     pub fn set_late_node(&self, node: NodeId) {
         self.weather().late_node = Some(node);
+    }
+
+    /// Writes that arrive this much after they were sent count as late: their pod may have been
+    /// replaced meanwhile.
+    pub fn set_old_after(&self, age: Duration) {
+        self.weather().old_after = Some(age);
     }
 
     fn may_come_late(&self, node: &NodeId) -> bool {
@@ -205,7 +214,8 @@ impl Network {
         };
         if method != Method::GET {
             let late = sent.elapsed() >= call.timeout;
-            if late {
+            let old_after = self.weather().old_after;
+            if late || old_after.is_some_and(|age| sent.elapsed() >= age) {
                 self.weather().served_late.insert(node.id.clone());
             }
             let task = body.get("taskUid").and_then(serde_json::Value::as_u64);
@@ -281,8 +291,34 @@ fn answer(status: StatusCode, body: Bytes) -> Response<Bytes> {
 pub struct LifeTransport {
     /// The network.
     pub network: Arc<Network>,
-    /// The life.
+    /// Says whether the pod is stalled.
+    pub peers: Arc<PeerNetwork>,
+    /// The pod.
+    pub pod: usize,
+    /// Its life.
     pub life: Life,
+}
+
+impl LifeTransport {
+    /// What a stalled pod sends waits until it goes on. A write that would arrive after another
+    /// pod was told to write is a late request, and only one node gets those.
+    async fn wait_out_stall(&self, call: &NodeCall) -> Result<(), TransportError> {
+        if !self.peers.is_stalled(self.pod) {
+            return Ok(());
+        }
+        self.peers.while_stalled(self.pod).await;
+        if call.method == Method::GET {
+            return Ok(());
+        }
+        let node = self.network.nodes.get(&call.base).map(|node| node.id.clone());
+        match node.filter(|node| self.network.may_come_late(node)) {
+            Some(node) => {
+                self.network.weather().served_late.insert(node);
+                Ok(())
+            }
+            None => Err(TransportError::TimedOut(call.timeout)),
+        }
+    }
 }
 
 #[async_trait]
@@ -291,7 +327,11 @@ impl NodeTransport for LifeTransport {
         if self.life.is_over() {
             return std::future::pending().await;
         }
-        let outcome = self.network.exchange(call).await;
+        let outcome = match self.wait_out_stall(&call).await {
+            Ok(()) => self.network.exchange(call).await,
+            Err(error) => Err(error),
+        };
+        self.peers.while_stalled(self.pod).await;
         if self.life.is_over() {
             return std::future::pending().await;
         }

@@ -7,9 +7,13 @@ use miroir_storage::ids::{GroupId, NodeId};
 
 use crate::dice::Dice;
 use crate::network::FaultRates;
+use crate::peer_network::PeerRates;
 
 /// Longer than fire, rest and quiet together.
 const RETENTION_SHORT: Duration = Duration::from_secs(3600);
+
+/// Pods at most.
+const PODS_MAX: usize = 7;
 
 /// What clients like to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,10 @@ pub enum Weather {
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// Pods; of their own dice, so that all else about a seed is as with one.
+    pub pods: usize,
+    /// How often messages between pods go wrong.
+    pub peer_rates: PeerRates,
     /// Replica groups.
     pub groups: u32,
     /// Nodes in each.
@@ -124,8 +132,23 @@ impl Plan {
             },
         };
         let names = dice.between(1, 3);
+        let of_pods = Dice::new(seed, "pods");
+        let pods = of_pods.weighted(&[(1, 50), (2, 10), (3, 34), (5, 6)]).unwrap_or(1);
+        let peer_rates = match weather {
+            Weather::Calm | Weather::Nodes | Weather::Pods => PeerRates::default(),
+            Weather::Messages | Weather::Storm => PeerRates {
+                broken_call: of_pods.between(0, 10),
+                broken_answer: of_pods.between(0, 10),
+                lost_answer: of_pods.between(0, 10),
+                slow: of_pods.between(0, 30),
+                lost_datagram: of_pods.between(0, 150),
+                doubled_datagram: of_pods.between(0, 50),
+            },
+        };
         Self {
             seed,
+            pods,
+            peer_rates,
             groups,
             nodes_per_group,
             replication_factor,
@@ -152,6 +175,12 @@ impl Plan {
             },
             batch_ms_max: dice.weighted(&[(5, 2), (60, 3), (2000, 1)]).unwrap_or(60),
         }
+    }
+
+    /// The same world with another number of pods.
+    #[must_use]
+    pub fn with_pods(self, pods: usize) -> Self {
+        Self { pods: pods.clamp(1, PODS_MAX), ..self }
     }
 
     /// Every node with its group.

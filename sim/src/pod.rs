@@ -1,38 +1,87 @@
-//! A pod in the simulation: the real log, journal and actors, on simulated disks and network.
+//! A pod in the simulation: the real log, journal, gossip and actors, on simulated disks and
+//! networks.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::inspect::Address;
+use miroir_actors::peer_service::PodService;
+use miroir_actors::peer_watcher::{self, LEAVING};
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, PodMessage, start_pod};
+use miroir_membership::gossip::{Gossip, GossipConfig, INTERVAL, PodFacts, SeedSource};
+use miroir_membership::secrets::ClusterSecrets;
 use miroir_seams::Seams;
 use miroir_storage::commands::Command;
 use miroir_storage::ids::{NodeId, PodId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
+use miroir_storage::log::{CoordinatorLog, LogConfig, ProposeError, Start};
 use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
-use miroir_storage::routing::NodeRecord;
+use miroir_storage::routing::{NodeRecord, Routing};
 use ractor::ActorCell;
 use tokio::sync::oneshot;
 
 use crate::dice::Dice;
 use crate::disk::{Life, LifeEngine, LifeFiles, PodDisk};
+use crate::ledger::Ledger;
 use crate::network::{LifeTransport, Network, address_of};
+use crate::peer_network::{LifePeers, PeerNetwork, gossip_address, peer_address};
 use crate::plan::Plan;
 use crate::trace::Trace;
 
 /// How long the actors of a killed pod may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between tries to tell the log what the configuration says, while it takes nothing.
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// Between looks at whether the roles of a pod that drains are elsewhere.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// How long a pod that is to stop looks for others to take its roles.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// More than a disk ever holds unsynced.
+const KEPT_WHOLE: usize = 1 << 40;
+const SECRET: &str = "the secret of the simulated cluster, long enough";
 
-/// A running pod.
+/// What all pods of a world share.
+#[derive(Clone, Debug)]
+pub struct PodWorld {
+    /// The plan.
+    pub plan: Plan,
+    /// The way to the nodes.
+    pub network: Arc<Network>,
+    /// The way to each other.
+    pub peers: Arc<PeerNetwork>,
+    /// What was applied.
+    pub ledger: Ledger,
+    /// The trace.
+    pub trace: Trace,
+}
+
+/// The id of a pod.
+pub fn pod_id(number: usize) -> PodId {
+    PodId(format!("pod-{number}"))
+}
+
+/// What there is of a pod that starts.
+#[derive(Debug, Default)]
+struct Parts {
+    context: Option<Arc<PodContext>>,
+    gossip: Option<Gossip>,
+    root: Option<Address<PodMessage>>,
+    /// It serves clients.
+    ready: bool,
+    /// It gave up.
+    failed: Option<String>,
+}
+
+/// A pod's process.
 #[derive(Debug)]
 pub struct RunningPod {
-    /// Its parts.
-    pub context: Arc<PodContext>,
+    number: usize,
     life: Life,
-    root: Address<PodMessage>,
+    seams: Seams,
+    parts: Arc<Mutex<Parts>>,
 }
 
 /// Why a pod could not start.
@@ -40,63 +89,106 @@ pub struct RunningPod {
 #[error("pod did not start: {0}")]
 pub struct StartError(String);
 
+fn failed(error: impl std::fmt::Display) -> StartError {
+    StartError(error.to_string())
+}
+
+fn lock(parts: &Mutex<Parts>) -> MutexGuard<'_, Parts> {
+    parts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl RunningPod {
-    /// Starts a pod on `disk`, as the program does: log, journal, nodes, actors.
+    /// Starts a pod on `disk`, as the program does: gossip, log, journal, nodes, actors. A pod
+    /// that is alone is ready on return; others go on by themselves.
     ///
     /// # Errors
-    /// When any part refuses to start.
+    /// When any part of a pod that is alone refuses to start.
     pub async fn start(
-        plan: &Plan,
+        world: &PodWorld,
+        number: usize,
         disk: &PodDisk,
-        network: &Arc<Network>,
         seed: u64,
-        trace: &Trace,
     ) -> Result<Self, StartError> {
-        let failed = |error: &dyn std::fmt::Display| StartError(error.to_string());
         let life = Life::default();
         let seams = Seams::seeded(seed);
-        let config = LogConfig {
-            engine: Arc::new(LifeEngine { engine: disk.engine.clone(), life: life.clone() }),
-            raft_id: Some(RaftId(1)),
-            start: Start::Alone,
-            address: "pod-0".to_owned(),
-            peers: Arc::new(NoPeers),
-            addresses: PeerAddresses::default(),
+        let parts = Arc::<Mutex<Parts>>::default();
+        let pod = Self { number, life, seams, parts };
+        let start = Starting {
+            world: world.clone(),
+            number,
+            disk: disk.clone(),
+            life: pod.life.clone(),
+            seams: pod.seams.clone(),
+            parts: pod.parts.clone(),
         };
-        let log = CoordinatorLog::open(config, seams.clone()).await.map_err(|e| failed(&e))?;
-        let files = Arc::new(LifeFiles { files: disk.files.clone(), life: life.clone() });
-        let journal_config = JournalConfig { bytes_max: 1 << 24, segment_bytes: 4 << 10 };
-        let journal =
-            Journal::open(files, journal_config, &seams).map_err(|error| failed(&error))?;
-        let mut commands = vec![Command::InitCluster { cluster_id: "simulated".to_owned() }];
-        commands.extend(plan.nodes().into_iter().map(|(id, group)| {
-            Command::PutNode(NodeRecord { address: address_of(&id), id, group, key: None })
-        }));
-        for command in &commands {
-            log.propose(command).await.map_err(|error| failed(&error))?;
+        if world.plan.pods == 1 {
+            start.run().await?;
+        } else {
+            let parts = pod.parts.clone();
+            pod.seams.tasks.spawn("pod", async move {
+                if let Err(error) = start.run().await {
+                    lock(&parts).failed = Some(error.to_string());
+                }
+            });
         }
-        follow_log(&log, &seams, trace.clone());
-        let config = PodConfig {
-            shards: plan.shards,
-            replication_factor: plan.replication_factor,
-            health: HealthConfig::default(),
-            retention: plan.retention,
-            pod_grace: Duration::from_secs(600),
+        Ok(pod)
+    }
+
+    /// Its parts, once it serves.
+    pub fn context(&self) -> Option<Arc<PodContext>> {
+        let parts = lock(&self.parts);
+        parts.context.clone().filter(|_| parts.ready)
+    }
+
+    /// Why it gave up, if it did.
+    pub fn failure(&self) -> Option<String> {
+        let parts = lock(&self.parts);
+        let stopped = parts.context.as_ref().is_some_and(|pod| !pod.log.metrics().running);
+        parts.failed.clone().or_else(|| stopped.then(|| "the log stopped".to_owned()))
+    }
+
+    /// Hands over what the pod holds, in the background; it serves on meanwhile.
+    pub fn begin_drain(&self) {
+        let parts = lock(&self.parts);
+        let (Some(pod), Some(gossip)) = (parts.context.clone(), parts.gossip.clone()) else {
+            return;
         };
-        let transport = Arc::new(LifeTransport { network: network.clone(), life: life.clone() });
-        let peers = PeersView::alone(PodId::from("pod-0"), seams.clock.instant());
-        let context = PodContext::new(config, log, journal, transport, peers, seams);
-        let root = start_pod(context.clone()).await.map_err(|error| failed(&error))?;
-        Ok(Self { context, life, root })
+        self.seams.tasks.spawn("drain", async move {
+            let _too_large = gossip.publish(LEAVING, "1");
+            let draining = async {
+                while pod.holds_roles() {
+                    tokio::time::sleep(DRAIN_LOOK).await;
+                }
+                if pod.leads() {
+                    let _elected_later = pod.log.hand_over_leadership(None).await;
+                }
+            };
+            let _in_time = tokio::time::timeout(DRAIN_MAX, draining).await;
+        });
+    }
+
+    /// Ends the pod in order: nothing that it wrote is lost.
+    pub async fn stop(self, world: &PodWorld, disk: &PodDisk) {
+        let context = lock(&self.parts).context.clone();
+        if let Some(context) = context {
+            context.log.shutdown().await;
+        }
+        self.end(world, disk, (KEPT_WHOLE, KEPT_WHOLE)).await;
     }
 
     /// Ends the pod at this instant; returns when nothing of it runs any more.
-    pub async fn crash(self, disk: &PodDisk, dice: &Dice) {
+    pub async fn crash(self, world: &PodWorld, disk: &PodDisk, dice: &Dice) {
+        let kept = (dice.between(0, 6) as usize, dice.between(0, 80) as usize);
+        self.end(world, disk, kept).await;
+    }
+
+    async fn end(self, world: &PodWorld, disk: &PodDisk, (commits, bytes): (usize, usize)) {
         self.life.end();
-        let (commits, bytes) = (dice.between(0, 6) as usize, dice.between(0, 80) as usize);
+        world.peers.remove(self.number);
         disk.crash(commits, bytes);
-        self.context.seams.tasks.end_all();
-        let mut cells = vec![self.root.get_cell()];
+        self.seams.tasks.end_all();
+        let root = lock(&self.parts).root.clone();
+        let mut cells: Vec<ActorCell> = root.iter().map(Address::get_cell).collect();
         let mut next = 0;
         while let Some(cell) = cells.get(next).cloned() {
             let mut children: Vec<ActorCell> = cell.get_children();
@@ -112,14 +204,15 @@ impl RunningPod {
     /// Has an actor started again, as an operator would: the one at `place` of the inventory,
     /// counted around.
     pub fn restart_actor(&self, place: u64, trace: &Trace) {
-        let actors = self.context.inventory.report();
+        let Some(context) = self.context() else { return };
+        let actors = context.inventory.report();
         let place = place.checked_rem(actors.len() as u64).unwrap_or(0);
         let Some(actor) = actors.into_iter().nth(place as usize) else { return };
         trace.note("operator", format!("restarts {}", actor.id));
         let (reply, done) = oneshot::channel();
-        self.context.tell_root(PodMessage::RestartByHand { id: actor.id, reply });
+        context.tell_root(PodMessage::RestartByHand { id: actor.id, reply });
         let trace = trace.clone();
-        self.context.seams.tasks.spawn("operator", async move {
+        context.seams.tasks.spawn("operator", async move {
             if let Ok(done) = done.await {
                 trace.note("operator", format!("{done:?}"));
             }
@@ -128,28 +221,217 @@ impl RunningPod {
 
     /// The nodes that the pod holds for down.
     pub fn down(&self) -> Vec<NodeId> {
-        self.context.health.down().iter().cloned().collect()
+        let context = self.context();
+        context.map_or_else(Vec::new, |pod| pod.health.down().iter().cloned().collect())
     }
 }
 
-/// Writes what is applied to the trace.
-fn follow_log(log: &CoordinatorLog, seams: &Seams, trace: Trace) {
+/// How a pod goes about its peers.
+struct Peering {
+    gossip: Gossip,
+    facts: PodFacts,
+    start: Start,
+}
+
+struct Starting {
+    world: PodWorld,
+    number: usize,
+    disk: PodDisk,
+    life: Life,
+    seams: Seams,
+    parts: Arc<Mutex<Parts>>,
+}
+
+impl Starting {
+    async fn run(self) -> Result<(), StartError> {
+        let (plan, life, seams) = (&self.world.plan, &self.life, &self.seams);
+        let peering = if plan.pods > 1 { Some(self.find_peers().await?) } else { None };
+        let transport = Arc::new(LifePeers {
+            network: self.world.peers.clone(),
+            pod: self.number,
+            life: life.clone(),
+        });
+        let start = peering.as_ref().map_or(Start::Alone, |peering| peering.start);
+        let config = LogConfig {
+            engine: Arc::new(LifeEngine { engine: self.disk.engine.clone(), life: life.clone() }),
+            raft_id: peering.is_none().then_some(RaftId(1)),
+            start,
+            address: peer_address(self.number),
+            peers: match &peering {
+                Some(_) => transport.clone(),
+                None => Arc::new(NoPeers),
+            },
+            addresses: match &peering {
+                Some(peering) => PeerAddresses::new(peer_watcher::addresses(&peering.gossip)),
+                None => PeerAddresses::default(),
+            },
+        };
+        let log = CoordinatorLog::open(config, seams.clone()).await.map_err(failed)?;
+        let files = Arc::new(LifeFiles { files: self.disk.files.clone(), life: life.clone() });
+        let journal_config = JournalConfig { bytes_max: 1 << 24, segment_bytes: 4 << 10 };
+        let journal = Journal::open(files, journal_config, seams).map_err(failed)?;
+        let to_nodes = Arc::new(LifeTransport {
+            network: self.world.network.clone(),
+            peers: self.world.peers.clone(),
+            pod: self.number,
+            life: life.clone(),
+        });
+        let view = PeersView::new(pod_id(self.number), seams.clock.instant(), transport);
+        let config = pod_config(plan);
+        let pod = PodContext::new(config, log.clone(), journal, to_nodes, view, seams.clone());
+        lock(&self.parts).context = Some(pod.clone());
+        follow_log(self.number, &log, seams, &self.world);
+        if let Some(Peering { gossip, facts, .. }) = peering {
+            let facts = PodFacts { raft_id: log.metrics().raft_id.0, ..facts };
+            lock(&self.parts).gossip = Some(gossip.clone());
+            peer_watcher::start(&pod, gossip, facts);
+            let service = Arc::new(PodService::new(pod.clone()));
+            self.world.peers.serve(self.number, service, seams.tasks.clone(), life.clone());
+        }
+        register_nodes(plan, &log, start == Start::Alone, seams).await?;
+        let root = start_pod(pod.clone()).await.map_err(failed)?;
+        lock(&self.parts).root = Some(root.clone());
+        lock(&self.parts).ready = true;
+        let (parts, trace, number) = (self.parts, self.world.trace, self.number);
+        seams.tasks.clone().spawn("actors", async move {
+            let mut root = root;
+            loop {
+                root.wait().await;
+                if !pod.log.metrics().running {
+                    return;
+                }
+                trace.note(format_args!("pod-{number}"), "its actors begin anew");
+                match start_pod(pod.clone()).await {
+                    Ok(again) => root = again,
+                    Err(error) => {
+                        lock(&parts).failed = Some(error.to_string());
+                        return;
+                    }
+                }
+                lock(&parts).root = Some(root.clone());
+            }
+        });
+        Ok(())
+    }
+
+    /// As a pod of several begins: gossip, then a look at whether there is a cluster.
+    async fn find_peers(&self) -> Result<Peering, StartError> {
+        let plan = &self.world.plan;
+        let known = Routing::load(&self.disk.engine).map_err(failed)?.cluster_id;
+        let facts = PodFacts {
+            raft_id: 0,
+            peer_address: peer_address(self.number),
+            http_address: format!("pod-{}:7700", self.number),
+            version: "simulated".to_owned(),
+            cluster_id: (!known.is_empty()).then(|| known.clone()),
+            load_permille: 0,
+        };
+        let own = gossip_address(self.number);
+        let seeds = (0..plan.pods).map(|pod| gossip_address(pod).to_string()).collect();
+        let config = GossipConfig {
+            pod: pod_id(self.number),
+            generation: self.disk.starts.fetch_add(1, Ordering::Relaxed) + 1,
+            listen: own,
+            advertise: own,
+            seeds: SeedSource::new(seeds),
+            cluster_name: "simulated".to_owned(),
+            interval: INTERVAL,
+        };
+        let datagrams = Arc::new(LifePeers {
+            network: self.world.peers.clone(),
+            pod: self.number,
+            life: self.life.clone(),
+        });
+        let secrets = ClusterSecrets::new(&[SECRET]).map_err(failed)?;
+        let gossip = Gossip::start(config, &facts, secrets, datagrams, &self.seams);
+        let gossip = gossip.await.map_err(failed)?;
+        let start = match known.is_empty() {
+            false => Start::Join,
+            true => peer_watcher::form(&gossip, plan.pods, &self.seams.clock).await,
+        };
+        self.world.trace.note(format_args!("pod-{}", self.number), format!("begins as {start:?}"));
+        Ok(Peering { gossip, facts, start })
+    }
+}
+
+fn pod_config(plan: &Plan) -> PodConfig {
+    PodConfig {
+        shards: plan.shards,
+        replication_factor: plan.replication_factor,
+        health: HealthConfig::default(),
+        retention: plan.retention,
+        pod_grace: Duration::from_secs(600),
+    }
+}
+
+/// Names the cluster if this pod begins it, else waits until it belongs to one; then writes the
+/// nodes to the log.
+async fn register_nodes(
+    plan: &Plan,
+    log: &CoordinatorLog,
+    begins: bool,
+    seams: &Seams,
+) -> Result<(), StartError> {
+    while log.routing().cluster_id.is_empty() {
+        if begins {
+            let cluster_id = "simulated".to_owned();
+            propose(log, &Command::InitCluster { cluster_id }, seams).await?;
+        } else {
+            seams.clock.sleep(REGISTER_PAUSE).await;
+        }
+    }
+    for (id, group) in plan.nodes() {
+        let record = NodeRecord { address: address_of(&id), id, group, key: None };
+        if log.routing().nodes.get(&record.id).is_none_or(|known| **known != record) {
+            propose(log, &Command::PutNode(record), seams).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn propose(log: &CoordinatorLog, command: &Command, seams: &Seams) -> Result<(), StartError> {
+    loop {
+        match log.propose(command).await {
+            Ok(_) => return Ok(()),
+            Err(ProposeError::NoQuorum | ProposeError::Unknown) => {
+                seams.clock.sleep(REGISTER_PAUSE).await;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// Writes what is applied to the ledger, and what is applied for the first time to the trace.
+fn follow_log(number: usize, log: &CoordinatorLog, seams: &Seams, world: &PodWorld) {
+    let (log, world, clock) = (log.clone(), world.clone(), seams.clock.clone());
     let mut events = log.subscribe().events;
     seams.tasks.spawn("trace of the log", async move {
-        while let Some(event) = events.recv().await {
-            trace.note("log", format!("{} {:?}", describe(&event.command), event.outcome));
+        loop {
+            while let Some(event) = events.recv().await {
+                if world.ledger.note(number, &event) {
+                    let what = format!("{} {:?}", describe(&event.command), event.outcome);
+                    world.trace.note(format_args!("log/{number}"), what);
+                }
+            }
+            // Another state was installed, or the log has ended.
+            clock.sleep(REGISTER_PAUSE).await;
+            events = log.subscribe().events;
         }
     });
 }
 
 fn describe(command: &Command) -> String {
     match command {
-        Command::EnqueueTask(task) => {
+        Command::EnqueueTask(task) | Command::AcceptTask { task, .. } => {
             let name = task.index.as_deref().unwrap_or("-");
             let mut work = format!("{:?}", task.work);
             work.truncate(work.find([' ', '{', '(']).unwrap_or(work.len()));
             let operation = task.custom_metadata.as_deref().unwrap_or("-");
-            format!("enqueue {work} {name} {operation}")
+            let held = task.work.payload().map_or(String::new(), |payload| {
+                let holders = payload.holders.iter().map(|(pod, at)| format!("{pod}:{at}"));
+                format!(" in {}", holders.collect::<Vec<_>>().join(" "))
+            });
+            format!("enqueue {work} {name} {operation}{held}")
         }
         Command::StartTasks { uids, .. } => {
             format!("start {:?}", uids.iter().map(|uid| uid.0).collect::<Vec<_>>())
@@ -164,6 +446,8 @@ fn describe(command: &Command) -> String {
             let verb = if changes.first().is_some_and(|c| c.joins) { "joins" } else { "leaves" };
             format!("{node} {verb} {} ({} shards)", fence.index, changes.len())
         }
+        Command::AssignRole { role, pod, .. } => format!("give {role} to {pod}"),
+        Command::TakeEpoch { role, pod } => format!("{pod} takes {role}"),
         other => format!("{other:?}"),
     }
 }

@@ -406,6 +406,11 @@ impl CoordinatorLog {
         self.core.applied.subscribe()
     }
 
+    /// The entry up to which everything is applied and can be seen here.
+    pub fn applied_index(&self) -> u64 {
+        self.core.applied.index()
+    }
+
     /// The state of this pod's Raft.
     pub fn metrics(&self) -> LogMetrics {
         let metrics = self.core.raft.metrics();

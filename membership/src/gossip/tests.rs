@@ -307,6 +307,22 @@ async fn a_restarted_pod_is_shown_once_with_its_new_generation() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_counts_its_starts_anew_is_shown_alive() {
+    let network = Network::default();
+    let pods = three(&network).await;
+    let net = || Arc::new(network.clone()) as Arc<dyn Datagrams>;
+    let before = start(net(), "d", 5, port(4), port(1), SECRET).await;
+    within(Duration::from_secs(3), || pods[0].sees_alive("d")).await;
+    before.kill();
+    within(Duration::from_secs(3), || !pods[0].sees_alive("d")).await;
+    // Its disk, and with it the count, is gone.
+    let _again = start(net(), "d", 1, port(4), port(1), SECRET).await;
+    let anew = |pod: &Pod| pod.sees("d").is_some_and(|d| d.alive && d.generation == 1);
+    within(Duration::from_secs(3), || pods.iter().all(anew)).await;
+    throughout(Duration::from_secs(5), || pods.iter().all(anew)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_with_another_secret_learns_nothing_and_changes_nothing() {
     let network = Network::default();
     let pods = three(&network).await;

@@ -86,7 +86,7 @@ pub struct PodView {
 pub struct PeerView {
     /// This pod.
     pub own: PodId,
-    /// Each pod once, with its newest generation.
+    /// Each pod once, with its newest generation; the newest that is heard of, if one is.
     pub pods: BTreeMap<PodId, PodView>,
 }
 
@@ -123,7 +123,10 @@ pub(super) fn read_view(
         let known = before.pods.get(&pod).filter(|known| known.generation == generation);
         let waits = deaths_wait && known.is_some_and(|known| known.alive);
         let view = read_pod(id, state, waits || alive.contains(id), known, now);
-        pods.insert(pod, view);
+        // A pod that lost its disk counts its starts anew: the one that is heard of is it.
+        if view.alive || pods.get(&pod).is_none_or(|kept: &PodView| !kept.alive) {
+            pods.insert(pod, view);
+        }
     }
     PeerView { own: before.own.clone(), pods }
 }

@@ -35,6 +35,9 @@ enum Action {
     Run {
         #[arg(long)]
         seed: u64,
+        /// The number of pods, instead of the seed's own.
+        #[arg(long)]
+        pods: Option<usize>,
         /// Print every line of the trace.
         #[arg(long)]
         trace: bool,
@@ -46,6 +49,9 @@ enum Action {
     Twice {
         #[arg(long)]
         seed: u64,
+        /// The number of pods, instead of the seed's own.
+        #[arg(long)]
+        pods: Option<usize>,
     },
     /// Explores seeds until the time is up; prints how to replay each failure.
     Search {
@@ -54,6 +60,9 @@ enum Action {
         /// The first seed.
         #[arg(long, default_value_t = 1)]
         from: u64,
+        /// The number of pods, instead of the seeds' own.
+        #[arg(long)]
+        pods: Option<usize>,
         /// Worlds run side by side.
         #[arg(long, default_value_t = 2)]
         jobs: usize,
@@ -67,10 +76,10 @@ enum Action {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Action::Run { seed, trace, log } => run_seed(seed, trace, log),
-        Action::Twice { seed } => twice(seed),
-        Action::Search { minutes, from, jobs, keep_going } => {
-            search(Duration::from_secs_f64(minutes * 60.0), from, jobs, keep_going)
+        Action::Run { seed, pods, trace, log } => run_seed(World { seed, pods }, trace, log),
+        Action::Twice { seed, pods } => twice(World { seed, pods }),
+        Action::Search { minutes, from, pods, jobs, keep_going } => {
+            search(Duration::from_secs_f64(minutes * 60.0), from, pods, jobs, keep_going)
         }
         Action::Budget => budget(),
     };
@@ -86,7 +95,33 @@ fn main() -> ExitCode {
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-fn run_seed(seed: u64, prints: bool, log: Option<String>) -> anyhow::Result<bool> {
+/// Which world: its seed, and its pods where they are not as the seed says.
+#[derive(Clone, Copy)]
+struct World {
+    seed: u64,
+    pods: Option<usize>,
+}
+
+impl World {
+    fn plan(self) -> Plan {
+        let plan = Plan::new(self.seed);
+        match self.pods {
+            Some(pods) => plan.with_pods(pods),
+            None => plan,
+        }
+    }
+
+    fn arguments(self) -> Vec<String> {
+        let mut arguments = vec!["--seed".to_owned(), self.seed.to_string()];
+        if let Some(pods) = self.pods {
+            arguments.extend(["--pods".to_owned(), pods.to_string()]);
+        }
+        arguments
+    }
+}
+
+fn run_seed(world: World, prints: bool, log: Option<String>) -> anyhow::Result<bool> {
+    let seed = world.seed;
     random::seed(seed);
     let report_panic = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -103,7 +138,7 @@ fn run_seed(seed: u64, prints: bool, log: Option<String>) -> anyhow::Result<bool
         if let Some(filter) = log {
             print_logs(&filter, trace.clone());
         }
-        let plan = Plan::new(seed);
+        let plan = world.plan();
         trace.note("plan", format!("{plan:?}"));
         let report = run::run(&plan, &trace).await;
         let (lines, digest) = trace.digest();
@@ -121,10 +156,11 @@ fn run_seed(seed: u64, prints: bool, log: Option<String>) -> anyhow::Result<bool
             println!("VIOLATED nothing_panics: {panics} panics");
         }
         if !held {
-            println!("replay: sim run --seed {seed} --trace");
+            println!("replay: sim run {} --trace", world.arguments().join(" "));
         }
         println!(
-            "seed {seed} {} tasks {} virtual {} s lines {lines} digest {digest:016x}",
+            "seed {seed} pods {} {} tasks {} virtual {} s lines {lines} digest {digest:016x}",
+            plan.pods,
             if held { "ok" } else { "FAILED" },
             report.tasks,
             report.virtual_ms / 1000,
@@ -155,9 +191,9 @@ fn print_logs(filter: &str, trace: Trace) {
         .init();
 }
 
-fn child(seed: u64, trace: bool) -> anyhow::Result<Command> {
+fn child(world: World, trace: bool) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("own path")?);
-    command.args(["run", "--seed", &seed.to_string()]);
+    command.arg("run").args(world.arguments());
     if trace {
         command.arg("--trace");
     }
@@ -165,15 +201,15 @@ fn child(seed: u64, trace: bool) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn twice(seed: u64) -> anyhow::Result<bool> {
-    let first = child(seed, true)?.spawn().context("first run")?;
-    let second = child(seed, true)?.output().context("second run")?;
+fn twice(world: World) -> anyhow::Result<bool> {
+    let first = child(world, true)?.spawn().context("first run")?;
+    let second = child(world, true)?.output().context("second run")?;
     let first = first.wait_with_output().context("first run")?;
     if first.stdout != second.stdout {
         let (a, b) =
             (String::from_utf8_lossy(&first.stdout), String::from_utf8_lossy(&second.stdout));
         let different = a.lines().zip(b.lines()).find(|(a, b)| a != b);
-        println!("seed {seed} is not deterministic; first difference:\n{different:#?}");
+        println!("seed {} is not deterministic; first difference:\n{different:#?}", world.seed);
         return Ok(false);
     }
     let text = String::from_utf8_lossy(&first.stdout);
@@ -185,14 +221,21 @@ fn twice(seed: u64) -> anyhow::Result<bool> {
 }
 
 #[allow(clippy::disallowed_methods)] // Real time: it limits a search, nothing inside a run.
-fn search(time: Duration, from: u64, jobs: usize, keep_going: bool) -> anyhow::Result<bool> {
+fn search(
+    time: Duration,
+    from: u64,
+    pods: Option<usize>,
+    jobs: usize,
+    keep_going: bool,
+) -> anyhow::Result<bool> {
     let started = std::time::Instant::now();
     let mut running = std::collections::VecDeque::new();
     let (mut next, mut done, mut failed) = (from, 0u64, 0u64);
     loop {
         let more = started.elapsed() < time && (failed == 0 || keep_going);
         while more && running.len() < jobs.max(1) {
-            running.push_back((next, child(next, false)?.spawn().context("run")?));
+            let world = World { seed: next, pods };
+            running.push_back((next, child(world, false)?.spawn().context("run")?));
             next += 1;
         }
         let Some((seed, process)) = running.pop_front() else { break };
@@ -217,16 +260,27 @@ fn search(time: Duration, from: u64, jobs: usize, keep_going: bool) -> anyhow::R
     Ok(failed == 0)
 }
 
+/// The world of a line of the corpus: `seed/pods`, or `seed` alone.
+fn corpus_world(line: &str) -> Option<World> {
+    let first = line.split_whitespace().next()?;
+    match first.split_once('/') {
+        Some((seed, pods)) => {
+            Some(World { seed: seed.parse().ok()?, pods: Some(pods.parse().ok()?) })
+        }
+        None => Some(World { seed: first.parse().ok()?, pods: None }),
+    }
+}
+
 fn budget() -> anyhow::Result<bool> {
-    let corpus: Vec<u64> =
-        CORPUS.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+    let corpus: Vec<World> = CORPUS.lines().filter_map(corpus_world).collect();
     if corpus.is_empty() {
         bail!("the corpus is empty");
     }
     let fixed = 1_000_000..1_000_000 + BUDGET_SEEDS;
+    let fixed = fixed.map(|seed| World { seed, pods: None });
     let mut all_held = true;
-    for seed in corpus.into_iter().chain(fixed) {
-        all_held &= twice(seed)?;
+    for world in corpus.into_iter().chain(fixed) {
+        all_held &= twice(world)?;
     }
     Ok(all_held)
 }

@@ -5,6 +5,8 @@
 //! | [`statuses_are_final`] | 6: a terminal status never changes | all the time |
 //! | [`tasks_end_in_order`] | spec 01, Tasks: tasks of one name end in `taskUid` order | all the time |
 //! | [`visible_when_succeeded`] | 3: a succeeded task is visible in every later read | all the time |
+//! | `pods_agree` | pods that applied the same hold the same; all settle | all the time, at rest |
+//! | [`crate::ledger`] | 5: commands of older epochs take no effect, the same everywhere | all the time |
 //! | [`acknowledged_is_kept`] | 1, 6: acknowledged writes have their task, refused ones none | at the end |
 //! | [`outcomes_are_expected`] | each task ends as the client's model says | at the end |
 //! | [`documents_are_expected`] | 1, 2: every in-sync replica holds exactly what it must | at the end |
@@ -20,6 +22,7 @@ pub mod everything_is_in_sync;
 pub mod no_stray_indexes;
 pub mod old_tasks_are_pruned;
 pub mod outcomes_are_expected;
+pub(crate) mod pods_agree;
 pub mod replicas_are_equal;
 pub mod settings_are_equal;
 pub mod statuses_are_final;

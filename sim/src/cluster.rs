@@ -1,0 +1,380 @@
+//! The world of one run: nodes, pods, networks, and what is known of them.
+//!
+//! What must hold at every moment is checked against the pod that has applied most: a pod that is
+//! behind shows an earlier moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use miroir_actors::pod::PodContext;
+use miroir_seams::Tasks;
+use miroir_storage::engine::{ALL_KEYS, Direction};
+use miroir_storage::ids::NodeId;
+use miroir_storage::routing::Routing;
+use miroir_storage::tables::tasks::TaskRecord;
+use miroir_storage::tables::{TASKS, records};
+
+use crate::client::Entrances;
+use crate::dice::Dice;
+use crate::disk::PodDisk;
+use crate::faults::{Fault, Recovery};
+use crate::history::History;
+use crate::invariants::statuses_are_final::StatusesAreFinal;
+use crate::invariants::{self, Violation, pods_agree};
+use crate::ledger::Ledger;
+use crate::model_node::{ModelNode, NodeTraits};
+use crate::network::{Link, Network};
+use crate::peer_network::PeerNetwork;
+use crate::plan::Plan;
+use crate::pod::{PodWorld, RunningPod};
+use crate::pod_faults::{PodFault, PodRecovery, PodsNow};
+use crate::trace::Trace;
+
+/// Between two looks into the nodes under fire, which cost more.
+const LOOK_INSIDE_EVERY_MS: u64 = 1000;
+
+/// A pod and its disk.
+#[derive(Debug, Default)]
+struct Slot {
+    disk: PodDisk,
+    running: Option<RunningPod>,
+    starts: u64,
+    /// Clients reach it.
+    is_open: bool,
+    /// It was told to stop, and no more than that.
+    drains: bool,
+}
+
+/// A pod that serves.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// Its number.
+    pub(crate) number: usize,
+    /// Its parts.
+    pub(crate) context: Arc<PodContext>,
+}
+
+/// Everything in a run.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) plan: Plan,
+    pub(crate) trace: Trace,
+    pub(crate) nodes: BTreeMap<NodeId, ModelNode>,
+    pub(crate) network: Arc<Network>,
+    pub(crate) peers: Arc<PeerNetwork>,
+    pub(crate) entrances: Entrances,
+    pub(crate) history: History,
+    pub(crate) violations: Vec<Violation>,
+    world: PodWorld,
+    pods: Vec<Slot>,
+    dice: Dice,
+    statuses: StatusesAreFinal,
+    /// Nodes that lost their disks: what they serve until the pod notices is excused.
+    disk_lost: BTreeSet<NodeId>,
+    looked_inside_ms: u64,
+    /// The furthest entry that was ever looked at.
+    observed: u64,
+}
+
+impl Cluster {
+    pub(crate) fn new(plan: &Plan, trace: &Trace, world_tasks: &Tasks) -> Self {
+        let dice = Dice::new(plan.seed, "cluster");
+        let nodes: BTreeMap<NodeId, ModelNode> = plan
+            .nodes()
+            .into_iter()
+            .map(|(id, _)| {
+                let traits =
+                    NodeTraits { keeps_names: dice.chance(600), batch_ms_max: plan.batch_ms_max };
+                let node =
+                    ModelNode::start(id.clone(), traits, plan.seed, trace.clone(), world_tasks);
+                (id, node)
+            })
+            .collect();
+        let all: Vec<ModelNode> = nodes.values().cloned().collect();
+        let network_dice = Dice::new(plan.seed, "network");
+        let network = Network::new(&all, network_dice, trace.clone(), world_tasks.clone());
+        let peers = PeerNetwork::new(Dice::new(plan.seed, "peers"), world_tasks.clone());
+        let world = PodWorld {
+            plan: plan.clone(),
+            network: network.clone(),
+            peers: peers.clone(),
+            ledger: Ledger::default(),
+            trace: trace.clone(),
+        };
+        Self {
+            plan: plan.clone(),
+            trace: trace.clone(),
+            nodes,
+            network,
+            peers,
+            entrances: Entrances::default(),
+            history: History::default(),
+            violations: Vec::new(),
+            world,
+            pods: (0..plan.pods).map(|_| Slot::default()).collect(),
+            dice,
+            statuses: StatusesAreFinal::default(),
+            disk_lost: BTreeSet::new(),
+            looked_inside_ms: 0,
+            observed: 0,
+        }
+    }
+
+    pub(crate) fn violate(&mut self, property: &'static str, evidence: String) {
+        self.violations.push(Violation { property, evidence });
+    }
+
+    /// Starts a pod, if it doesn't run.
+    pub(crate) async fn start_pod(&mut self, number: usize) {
+        let Some(slot) = self.pods.get_mut(number) else { return };
+        if slot.running.is_some() {
+            return;
+        }
+        slot.starts += 1;
+        let starts = slot.starts;
+        let seed = self.plan.seed.rotate_left(17) ^ starts ^ ((number as u64) << 40);
+        match RunningPod::start(&self.world, number, &slot.disk, seed).await {
+            Ok(pod) => {
+                self.trace.note(format_args!("pod-{number}"), format!("started, life {starts}"));
+                slot.running = Some(pod);
+            }
+            Err(error) => self.violate("pods_start", error.to_string()),
+        }
+        self.look_after_pods();
+    }
+
+    /// Starts every pod that doesn't run.
+    pub(crate) async fn start_all(&mut self) {
+        for number in 0..self.pods.len() {
+            self.start_pod(number).await;
+        }
+    }
+
+    /// Opens the entrances of pods that came to serve.
+    pub(crate) fn look_after_pods(&mut self) {
+        let mut failed = Vec::new();
+        for (number, slot) in self.pods.iter_mut().enumerate() {
+            let Some(pod) = &slot.running else { continue };
+            if let Some(why) = pod.failure() {
+                failed.push(format!("pod-{number}: {why}"));
+            }
+            if let (false, Some(context)) = (slot.is_open, pod.context()) {
+                slot.is_open = true;
+                self.entrances.set(number, Some(context));
+                self.trace.note(format_args!("pod-{number}"), "serves");
+            }
+        }
+        for evidence in failed {
+            self.violate("pods_go_on", evidence);
+        }
+    }
+
+    fn take_pod(&mut self, number: usize) -> Option<(RunningPod, PodDisk)> {
+        let slot = self.pods.get_mut(number)?;
+        let pod = slot.running.take()?;
+        (slot.is_open, slot.drains) = (false, false);
+        self.entrances.set(number, None);
+        Some((pod, slot.disk.clone()))
+    }
+
+    async fn crash_pod(&mut self, number: usize) {
+        if let Some((pod, disk)) = self.take_pod(number) {
+            pod.crash(&self.world, &disk, &self.dice).await;
+        }
+    }
+
+    /// The pods that serve.
+    pub(crate) fn serving(&self) -> Vec<Serving> {
+        let pods = (0..).zip(&self.pods);
+        pods.filter_map(|(number, slot)| {
+            let context = slot.running.as_ref()?.context()?;
+            Some(Serving { number, context })
+        })
+        .collect()
+    }
+
+    /// The pod that has applied most, if that is no less than was ever looked at.
+    pub(crate) fn most_advanced(&self) -> Option<Serving> {
+        let applied = |pod: &Serving| pod.context.log.applied_index();
+        let best = self.serving().into_iter().rev().max_by_key(applied)?;
+        (applied(&best) >= self.observed).then_some(best)
+    }
+
+    /// The newest routing, if a pod serves.
+    pub(crate) fn routing(&self) -> Option<Arc<Routing>> {
+        Some(self.most_advanced()?.context.log.routing())
+    }
+
+    /// Nodes that pods hold for down.
+    pub(crate) fn down(&self) -> BTreeSet<NodeId> {
+        let running = self.pods.iter().filter_map(|slot| slot.running.as_ref());
+        running.flat_map(RunningPod::down).collect()
+    }
+
+    pub(crate) async fn suffer(&mut self, fault: Fault) {
+        self.trace.note("fault", format!("{fault:?}"));
+        match fault {
+            Fault::CrashPod => self.crash_pod(0).await,
+            Fault::RestartActor(place) => {
+                let mut running = self.pods.iter().filter_map(|slot| slot.running.as_ref());
+                if let Some(pod) = running.next() {
+                    pod.restart_actor(place, &self.trace);
+                }
+            }
+            Fault::CutLink(node, link) => self.network.set_link(&node, link),
+            Fault::CrashNode(node) => self.with_node(&node, ModelNode::crash),
+            Fault::SlowNode(node, slowness) => {
+                self.with_node(&node, |node| node.set_slowness(slowness));
+            }
+            Fault::FillDisk(node) => self.with_node(&node, |node| node.set_disk_full(true)),
+            Fault::ChangeSettings(node) => self.with_node(&node, ModelNode::change_settings),
+            Fault::LoseDisk(node) => {
+                self.disk_lost.insert(node.clone());
+                self.with_node(&node, ModelNode::lose_disk);
+            }
+        }
+    }
+
+    pub(crate) async fn recover(&mut self, recovery: Recovery) {
+        self.trace.note("fault", format!("over: {recovery:?}"));
+        match recovery {
+            Recovery::StartPod => self.start_pod(0).await,
+            Recovery::OpenLink(node) => self.network.set_link(&node, Link::Open),
+            Recovery::RestartNode(node) => self.with_node(&node, ModelNode::restart),
+            Recovery::SpeedUp(node) => self.with_node(&node, |node| node.set_slowness(1)),
+            Recovery::FreeDisk(node) => self.with_node(&node, |node| node.set_disk_full(false)),
+        }
+    }
+
+    pub(crate) async fn suffer_pod(&mut self, fault: PodFault) {
+        self.trace.note("fault", format!("{fault:?}"));
+        match fault {
+            PodFault::Crash(pod) => self.crash_pod(pod).await,
+            PodFault::Partition(pod, partition) => self.peers.set_partition(pod, Some(partition)),
+            PodFault::Stall(pod) => self.peers.set_stalled(pod, true),
+            PodFault::CrashAll => {
+                for pod in 0..self.pods.len() {
+                    self.crash_pod(pod).await;
+                }
+            }
+            PodFault::Drain(pod) => {
+                if let Some(slot) = self.pods.get_mut(pod)
+                    && let Some(running) = &slot.running
+                {
+                    slot.drains = true;
+                    running.begin_drain();
+                }
+            }
+            PodFault::LoseDisk(pod) => {
+                self.crash_pod(pod).await;
+                if let Some(slot) = self.pods.get_mut(pod) {
+                    slot.disk = PodDisk::default();
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn recover_pod(&mut self, recovery: PodRecovery) {
+        self.trace.note("fault", format!("over: {recovery:?}"));
+        match recovery {
+            PodRecovery::Start(pod) => self.start_pod(pod).await,
+            PodRecovery::Join(pod) => self.peers.set_partition(pod, None),
+            PodRecovery::GoOn(pod) => self.peers.set_stalled(pod, false),
+            PodRecovery::Stop(pod) => {
+                // Not when it crashed meanwhile, or has been started again since.
+                if self.pods.get(pod).is_some_and(|slot| slot.drains)
+                    && let Some((running, disk)) = self.take_pod(pod)
+                {
+                    running.stop(&self.world, &disk).await;
+                }
+            }
+        }
+    }
+
+    /// What the choice of the next pod fault depends on.
+    pub(crate) fn pods_now(&self) -> PodsNow {
+        let running = self.serving().iter().map(|pod| pod.number).collect();
+        PodsNow { running, disk_may_go: self.disk_may_go() }
+    }
+
+    /// Whether one disk can be lost: every pod serves, three or more vote, all agree, and every
+    /// open payload is in two journals.
+    fn disk_may_go(&self) -> bool {
+        let serving = self.serving();
+        let twice = self
+            .tasks()
+            .iter()
+            .filter(|task| !task.ended())
+            .all(|task| task.work.payload().is_none_or(|payload| payload.holders.len() > 1));
+        twice
+            && serving.len() == self.plan.pods
+            && serving.iter().all(|pod| {
+                pod.context.log.members().voters.len() >= 3 && pod.context.peers.now().copies == 2
+            })
+            && pods_agree::unsettled(&serving, self.plan.pods).is_none()
+    }
+
+    fn with_node(&self, node: &NodeId, act: impl FnOnce(&ModelNode)) {
+        if let Some(node) = self.nodes.get(node) {
+            act(node);
+        }
+    }
+
+    pub(crate) async fn heal(&mut self) {
+        self.network.heal();
+        self.peers.heal();
+        for node in self.nodes.values() {
+            node.restart();
+            node.set_slowness(1);
+            node.set_disk_full(false);
+        }
+        self.start_all().await;
+    }
+
+    /// Every task, as the pod shows it that has applied most.
+    pub(crate) fn tasks(&self) -> Vec<TaskRecord> {
+        let Some(pod) = self.most_advanced() else { return Vec::new() };
+        tasks_of(&pod.context)
+    }
+
+    /// Why the pods are not yet as they must be at rest, if they aren't.
+    pub(crate) fn unsettled(&self) -> Option<String> {
+        pods_agree::unsettled(&self.serving(), self.plan.pods)
+    }
+
+    /// Checks what must hold at every moment. Not while no pod shows the newest state: its disk
+    /// then shows less than it will after recovery.
+    pub(crate) fn observe(&mut self) {
+        self.look_after_pods();
+        self.violations.extend(self.world.ledger.found());
+        for evidence in self.history.contradictions() {
+            self.violate("a_key_has_one_task", evidence);
+        }
+        let Some(pod) = self.most_advanced() else { return };
+        self.observed = pod.context.log.applied_index();
+        let tasks = tasks_of(&pod.context);
+        self.violations.extend(self.statuses.observe(&tasks));
+        self.violations.extend(invariants::tasks_end_in_order::check(&tasks));
+        let now_ms = self.trace.now_ms();
+        if now_ms < self.looked_inside_ms + LOOK_INSIDE_EVERY_MS {
+            return;
+        }
+        self.looked_inside_ms = now_ms;
+        self.violations.extend(pods_agree::check(&self.serving()));
+        let mut excused = self.network.served_late();
+        excused.extend(self.disk_lost.iter().cloned());
+        self.violations.extend(invariants::visible_when_succeeded::check(
+            &pod.context.log.routing(),
+            &tasks,
+            &self.history.all(),
+            &self.nodes,
+            &excused,
+        ));
+    }
+}
+
+fn tasks_of(pod: &PodContext) -> Vec<TaskRecord> {
+    let found = pod.log.engine().scan(TASKS, ALL_KEYS, Direction::Forward, usize::MAX);
+    let found = found.unwrap_or_default();
+    found.iter().filter_map(|(_, bytes)| records::decode(bytes).ok()).collect()
+}

@@ -1,0 +1,99 @@
+//! What the pods applied, entry by entry: written down by whoever is first, compared by all.
+//!
+//! Upholds, of the safety rules: 5 (a command of an older epoch takes no effect), and that all
+//! pods make the same of the same log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use miroir_storage::commands::{Command, Fence, Outcome};
+use miroir_storage::ids::Epoch;
+use miroir_storage::raft::AppliedEvent;
+use miroir_storage::tables::roles::writer_role;
+use twox_hash::XxHash64;
+
+use crate::invariants::Violation;
+
+/// The place of a command: its entry, and its position there.
+type Place = (u64, u32);
+
+/// The applied commands of all pods. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    applied: BTreeMap<Place, (usize, u64)>,
+    /// The newest epoch of each role, as far as the outcomes told.
+    epochs: BTreeMap<String, Epoch>,
+    found: Vec<Violation>,
+}
+
+impl Ledger {
+    /// A pod applied a command; true when it is the first to say so.
+    pub fn note(&self, pod: usize, event: &AppliedEvent) -> bool {
+        let place = (event.log_index, event.position);
+        let text = format!("{:?} {:?}", event.command, event.outcome);
+        let digest = XxHash64::oneshot(0, text.as_bytes());
+        let mut inner = self.lock();
+        if let Some((first, theirs)) = inner.applied.get(&place).copied() {
+            if theirs != digest {
+                let evidence =
+                    format!("entry {place:?}: pod-{first} applied something else than {text}");
+                inner.found.push(Violation { property: "pods_apply_the_same", evidence });
+            }
+            return false;
+        }
+        let is_newest = inner.applied.last_key_value().is_none_or(|(last, _)| *last < place);
+        inner.applied.insert(place, (pod, digest));
+        if is_newest {
+            inner.follow_epochs(event);
+        }
+        true
+    }
+
+    /// What did not hold since the last call.
+    pub fn found(&self) -> Vec<Violation> {
+        std::mem::take(&mut self.lock().found)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn follow_epochs(&mut self, event: &AppliedEvent) {
+        match (&event.command, &event.outcome) {
+            (
+                Command::TakeEpoch { role, .. } | Command::AssignRole { role, .. },
+                Outcome::Epoch(epoch),
+            ) => {
+                let before = self.epochs.insert(role.clone(), *epoch);
+                if before >= Some(*epoch) {
+                    let evidence = format!("{role} went from epoch {before:?} to {epoch:?}");
+                    self.found.push(Violation { property: "epochs_grow", evidence });
+                }
+            }
+            (
+                Command::StartTasks { fence: Some(fence), .. }
+                | Command::AgreePrimaryKey { fence, .. }
+                | Command::MarkSettingsPending { fence, .. }
+                | Command::ChangeInSync { fence, .. }
+                | Command::SetLaneMark { fence, .. },
+                Outcome::Done,
+            ) => self.check_fence(fence, event),
+            _ => {}
+        }
+    }
+
+    fn check_fence(&mut self, fence: &Fence, event: &AppliedEvent) {
+        let newest = self.epochs.get(&writer_role(&fence.index)).copied();
+        if newest.is_some_and(|newest| fence.epoch < newest) {
+            let evidence = format!("{:?} took effect under {newest:?}", event.command);
+            self.found.push(Violation { property: "old_holders_are_refused", evidence });
+        }
+    }
+}
