@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use miroir_gateway::admin::{
@@ -36,6 +37,10 @@ impl RoutingSource for NoIndexes {
         Arc::default()
     }
 
+    fn unconfirmed_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn is_indexing(&self, _: &IndexUid) -> bool {
         false
     }
@@ -49,6 +54,14 @@ impl RoutingSource for NoIndexes {
 impl LogRoutes for NoIndexes {
     async fn answer(&self, _: LogRoute, _: &RequestParts) -> Result<Reply, ApiError> {
         Ok(Reply::empty(404))
+    }
+
+    async fn catch_up(&self) -> bool {
+        false
+    }
+
+    async fn settle_session(&self, _: &str, _: Option<&str>) -> bool {
+        true
     }
 }
 
