@@ -55,8 +55,9 @@ pub struct Ledger {
     pub faults: Vec<String>,
     /// Error answers to writes that were repeated later.
     pub refusals: Vec<String>,
-    /// How often searches were marked, by pod and what was said (`stale`, `groups`).
-    pub marks: BTreeMap<String, usize>,
+    /// Searches that were marked, by pod and what was said (`stale`, `groups`): how many, the first
+    /// and the last, counted from when these clients were made.
+    pub marks: BTreeMap<String, (usize, Duration, Duration)>,
     /// How long each write took until it was acknowledged.
     pub latencies: Vec<Duration>,
 }
@@ -64,6 +65,7 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Pods {
     apis: Vec<Api>,
+    made: Instant,
     expected: Vec<AtomicU8>,
     searches: Vec<AtomicUsize>,
     repeated: AtomicUsize,
@@ -88,6 +90,7 @@ impl Traffic {
             expected: apis.iter().map(|_| AtomicU8::new(Expect::Answers as u8)).collect(),
             searches: apis.iter().map(|_| AtomicUsize::new(0)).collect(),
             apis,
+            made: Instant::now(),
             repeated: AtomicUsize::new(0),
             acknowledged: AtomicUsize::new(0),
             keys: AtomicU64::new(0),
@@ -316,7 +319,10 @@ impl Traffic {
         let Some(mark) = answer.headers.get("x-miroir-degraded") else { return };
         let text = String::from_utf8_lossy(mark.as_bytes()).into_owned();
         let what = text.split('=').next().unwrap_or_default();
-        *self.ledger().marks.entry(format!("pod {at}: {what}")).or_default() += 1;
+        let now = self.pods.made.elapsed();
+        let mut ledger = self.ledger();
+        let marked = ledger.marks.entry(format!("pod {at}: {what}")).or_insert((0, now, now));
+        *marked = (marked.0 + 1, marked.1, now);
     }
 
     async fn keep_searching(self, at: usize, index: &'static str) {

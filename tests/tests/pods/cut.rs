@@ -99,6 +99,7 @@ async fn a_pod_cut_off_from_its_peers_does_no_harm_and_comes_back() {
     for place in &places {
         place.pod.wait_until_ready().await.expect("ready");
     }
+    let began = tokio::time::Instant::now();
     let traffic = Traffic::new(places.iter().map(|place| place.url.as_str()), KEY);
     let all: Vec<&str> = INDEXES.into_iter().chain(QUIET).collect();
     for index in &all {
@@ -112,7 +113,11 @@ async fn a_pod_cut_off_from_its_peers_does_no_harm_and_comes_back() {
     let cut = tokio::time::Instant::now();
     let probes = all.iter().map(|index| traffic.probe(index, 0));
     let times: Vec<Duration> = join_all(probes).await.into_iter().map(|(_, took)| took).collect();
-    println!("cut off: writers work elsewhere after {:?} ({times:?})", times.iter().max());
+    println!(
+        "cut off at {:?}: writers work elsewhere after {:?} ({times:?})",
+        cut - began,
+        times.iter().max()
+    );
     traffic.acknowledged_more(10).await;
     tokio::time::sleep_until(cut + CUT).await;
     let lonely = Api::new(&places[2].url, Some(KEY));
