@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use miroir_gateway::admin::{
@@ -38,6 +39,10 @@ impl RoutingSource for NoIndexes {
 
     fn routing(&self) -> Arc<Routing> {
         Arc::default()
+    }
+
+    fn unconfirmed_for(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn is_indexing(&self, _: &IndexUid) -> bool {

@@ -110,7 +110,11 @@ impl Peering {
     /// The view of the peers; empty until [`Peering::serve`].
     pub fn view(&self, config: &Config, seams: &Seams) -> PeersView {
         let own = PodId(config.pod.id.clone());
-        PeersView::new(own, seams.clock.instant(), self.transport.clone())
+        match self.several {
+            // Nobody would ever be seen who could hold a second copy.
+            None => PeersView::alone(own, seams.clock.instant()),
+            Some(_) => PeersView::new(own, seams.clock.instant(), self.transport.clone()),
+        }
     }
 
     /// Answers peers and follows gossip from now on.

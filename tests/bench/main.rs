@@ -1,11 +1,12 @@
 //! Measures search and ingest through two URLs side by side: a node asked directly, and the
 //! same or more nodes behind Miroir. Rounds are interleaved, so that whatever else the machine
-//! does falls on both; the table shows medians over the rounds.
+//! does falls on both; the table shows medians over the rounds. `pods` compares with bars instead.
 //!
 //! Only a release build's numbers mean anything: `cargo run --release -p miroir-tests --bin bench`.
 
 mod ingest;
 mod load;
+mod pods;
 mod search;
 mod table;
 
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand};
 use miroir_tests::client::{Api, ApiFault};
 use miroir_tests::oracle::Object;
 use miroir_tests::oracle::documents::{DocumentsFault, read_documents};
+use miroir_tests::processes::ProcessFault;
 
 /// Side-by-side measurements of a node and of Miroir.
 #[derive(Debug, Parser)]
@@ -30,6 +32,31 @@ enum What {
     Search(SearchArguments),
     /// Documents a second, from the first request to the last task's end.
     Ingest(IngestArguments),
+    /// Three pods of its own: small writes, idle CPU, how soon roles move. Against bars.
+    Pods(PodsArguments),
+}
+
+/// What `pods` measures how often.
+#[derive(Debug, Args)]
+pub struct PodsArguments {
+    /// Single writes, one after the other.
+    #[arg(long, default_value_t = 500)]
+    writes: usize,
+    /// Writers at once.
+    #[arg(long, default_value_t = 64)]
+    writers: usize,
+    /// How long they write, seconds.
+    #[arg(long, default_value_t = 10)]
+    rate_seconds: u64,
+    /// How long idle pods are watched, seconds.
+    #[arg(long, default_value_t = 30)]
+    idle_seconds: u64,
+    /// Pods killed (`kill -9`), in turn.
+    #[arg(long, default_value_t = 20)]
+    kills: usize,
+    /// Pods asked to stop (SIGTERM), in turn.
+    #[arg(long, default_value_t = 9)]
+    stops: usize,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -113,6 +140,12 @@ pub enum BenchFault {
         /// What the system said.
         source: std::io::Error,
     },
+    /// There is no place for the data.
+    #[error("can't make a directory: {0}")]
+    Directory(std::io::Error),
+    /// A process that was started does not do what it should.
+    #[error(transparent)]
+    Process(#[from] ProcessFault),
     /// A measuring task panicked.
     #[error("a client ended early: {0}")]
     Client(#[from] tokio::task::JoinError),
@@ -172,6 +205,9 @@ async fn main() -> ExitCode {
     let outcome = match Arguments::parse().what {
         What::Search(arguments) => measure_search(&arguments).await,
         What::Ingest(arguments) => measure_ingest(&arguments).await,
+        What::Pods(arguments) => {
+            pods::measure(&arguments).await.map(|measured| table::pods_table(&measured))
+        }
     };
     match outcome {
         Ok(table) => {

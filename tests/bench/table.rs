@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{ingest, search};
+use std::time::Duration;
+
+use super::{ingest, pods, search};
 
 /// The median; 0 of nothing.
 fn median(mut values: Vec<f64>) -> f64 {
@@ -85,6 +87,67 @@ pub fn ingest_table(rounds: &[ingest::Round], documents: usize) -> String {
             documents as f64 / took,
             first / took
         );
+    }
+    text
+}
+
+/// The value below which the share `share` of `times` lies, milliseconds; 0 of nothing.
+fn percentile(times: &[Duration], share: f64) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let place = ((times.len() as f64 * share).ceil() as usize).saturating_sub(1);
+    times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}
+
+/// Figures of three pods with their bars; above 1.00, the ratio misses the bar.
+pub fn pods_table(measured: &pods::Measured) -> String {
+    let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let (single, killed, stopped) = (&measured.single, &measured.killed, &measured.handed_over);
+    let rows: [(String, f64, Option<f64>); 10] = [
+        (
+            format!("one small write, ms, p50 of {}", single.len()),
+            percentile(single, 0.5),
+            Some(10.0),
+        ),
+        ("the same, p99".to_owned(), percentile(single, 0.99), None),
+        // A rate is better when it is higher: the time for one is what is compared.
+        (
+            format!("time a write with {} writers, ms", measured.writers),
+            1e3 / measured.rate.max(f64::MIN_POSITIVE),
+            Some(1.0),
+        ),
+        (
+            "idle CPU of a pod, % of a core, most".to_owned(),
+            most(&measured.idle) * 100.0,
+            Some(2.0),
+        ),
+        (
+            format!("roles of a killed pod, ms, p50 of {}", killed.len()),
+            percentile(killed, 0.5),
+            None,
+        ),
+        ("the same, p99".to_owned(), percentile(killed, 0.99), Some(5_000.0)),
+        ("the same, longest".to_owned(), percentile(killed, 1.0), None),
+        (
+            format!("roles of a stopping pod, ms, p50 of {}", stopped.len()),
+            percentile(stopped, 0.5),
+            None,
+        ),
+        ("the same, p99".to_owned(), percentile(stopped, 0.99), Some(1_000.0)),
+        ("the same, longest".to_owned(), percentile(stopped, 1.0), None),
+    ];
+    let mut text = format!(
+        "three pods, one node; {:.0} writes/s with {} writers; idle CPU of the pods {:.1?} %\n\n\
+         | what | measured | bar | x |\n|---|---:|---:|---:|\n",
+        measured.rate,
+        measured.writers,
+        measured.idle.iter().map(|share| share * 100.0).collect::<Vec<_>>(),
+    );
+    for (what, value, bar) in rows {
+        let _never_fails = match bar {
+            Some(bar) => writeln!(text, "| {what} | {value:.2} | {bar} | {:.2} |", value / bar),
+            None => writeln!(text, "| {what} | {value:.2} | | |"),
+        };
     }
     text
 }

@@ -91,6 +91,7 @@ impl Answer {
 pub struct Api {
     base: String,
     key: Option<String>,
+    patience: Duration,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -103,7 +104,12 @@ impl Api {
             .pool_idle_timeout(IDLE_MAX)
             .pool_timer(TokioTimer::new())
             .build(connector);
-        Self { base: base.trim_end_matches('/').to_owned(), key: key.map(str::to_owned), client }
+        Self {
+            base: base.trim_end_matches('/').to_owned(),
+            key: key.map(str::to_owned),
+            patience: EXCHANGE_TIMEOUT,
+            client,
+        }
     }
 
     /// The base address.
@@ -114,6 +120,11 @@ impl Api {
     /// The same server with another key.
     pub fn with_key(&self, key: Option<&str>) -> Self {
         Self { key: key.map(str::to_owned), ..self.clone() }
+    }
+
+    /// The same server, each exchange given up after `patience` instead of a minute.
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self { patience, ..self.clone() }
     }
 
     /// Sends `body` as `content_type` (no such header when `None`); any status is an `Ok`.
@@ -127,6 +138,22 @@ impl Api {
         content_type: Option<&str>,
         body: Bytes,
     ) -> Result<Answer, ApiFault> {
+        let headers: Vec<(&str, &str)> =
+            content_type.map(|kind| ("content-type", kind)).into_iter().collect();
+        self.send_with(method, path, &headers, body).await
+    }
+
+    /// As [`Api::send`], with any headers.
+    ///
+    /// # Errors
+    /// [`ApiFault::NoAnswer`] when the exchange breaks or takes too long.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, ApiFault> {
         let no_answer = |cause: String| ApiFault::NoAnswer {
             method: method.clone(),
             path: path.to_owned(),
@@ -137,8 +164,8 @@ impl Api {
         if let Some(key) = &self.key {
             request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
-        if let Some(kind) = content_type {
-            request = request.header(header::CONTENT_TYPE, kind);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let request =
             request.body(Full::new(body)).map_err(|error| no_answer(error.to_string()))?;
@@ -148,10 +175,10 @@ impl Api {
             let bytes = body.collect().await.map_err(|error| chain(&error))?.to_bytes();
             Ok::<_, String>(Answer { status: parts.status.as_u16(), headers: parts.headers, bytes })
         };
-        match tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await {
+        match tokio::time::timeout(self.patience, exchange).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(cause)) => Err(no_answer(cause)),
-            Err(_) => Err(no_answer(format!("nothing for {EXCHANGE_TIMEOUT:?}"))),
+            Err(_) => Err(no_answer(format!("nothing for {:?}", self.patience))),
         }
     }
 

@@ -4,11 +4,21 @@
 //! |---|---|
 //! | [`oracle`] | one node and a cluster give the same answers to generated queries |
 //! | [`processes`] | real processes that can be killed |
+//! | [`pods`] | pods that a test kills and starts itself |
+//! | [`traffic`] | writers and searchers that know what they were told |
+//! | [`replicas`] | what a cluster shows, against what its nodes hold |
+//! | [`namespaces`] | a network that can be cut |
+//! | [`strangers`] | peers without the secret |
 //! | [`client`] | a small HTTP client |
 //!
 //! The integration tests in `tests/` start the `miroir` binary (see
 //! [`processes::miroir_binary`]) and use only its HTTP API.
 
 pub mod client;
+pub mod namespaces;
 pub mod oracle;
+pub mod pods;
 pub mod processes;
+pub mod replicas;
+pub mod strangers;
+pub mod traffic;

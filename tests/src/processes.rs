@@ -92,11 +92,25 @@ pub fn free_port() -> Result<u16, ProcessFault> {
 /// # Errors
 /// When the system refuses.
 pub fn kill_9(pid: u32) -> Result<(), ProcessFault> {
+    signal(pid, Signal::KILL)
+}
+
+/// Sends any signal to `pid`; a process that is gone already is fine.
+///
+/// # Errors
+/// When the system refuses.
+pub fn signal(pid: u32, signal: Signal) -> Result<(), ProcessFault> {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    match kill_process(pid, Signal::KILL) {
+    match kill_process(pid, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(errno) => Err(ProcessFault::Io { action: "kill -9", source: errno.into() }),
+        Err(errno) => Err(ProcessFault::Io { action: "sending a signal", source: errno.into() }),
     }
+}
+
+/// Whether `pid` runs: it is there and no zombie that nobody has reaped yet.
+pub fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// All processes whose chain of parents leads to `root`, children before grandchildren.
@@ -178,22 +192,33 @@ pub fn port_of(url: &str) -> Option<u16> {
 
 /// One process that was started, and all that it starts.
 #[derive(Debug)]
-struct Running {
+pub struct Running {
     child: Child,
     pid: u32,
     log: PathBuf,
 }
 
 impl Running {
-    fn start(mut command: Command, log: PathBuf) -> Result<Self, ProcessFault> {
-        let stderr = File::create(&log).map_err(io_fault("creating the log file"))?;
+    /// Starts `command`, its stderr added to `log`, its stdout to be read.
+    ///
+    /// # Errors
+    /// When the log can't be opened or the process not be started.
+    pub fn start(mut command: Command, log: PathBuf) -> Result<Self, ProcessFault> {
+        let stderr = File::options().create(true).append(true).open(&log);
+        let stderr = stderr.map_err(io_fault("creating the log file"))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
         let child = command.spawn().map_err(io_fault("starting miroir"))?;
         let pid = child.id().unwrap_or_default();
         Ok(Self { child, pid, log })
     }
 
-    fn not_ready(&self, reason: impl Into<String>) -> ProcessFault {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it is said of it when it does not come up.
+    pub fn not_ready(&self, reason: impl Into<String>) -> ProcessFault {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n");
@@ -233,11 +258,18 @@ impl NodeProcess {
     /// # Errors
     /// When there is no binary or the node is not healthy in time.
     pub async fn start(directory: &Path) -> Result<Self, ProcessFault> {
+        Self::start_at(directory, &format!("127.0.0.1:{}", free_port()?)).await
+    }
+
+    /// The same, listening on `address` (`host:port`).
+    ///
+    /// # Errors
+    /// As [`NodeProcess::start`].
+    pub async fn start_at(directory: &Path, address: &str) -> Result<Self, ProcessFault> {
         fs::create_dir_all(directory).map_err(io_fault("creating the data directory"))?;
-        let address = format!("127.0.0.1:{}", free_port()?);
         let key = "reference-master-key-0123456789".to_owned();
         let mut command = Command::new(miroir_binary()?);
-        command.args(["node", "--http-addr", &address, "--master-key", &key, "--data"]);
+        command.args(["node", "--http-addr", address, "--master-key", &key, "--data"]);
         command.arg(directory.join("node"));
         let running = Running::start(command, directory.join("node.log"))?;
         let node = Self { running, url: format!("http://{address}"), key };
@@ -267,6 +299,9 @@ pub struct Member {
     pub pid: u32,
     /// Its base URL.
     pub url: String,
+    /// Pods only: where other pods reach it, `host:port`; none when it is alone.
+    #[serde(default, rename = "peerAddress")]
+    pub peer_address: Option<String>,
     /// Nodes only: the node's master key.
     #[serde(default)]
     pub key: Option<String>,
@@ -298,6 +333,7 @@ pub struct Cluster {
     running: Running,
     /// What it said when it was ready.
     pub ready: Ready,
+    data: PathBuf,
 }
 
 impl Cluster {
@@ -328,7 +364,7 @@ impl Cluster {
             Ok(None) => return Err(running.not_ready("ended before it was ready")),
             Err(_) => return Err(running.not_ready("no ready line in time")),
         };
-        let cluster = Self { running, ready };
+        let cluster = Self { running, ready, data: directory.join("cluster") };
         match cluster.api().wait_until_healthy(READY_TIMEOUT).await {
             Ok(()) => Ok(cluster),
             Err(fault) => Err(cluster.running.not_ready(fault.to_string())),
@@ -357,6 +393,23 @@ impl Cluster {
     /// The process id of `up` itself.
     pub fn pid(&self) -> u32 {
         self.running.pid
+    }
+
+    /// Where `up` keeps everything.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Stops everything in order, as Ctrl-C does.
+    ///
+    /// # Errors
+    /// When the system refuses, or `up` doesn't end in time.
+    pub async fn stop(mut self) -> Result<(), ProcessFault> {
+        signal(self.running.pid, Signal::TERM)?;
+        match tokio::time::timeout(READY_TIMEOUT, self.running.child.wait()).await {
+            Ok(ended) => ended.map(drop).map_err(io_fault("waiting for up")),
+            Err(_) => Err(self.running.not_ready("up does not stop")),
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use http::Method;
 use miroir_seams::Tasks;
 use miroir_tests::client::{Answer, Api, ApiFault};
 use miroir_tests::oracle::documents::text_of;
-use miroir_tests::processes::{Cluster, Member};
+use miroir_tests::processes::Cluster;
+use miroir_tests::replicas;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -182,7 +183,7 @@ async fn nothing_is_lost(arguments: &[&str], copies: usize, victims: usize) {
     assert!(stream.searches.load(Ordering::Relaxed) > 10, "hardly any search took place");
     tasks_ended_in_order(&api, &ledger).await;
     let documents = documents_are_those_acknowledged(&api, &ledger).await;
-    replicas_become_equal(&cluster, &documents, copies).await;
+    replicas::become_equal(&cluster.ready.nodes, INDEX, &documents, copies, RECOVERY).await;
 }
 
 async fn tasks_ended_in_order(api: &Api, ledger: &Ledger) {
@@ -231,7 +232,7 @@ fn comparable(date: &str) -> String {
 
 /// All documents, page by page; their ids are told apart and compared with the ledger.
 async fn documents_are_those_acknowledged(api: &Api, ledger: &Ledger) -> BTreeMap<String, Value> {
-    let documents = all_documents(api, INDEX).await;
+    let documents = replicas::all_documents(api, INDEX).await;
     for id in &ledger.acknowledged {
         assert!(documents.contains_key(id), "acknowledged document {id} is lost");
     }
@@ -258,98 +259,6 @@ async fn documents_are_those_acknowledged(api: &Api, ledger: &Ledger) -> BTreeMa
     let answer = api.post(&format!("/indexes/{INDEX}/search"), &query).await.expect("a search");
     assert_eq!(answer["totalHits"], json!(documents.len()));
     documents
-}
-
-/// # Panics
-/// When a document comes twice.
-async fn all_documents(api: &Api, index: &str) -> BTreeMap<String, Value> {
-    let mut documents = BTreeMap::new();
-    for page in 0.. {
-        let path = format!("/indexes/{index}/documents?limit=1000&offset={}", page * 1000);
-        let answer = api.get(&path).await.expect("a page of documents");
-        let results = answer["results"].as_array().cloned().unwrap_or_default();
-        if results.is_empty() {
-            break;
-        }
-        for document in results {
-            let id = text_of(&document["id"]);
-            let before = documents.insert(id.clone(), document);
-            assert_eq!(before, None, "document {id} comes twice on {}", api.base());
-        }
-    }
-    documents
-}
-
-/// Asks the nodes themselves until every document has `copies` copies, all equal to what
-/// the cluster shows, each shard whole on each of its replicas, and no node holds more.
-async fn replicas_become_equal(
-    cluster: &Cluster,
-    documents: &BTreeMap<String, Value>,
-    copies: usize,
-) {
-    let deadline = Instant::now() + RECOVERY;
-    loop {
-        match compare_replicas(cluster, documents, copies).await {
-            Ok(()) => return,
-            Err(difference) => assert!(Instant::now() < deadline, "{difference}"),
-        }
-        tokio::time::sleep(POLL * 5).await;
-    }
-}
-
-async fn compare_replicas(
-    cluster: &Cluster,
-    documents: &BTreeMap<String, Value>,
-    copies: usize,
-) -> Result<(), String> {
-    // Per shard: its ids on each node that has any of it.
-    let mut shards: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    let mut groups: BTreeMap<(String, Option<u32>), usize> = BTreeMap::new();
-    for node in &cluster.ready.nodes {
-        for (id, mut copy) in documents_on(cluster, node).await {
-            let shard = copy.as_object_mut().and_then(|copy| copy.remove("_miroir_shard"));
-            let shard = shard.ok_or_else(|| format!("{id} on {} has no shard", node.id))?;
-            if documents.get(&id) != Some(&copy) {
-                return Err(format!("{id} differs on {}: {copy}", node.id));
-            }
-            *counts.entry(id.clone()).or_default() += 1;
-            *groups.entry((id.clone(), node.group)).or_default() += 1;
-            let replicas = shards.entry(text_of(&shard)).or_default();
-            replicas.entry(node.id.clone()).or_default().insert(id);
-        }
-    }
-    for (shard, replicas) in shards {
-        let mut contents = replicas.values();
-        let first = contents.next();
-        if contents.any(|other| Some(other) != first) {
-            return Err(format!("replicas of shard {shard} differ: {replicas:?}"));
-        }
-    }
-    let group_count =
-        cluster.ready.nodes.iter().map(|node| node.group).collect::<BTreeSet<_>>().len();
-    if let Some(((id, group), count)) =
-        groups.iter().find(|(_, count)| **count * group_count != copies)
-    {
-        return Err(format!("{id} has {count} copies in group {group:?}"));
-    }
-    match documents.keys().find(|id| counts.get(*id) != Some(&copies)) {
-        Some(id) => Err(format!("{id} has {:?} copies of {copies}", counts.get(id))),
-        None => Ok(()),
-    }
-}
-
-/// All documents of the node's own index for ours; its uid there ends in our name.
-async fn documents_on(cluster: &Cluster, node: &Member) -> BTreeMap<String, Value> {
-    let api = cluster.node_api(node);
-    let indexes = api.get("/indexes?limit=1000").await.expect("the node's indexes");
-    let results = indexes["results"].as_array().cloned().unwrap_or_default();
-    let uid = results
-        .iter()
-        .filter_map(|index| index["uid"].as_str())
-        .find(|uid| uid.ends_with(INDEX))
-        .unwrap_or_else(|| panic!("{} has no index for {INDEX}: {indexes}", node.id));
-    all_documents(&api, uid).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
