@@ -276,7 +276,11 @@ impl Starting {
             pod: self.number,
             life: life.clone(),
         });
-        let view = PeersView::new(pod_id(self.number), seams.clock.instant(), transport);
+        let (own, now) = (pod_id(self.number), seams.clock.instant());
+        let view = match &peering {
+            None => PeersView::alone(own, now),
+            Some(_) => PeersView::new(own, now, transport),
+        };
         let config = pod_config(plan);
         let pod = PodContext::new(config, log.clone(), journal, to_nodes, view, seams.clone());
         lock(&self.parts).context = Some(pod.clone());
