@@ -79,7 +79,8 @@ pub(crate) fn unsettled(pods: &[Serving], count: usize) -> Option<String> {
             ));
         }
         let peers = pod.context.peers.now();
-        let copies = if votes > 1 { 2 } else { 1 };
+        // The only voter's disk is all there is; whoever isn't it has that disk for a second one.
+        let copies = if members.voters == BTreeSet::from([metrics.raft_id]) { 1 } else { 2 };
         if peers.copies != copies || peers.live.len() != count {
             return Some(format!(
                 "pod-{number} sees {} pods, {} copies",
