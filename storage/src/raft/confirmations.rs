@@ -106,6 +106,7 @@ impl Confirmations {
     pub(crate) fn before_append(&self, target: RaftId) -> (Option<Stamp>, Option<u64>) {
         let echo = locked(&self.peers).get(&target).and_then(|peer| peer.stamp);
         let confirmed = self.as_leader().flatten();
+        self.remember(confirmed);
         let age = confirmed.map(|at| self.now().saturating_duration_since(at));
         (echo, age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1)))
     }
@@ -143,12 +144,16 @@ impl Confirmations {
 
     /// When this pod's state was last known to be the newest; `None` when it never was.
     pub(crate) fn confirmed(&self) -> Option<Instant> {
-        if let Some(as_leader) = self.as_leader() {
-            return as_leader;
-        }
+        self.remember(self.as_leader().flatten());
         let mut following = locked(&self.following);
         following.settle(self.applied.index());
         following.confirmed
+    }
+
+    /// A leader that steps down is as fresh as it was, and so is a follower that begins to lead.
+    fn remember(&self, as_leader: Option<Instant>) {
+        let mut following = locked(&self.following);
+        following.confirmed = following.confirmed.max(as_leader);
     }
 
     /// `None` when this pod doesn't lead; else when a quorum of voters last obeyed.
@@ -180,10 +185,35 @@ impl Confirmations {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use openraft::{Membership, StoredMembership};
+
     use super::*;
     use crate::engine::MemoryEngine;
     use crate::raft::{StateMachine, Store};
     use crate::tables::ApplyError;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_steps_down_is_as_fresh_as_it_was() -> Result<(), ApplyError> {
+        let seams = Seams::seeded(1);
+        let store = Store::new(Arc::new(MemoryEngine::new()), seams.tasks.clone());
+        let applied = StateMachine::open(store)?.applied();
+        let pod = Confirmations::new(RaftId(2), seams.clone(), applied);
+        let voters = BTreeSet::from([RaftId(1), RaftId(2), RaftId(3)]);
+        let mut metrics = RaftMetrics::new_initial(RaftId(2));
+        metrics.current_leader = Some(RaftId(2));
+        metrics.membership_config =
+            Arc::new(StoredMembership::new(None, Membership::new(vec![voters], ())));
+        let (tell, told) = watch::channel(metrics);
+        pod.attach(told);
+        let obeyed = pod.now();
+        pod.after_append(RaftId(1), pod.stamp(), Some(obeyed));
+        assert_eq!(pod.confirmed(), Some(obeyed));
+        tell.send_modify(|metrics| metrics.current_leader = None);
+        assert_eq!(pod.confirmed(), Some(obeyed), "what it knew it knows still");
+        Ok(())
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_was_late_confirms_only_what_it_saw() -> Result<(), ApplyError> {
