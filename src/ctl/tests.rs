@@ -33,10 +33,6 @@ const ACTOR: &str = "pod-1/writer/movies";
 struct NoIndexes;
 
 impl RoutingSource for NoIndexes {
-    fn unconfirmed_for(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
-    }
-
     fn routing(&self) -> Arc<Routing> {
         Arc::default()
     }
