@@ -3,6 +3,7 @@
 //! Owns: nothing that it could lose. One task beside the actors: it puts a new [`Peers`] in force
 //! whenever gossip or the log's members changed, and publishes what others must know of this pod.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ pub fn start(pod: &Arc<PodContext>, gossip: Gossip, facts: PodFacts) {
             let cluster_id = pod.log.routing().cluster_id.clone();
             let cluster_id = (!cluster_id.is_empty()).then_some(cluster_id);
             // One journal is enough only where the log says so: not while it is not known yet.
-            let copies = if pod.log.members().voters.len() == 1 { 1 } else { 2 };
+            let members = pod.log.members();
+            let copies = if members.voters == BTreeSet::from([members.raft_id]) { 1 } else { 2 };
             pod.peers.set(peers_from(&gossip.view(), cluster_id.as_deref(), copies));
             let facts = PodFacts { cluster_id, ..facts.clone() };
             if let Err(error) = gossip.set_facts(&facts) {

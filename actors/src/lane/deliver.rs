@@ -3,7 +3,8 @@
 //! The protocol, for each request of the run:
 //! 1. the lane mark with the open run is agreed in the log, under the writer's fence: a writer
 //!    that was replaced gets no further, and the next one knows what may be under way;
-//! 2. the request is sent, named by `customMetadata`;
+//! 2. the request is sent, named by `customMetadata`, at once or after failures, but only while it is
+//!    fresh knowledge that no newer writer exists;
 //! 3. no answer: the node's task list is asked for the name (or, on nodes that keep no names,
 //!    for a task newer than the last known one: a lane has at most one open). Not listed means
 //!    *unknown*; what can be repeated is sent again, with nothing newer in between; a filter
@@ -35,6 +36,10 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A request without an answer, unlisted after this long, is taken for lost: longer than any
 /// body we send takes to be read by a live node.
 const CERTAINTY_WAIT: Duration = Duration::from_secs(10);
+
+/// A request is sent only by a pod that has heard within this time, from a leader with a quorum,
+/// what was agreed: how much later than its successor's first request it may come.
+const CONFIRMED_MAX: Duration = Duration::from_secs(2);
 
 /// Times a node task may fail on the node's own account before its failure is taken as the
 /// task's: a payload that crashes the engine would else hold the lane for ever.
@@ -254,6 +259,11 @@ impl Delivery {
                     }
                 }
             }
+            if found.is_none()
+                && let Err(why) = self.still_holds().await
+            {
+                return RequestEnd::NotAgreed(why);
+            }
             let node_task = match found {
                 Some(uid) => uid,
                 None => match self.send(request, &name).await {
@@ -430,6 +440,24 @@ impl Delivery {
                     return Err(NotAgreed::LogStopped);
                 }
             }
+        }
+    }
+
+    /// Waits until it is fresh knowledge that no newer writer exists. A run is reserved once but may
+    /// be sent again much later, when its node is back: by then another pod may be at work, and
+    /// may have stopped looking out for late requests.
+    async fn still_holds(&self) -> Result<(), NotAgreed> {
+        let mut wait = RETRY_WAIT_MIN;
+        loop {
+            let routing = self.log.routing();
+            let index = routing.by_uid.get(&self.fence.index).ok_or(NotAgreed::IndexGone)?;
+            if index.epoch > self.fence.epoch {
+                return Err(NotAgreed::Fenced { current: index.epoch });
+            }
+            if self.log.confirmed().age <= CONFIRMED_MAX {
+                return Ok(());
+            }
+            self.pause(&mut wait).await;
         }
     }
 
