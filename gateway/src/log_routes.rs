@@ -65,7 +65,7 @@ impl RoutingSource for PodRoutes {
 /// How long a read waits for its session's writes.
 const SESSION_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request for something unknown waits for news.
-const CATCH_UP_PATIENCE: Duration = Duration::from_secs(1);
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
 /// Between looks at a write that has not ended; doubles up to [`SESSION_LOOK_MAX`].
 const SESSION_LOOK_MIN: Duration = Duration::from_millis(25);
 const SESSION_LOOK_MAX: Duration = Duration::from_millis(400);

@@ -66,6 +66,8 @@ const PURGE_ENTRIES: u64 = 256;
 const SNAPSHOT_PART_BYTES: u64 = 1 << 20;
 /// How long one part of a snapshot may take; the last one includes its installation.
 const SNAPSHOT_PART_TIMEOUT_MS: u64 = 30_000;
+/// How long the leader may take to say how far a read must see, before it is asked again.
+const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(700);
 /// Pause before the leader is asked again how far a read must see.
 const BARRIER_PAUSE: Duration = Duration::from_millis(50);
 
@@ -366,9 +368,11 @@ impl CoordinatorLog {
     pub async fn read_barrier(&self, timeout: Duration) -> Result<(), BarrierError> {
         let passing = async {
             let index = loop {
-                match self.read_index(timeout).await {
-                    Some(index) => break index,
-                    None => self.core.seams.clock.sleep(BARRIER_PAUSE).await,
+                // A round among the voters may get stuck while they change: another is begun.
+                let asking = self.read_index(READ_INDEX_TIMEOUT);
+                match tokio::time::timeout(READ_INDEX_TIMEOUT, asking).await {
+                    Ok(Some(index)) => break index,
+                    _ => self.core.seams.clock.sleep(BARRIER_PAUSE).await,
                 }
             };
             self.core.applied.reached(index).await;
