@@ -5,7 +5,7 @@
 //! the log; what it knows of the pods is the gossip's. Nobody sends to it but its timer and the
 //! view of the peers. A restart takes a new epoch.
 //!
-//! Rules ([`plan_roles`]): a role whose pod is dead, or about to leave, goes to the pod that
+//! Rules (`plan_roles`): a role whose pod is dead, or about to leave, goes to the pod that
 //! rendezvous names among the living; when the living have been the same for a while, roles
 //! move one by one to where rendezvous wants them. Members of the log are changed one at a time, as
 //! [`plan_membership`] says.

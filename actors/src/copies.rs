@@ -8,7 +8,7 @@
 //! | channel | request | answer |
 //! |---|---|---|
 //! | `journal/append` | the payload | its sequence, 8 bytes, little-endian |
-//! | `journal/read` | a sequence, as above | the payload; refused with [`MISSING`] |
+//! | `journal/read` | a sequence, as above | the payload; refused as `missing` |
 //!
 //! Each request begins with the pod that it is for (the length of its id, 1 byte, and the id): an
 //! address may have become another pod's, and a copy there would not be where the log says.

@@ -167,7 +167,7 @@ pub fn last_writes(
     Ok(writes)
 }
 
-/// Whether [`prune`] would find something.
+/// Whether `PruneKeys` would find something.
 ///
 /// # Errors
 /// When the store fails or a record can't be read.
