@@ -31,6 +31,10 @@ const BATCH_TASKS_MAX: usize = 10_000;
 const BATCH_CONTENT_BYTES_MAX: u64 = 1 << 30;
 /// How often an index may be enlarged for one batch: from 2 GiB that is far beyond any disk.
 const GROWTHS_MAX: u32 = 20;
+/// What `std::thread::scope` panics with when a thread of the engine's has panicked.
+const ENGINE_THREAD_PANICKED: &str = "a scoped thread panicked";
+/// How often a batch is tried again in a larger map after that.
+const PANICS_REPEATED: u32 = 1;
 /// Pause after the outcome of a batch could not be stored (disk full, say).
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// From this many tasks on, the oldest that have ended are forgotten unasked.
@@ -245,14 +249,24 @@ impl Shared {
     fn carry_out(&self, batch: &Batch, tasks: &[TaskRecord]) -> Option<Done> {
         let mut target = None;
         let mut growths = 0;
+        let mut panics = 0;
         let result = loop {
             let attempt =
                 catch_unwind(AssertUnwindSafe(|| self.attempt(batch, tasks, &mut target)));
             let result =
                 attempt.unwrap_or_else(|panic| Err(EngineError::Panicked(reason(&*panic))));
+            let may_be_full = match &result {
+                Err(EngineError::MapFull) => true,
+                // The engine's threads panic when the one that writes has found the map full first.
+                Err(EngineError::Panicked(reason)) if reason == ENGINE_THREAD_PANICKED => {
+                    panics += 1;
+                    panics <= PANICS_REPEATED
+                }
+                _ => false,
+            };
             match (result, &target) {
-                (Err(EngineError::MapFull), Some(Target { name, folder: Some(folder), .. }))
-                    if growths < GROWTHS_MAX =>
+                (Err(_), Some(Target { name, folder: Some(folder), .. }))
+                    if may_be_full && growths < GROWTHS_MAX =>
                 {
                     growths += 1;
                     if let Err(error) = self.indexes.grow(folder, name) {
