@@ -24,6 +24,7 @@
 //! | [`peer_watcher`] | from gossip to the view of the peers |
 //! | [`inspect`] | what every actor is at; the only way to start one and to send to it |
 //! | [`restarts`] | how long an actor that failed waits |
+//! | [`drain`] | handing over before a pod stops |
 //! | [`peer_service`] | what other pods may ask of this one |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
@@ -33,6 +34,7 @@ pub mod accept;
 pub mod coordinator;
 pub mod copies;
 pub mod disk_lives;
+pub mod drain;
 pub mod drift_checker;
 pub mod health_checker;
 pub mod index_janitor;

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use miroir_actors::drain::drain;
 use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::inspect::Address;
 use miroir_actors::peer_service::PodService;
-use miroir_actors::peer_watcher::{self, LEAVING};
+use miroir_actors::peer_watcher;
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, PodMessage, start_pod};
 use miroir_membership::gossip::{Gossip, GossipConfig, INTERVAL, PodFacts, SeedSource};
@@ -35,10 +36,6 @@ use crate::trace::Trace;
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between tries to tell the log what the configuration says, while it takes nothing.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
-/// Between looks at whether the roles of a pod that drains are elsewhere.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// How long a pod that is to stop looks for others to take its roles.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// More than a disk ever holds unsynced.
 const KEPT_WHOLE: usize = 1 << 40;
 const SECRET: &str = "the secret of the simulated cluster, long enough";
@@ -153,18 +150,7 @@ impl RunningPod {
         let (Some(pod), Some(gossip)) = (parts.context.clone(), parts.gossip.clone()) else {
             return;
         };
-        self.seams.tasks.spawn("drain", async move {
-            let _too_large = gossip.publish(LEAVING, "1");
-            let draining = async {
-                while pod.holds_roles() {
-                    tokio::time::sleep(DRAIN_LOOK).await;
-                }
-                if pod.leads() {
-                    let _elected_later = pod.log.hand_over_leadership(None).await;
-                }
-            };
-            let _in_time = tokio::time::timeout(DRAIN_MAX, draining).await;
-        });
+        self.seams.tasks.spawn("drain", async move { drain(&pod, &gossip).await });
     }
 
     /// Ends the pod in order: nothing that it wrote is lost.

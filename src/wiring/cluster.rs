@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
+use miroir_actors::drain::drain;
 use miroir_actors::peer_service::PodService;
-use miroir_actors::peer_watcher::{self, LEAVING};
+use miroir_actors::peer_watcher;
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::PodContext;
 use miroir_membership::gossip::{Gossip, GossipConfig, INTERVAL, PodFacts, SeedSource};
@@ -25,11 +25,6 @@ use crate::config::{self, Config};
 
 /// Pods with another name in their gossip are strangers: the format of what pods say.
 const CLUSTER_NAME: &str = "miroir-1";
-/// How long a pod that is to stop looks for others to take its roles.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// Between looks at whether they have.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);
-
 /// The pod's way to its peers.
 #[derive(Debug)]
 pub struct Peering {
@@ -144,32 +139,10 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Tells the others that this pod is leaving, waits until its roles are elsewhere, and hands
-    /// over the log's leadership; at most [`DRAIN_MAX`]. The pod serves on meanwhile.
+    /// See [`drain`]; nothing for a pod that is alone.
     pub async fn run(&self) {
-        let Some(gossip) = &self.gossip else { return };
-        if self.pod.peers.now().live.len() < 2 {
-            return;
-        }
-        let clock = &self.pod.seams.clock;
-        let begun = clock.instant();
-        if let Err(error) = gossip.publish(LEAVING, "1") {
-            tracing::warn!(%error, "pod can't say that it is leaving");
-            return;
-        }
-        let draining = async {
-            while self.pod.holds_roles() {
-                clock.sleep(DRAIN_LOOK).await;
-            }
-            if self.pod.leads()
-                && let Err(error) = self.pod.log.hand_over_leadership(None).await
-            {
-                tracing::warn!(%error, "leadership of the log was not handed over");
-            }
-        };
-        match tokio::time::timeout(DRAIN_MAX, draining).await {
-            Ok(()) => tracing::info!(took = ?begun.elapsed(), "roles are handed over"),
-            Err(_) => tracing::warn!("stopping with roles that nobody took"),
+        if let Some(gossip) = &self.gossip {
+            drain(&self.pod, gossip).await;
         }
     }
 }
