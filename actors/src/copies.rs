@@ -16,12 +16,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use miroir_seams::{PeerCallError, PeerRefusal};
+use miroir_seams::{Clock, PeerCallError, PeerRefusal};
 use miroir_storage::commands::PayloadRef;
 use miroir_storage::ids::{JournalSequence, PodId};
 use miroir_storage::journal::{Journal, JournalError, Payload};
 
 use crate::accept::AcceptError;
+use crate::peers::PeersView;
 use crate::pod::PodContext;
 
 /// Stores a payload in another pod's journal.
@@ -33,10 +34,13 @@ pub const READ: &str = "journal/read";
 const MISSING: &str = "missing";
 /// The refusal of a pod whose journal is full.
 const FULL: &str = "full";
-/// Pods asked to hold the second copy before a write is refused.
+/// Pods asked to hold the second copy in one round.
 const HOLDERS_TRIED_MAX: usize = 2;
-/// How long a write waits for another pod to be seen.
-const PEERS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a write goes on looking for a pod that takes the second copy. While pods are restarted
+/// one after the other, the last one may be gone before the one before it is seen again.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(4);
+/// Between two rounds of asking, unless other pods are seen before.
+const HOLDER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a copy may take, beside a second for every [`BYTES_PER_SECOND`].
 const COPY_TIMEOUT: Duration = Duration::from_secs(3);
 /// What any network between pods is expected to carry.
@@ -60,9 +64,8 @@ pub async fn append(
         let sequence = pod.journal.append(payload).await.map_err(refused)?;
         return Ok(vec![(pod.id.clone(), sequence)]);
     }
-    let others = find_others(pod, preferred).await;
     let here = pod.journal.append(payload.clone());
-    let (here, there) = futures::join!(here, append_elsewhere(pod, payload, others));
+    let (here, there) = futures::join!(here, append_elsewhere(&pod.peers, &pod.seams.clock, payload, preferred));
     match (here, there) {
         (Ok(own), Some(other)) => Ok(vec![(pod.id.clone(), own), other]),
         (Ok(own), None) => {
@@ -72,21 +75,6 @@ pub async fn append(
         // The other pod finds out by itself.
         (Err(error), _) => Err(refused(error)),
     }
-}
-
-/// The pods that may hold the second copy. A pod that has just started has not heard of the others
-/// yet: it waits for the first.
-async fn find_others(pod: &PodContext, preferred: Option<&PodId>) -> Vec<PodId> {
-    let mut changes = pod.peers.changes();
-    let found = async {
-        loop {
-            let others = pod.peers.now().second_holders(&pod.id, preferred);
-            if !others.is_empty() || changes.changed().await.is_err() {
-                return others;
-            }
-        }
-    };
-    tokio::time::timeout(PEERS_PATIENCE, found).await.unwrap_or_default()
 }
 
 fn refused(error: JournalError) -> AcceptError {
@@ -100,23 +88,45 @@ fn patience(bytes: u64) -> Duration {
     COPY_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND)
 }
 
+/// Asks the pods that may hold the second copy until one has it, those that are seen meanwhile
+/// too. Pods that are only full are not asked again: the client is to slow down.
 async fn append_elsewhere(
-    pod: &PodContext,
+    peers: &PeersView,
+    clock: &Clock,
     payload: Payload,
-    others: Vec<PodId>,
+    preferred: Option<&PodId>,
 ) -> Option<Holder> {
     let timeout = patience(payload.len() as u64);
-    for other in others.into_iter().take(HOLDERS_TRIED_MAX) {
-        let body = vec![addressed_to(&other), payload.head.clone(), payload.body.clone()];
-        match pod.peers.call(&other, APPEND, body, timeout).await {
-            Ok(answer) => match sequence_from(&answer) {
-                Some(sequence) => return Some((other, sequence)),
-                None => tracing::warn!(pod = %other, "pod answered a copy with nonsense"),
-            },
-            Err(error) => tracing::warn!(pod = %other, %error, "pod does not take a copy"),
+    let deadline = clock.instant() + HOLDER_PATIENCE;
+    let mut changes = peers.changes();
+    loop {
+        let others = peers.now().second_holders(peers.own(), preferred);
+        let mut full = !others.is_empty();
+        for other in others.into_iter().take(HOLDERS_TRIED_MAX) {
+            let body = vec![addressed_to(&other), payload.head.clone(), payload.body.clone()];
+            match peers.call(&other, APPEND, body, timeout).await {
+                Ok(answer) => match sequence_from(&answer) {
+                    Some(sequence) => return Some((other, sequence)),
+                    None => {
+                        tracing::warn!(pod = %other, "pod answered a copy with nonsense");
+                        full = false;
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!(pod = %other, %error, "pod does not take a copy");
+                    full &= matches!(&error, PeerCallError::Refused(why) if why == FULL);
+                }
+            }
+        }
+        if full || clock.instant() >= deadline {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            _ = changes.changed() => {}
+            () = clock.sleep(HOLDER_PAUSE) => {}
         }
     }
-    None
 }
 
 /// Why a payload could not be read.
@@ -220,7 +230,80 @@ fn sequence_from(bytes: &[u8]) -> Option<JournalSequence> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use miroir_seams::{PeerCall, PeerTransport};
+
     use super::*;
+    use crate::peers::{Peer, Peers};
+
+    /// Only the pod at `takes` has a journal.
+    #[derive(Debug)]
+    struct OneJournal {
+        takes: &'static str,
+        refusal: PeerCallError,
+        calls: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl PeerTransport for OneJournal {
+        async fn call(&self, call: PeerCall) -> Result<Bytes, PeerCallError> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            match call.address == self.takes {
+                true => Ok(Bytes::copy_from_slice(&7u64.to_le_bytes())),
+                false => Err(self.refusal.clone()),
+            }
+        }
+    }
+
+    /// Pod `a`, which sees `b`.
+    fn beside_b(journal: &Arc<OneJournal>, clock: &Clock) -> PeersView {
+        let view = PeersView::new(PodId::from("a"), clock.instant(), journal.clone());
+        see(&view, "b", clock);
+        view
+    }
+
+    fn see(view: &PeersView, pod: &str, clock: &Clock) {
+        let peer = Peer { address: pod.to_owned(), since: clock.instant(), leaving: false };
+        let mut peers = Peers::clone(&view.now());
+        peers.live.insert(PodId::from(pod), peer);
+        view.set(peers);
+    }
+
+    fn payload() -> Payload {
+        Payload { head: Bytes::new(), body: Bytes::from_static(b"{}") }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_seen_meanwhile_takes_the_copy_that_the_last_one_could_not() {
+        let clock = Clock::simulated();
+        let refusal = PeerCallError::Unreachable("gone".into());
+        let journal = Arc::new(OneJournal { takes: "c", refusal, calls: AtomicUsize::new(0) });
+        let view = beside_b(&journal, &clock);
+        let later = async {
+            clock.sleep(Duration::from_secs(2)).await;
+            see(&view, "c", &clock);
+        };
+        let append = append_elsewhere(&view, &clock, payload(), None);
+        let (holder, ()) = futures::join!(append, later);
+        assert_eq!(holder, Some((PodId::from("c"), JournalSequence(7))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_nobody_takes_is_given_up_and_full_pods_are_asked_once() {
+        let clock = Clock::simulated();
+        for (refusal, asked_once) in [
+            (PeerCallError::Unreachable("gone".into()), false),
+            (PeerCallError::Refused(FULL.into()), true),
+        ] {
+            let journal = Arc::new(OneJournal { takes: "", refusal, calls: AtomicUsize::new(0) });
+            let view = beside_b(&journal, &clock);
+            assert_eq!(append_elsewhere(&view, &clock, payload(), None).await, None);
+            assert_eq!(journal.calls.load(Ordering::Relaxed) == 1, asked_once);
+        }
+    }
 
     #[test]
     fn what_is_meant_for_another_pod_is_refused() {
