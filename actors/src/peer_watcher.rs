@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_membership::gossip::{Gossip, PeerView, PodFacts};
+use miroir_storage::commands::FORMAT;
+use miroir_storage::ids::PodId;
 use miroir_storage::log::Start;
 use miroir_storage::raft::RaftId;
 use tokio::time::Instant;
@@ -17,6 +19,8 @@ use crate::pod::PodContext;
 
 /// The key under which a pod says that it is about to stop: it is given no roles.
 pub const LEAVING: &str = "leaving";
+/// The key under which a pod says which commands it reads; a pod that says nothing reads the first.
+const FORMAT_KEY: &str = "format";
 /// Between looks at what changes without gossip: the log's members, the cluster's id.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Between looks for pods to begin a cluster with.
@@ -27,6 +31,7 @@ const FORMATION_NOTE: Duration = Duration::from_secs(10);
 /// Follows gossip for as long as the pod lives.
 pub fn start(pod: &Arc<PodContext>, gossip: Gossip, facts: PodFacts) {
     let pod = pod.clone();
+    pod.peers.publish(FORMAT_KEY, &FORMAT.to_string());
     pod.seams.tasks.clone().spawn("peer watcher", async move {
         let mut changes = gossip.changes();
         loop {
@@ -35,7 +40,9 @@ pub fn start(pod: &Arc<PodContext>, gossip: Gossip, facts: PodFacts) {
             // One journal is enough only where the log says so: not while it is not known yet.
             let members = pod.log.members();
             let copies = if members.voters == BTreeSet::from([members.raft_id]) { 1 } else { 2 };
-            pod.peers.set(peers_from(&gossip.view(), cluster_id.as_deref(), copies));
+            let peers = peers_from(&gossip.view(), cluster_id.as_deref(), copies);
+            pod.log.limit_format(known_format(&peers, &pod.id));
+            pod.peers.set(peers);
             let facts = PodFacts { cluster_id, ..facts.clone() };
             if let Err(error) = gossip.set_facts(&facts) {
                 tracing::error!(%error, "facts of this pod can't be published");
@@ -87,6 +94,16 @@ fn peers_from(view: &PeerView, own_cluster: Option<&str>, copies: usize) -> Peer
         peers.known.insert(id.clone(), known);
     }
     peers
+}
+
+/// The newest format that all living pods read. A pod that is away reads what the others agreed on
+/// meanwhile, or stops and says so.
+fn known_format(peers: &Peers, own: &PodId) -> u32 {
+    let others = peers.known.iter().filter(|(id, pod)| *id != own && pod.alive);
+    let formats = others.map(|(_, pod)| {
+        pod.values.get(FORMAT_KEY).and_then(|format| format.parse().ok()).unwrap_or(1)
+    });
+    formats.min().unwrap_or(FORMAT).min(FORMAT)
 }
 
 /// What a pod without state is to do about the cluster that it sees.
@@ -157,7 +174,6 @@ mod tests {
 
     use super::*;
     use miroir_membership::gossip::PodView;
-    use miroir_storage::ids::PodId;
 
     fn now_in_test() -> Instant {
         miroir_seams::Clock::simulated().instant()
@@ -190,6 +206,24 @@ mod tests {
         let joined = [("a", None), ("b", Some("x"))];
         assert_eq!(formation(&view("a", &joined), 3), Formation::Begin(Start::Join));
         assert_eq!(formation(&view("a", &[("a", None)]), 1), Formation::Begin(Start::Alone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_commands_wait_for_the_oldest_living_pod() {
+        let all = view("a", &[("a", Some("x")), ("b", Some("x")), ("c", Some("x"))]);
+        let mut peers = peers_from(&all, Some("x"), 2);
+        let own = PodId::from("a");
+        assert_eq!(known_format(&peers, &own), 1, "pods that say nothing are of the first version");
+        for pod in peers.known.values_mut() {
+            pod.values.insert(FORMAT_KEY.to_owned(), "4000".to_owned());
+        }
+        assert_eq!(known_format(&peers, &own), FORMAT);
+        for old in peers.known.values_mut().skip(2) {
+            old.values.insert(FORMAT_KEY.to_owned(), "0".to_owned());
+        }
+        assert_eq!(known_format(&peers, &own), 0);
+        peers.known.values_mut().skip(2).for_each(|old| old.alive = false);
+        assert_eq!(known_format(&peers, &own), FORMAT);
     }
 
     #[tokio::test(start_paused = true)]

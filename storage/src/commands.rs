@@ -11,6 +11,11 @@ use crate::tables::indexes::GroupPlacement;
 use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
 
+/// The newest format of commands that this program reads. It grows with every kind of command that
+/// pods of the version before could not read; pods tell each other theirs, and propose what all
+/// of them read. So pods are replaced one by one, and new kinds begin with the last one.
+pub const FORMAT: u32 = 1;
+
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
@@ -122,6 +127,13 @@ pub enum Command {
         /// Sessions whose last write is older than this, Unix nanoseconds.
         sessions_before: i64,
     },
+}
+
+impl Command {
+    /// The oldest [`FORMAT`] whose pods read it.
+    pub fn format(&self) -> u32 {
+        1
+    }
 }
 
 /// Who issues a command for a role other than a writer's: refused when a newer epoch exists.

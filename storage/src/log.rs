@@ -21,10 +21,11 @@ mod propose;
 mod serve;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use miroir_seams::{PeerCallError, Seams};
 use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,7 +34,7 @@ use tokio::time::Instant;
 pub use members::{ChangeError, HandOverError, Leadership, Members};
 pub use plan::{Change, PodsSeen, VOTERS_MAX, plan_membership};
 
-use crate::commands::{Command, Outcome};
+use crate::commands::{Command, FORMAT, Outcome};
 use crate::engine::Engine;
 use crate::raft::messages::{INDEX, Leader, Nothing, ReadIndex};
 use crate::raft::{
@@ -138,6 +139,14 @@ pub enum ProposeError {
     /// proposed. The pod must be restarted.
     #[error("the coordinator log failed: {0}")]
     Fatal(String),
+    /// Some pod of the cluster could not read the command: nothing was proposed.
+    #[error("not every pod knows this kind of command yet (format {format}, {known} is known)")]
+    TooNew {
+        /// Of the command; see [`Command::format`].
+        format: u32,
+        /// What every pod knows.
+        known: u32,
+    },
 }
 
 /// The state of this pod's Raft.
@@ -181,6 +190,8 @@ struct Core {
     engine: Arc<dyn Engine>,
     applied: Arc<Applied>,
     seams: Seams,
+    /// The newest format that every pod reads, as far as this pod knows.
+    format: AtomicU32,
     network: PeerNetwork,
     confirmations: Arc<Confirmations>,
     /// Held while an entry is under way, and by a leader that steps aside.
@@ -261,6 +272,7 @@ impl CoordinatorLog {
             engine: config.engine,
             applied,
             seams: seams.clone(),
+            format: AtomicU32::new(FORMAT),
             network,
             confirmations,
             turn: tokio::sync::Mutex::default(),
@@ -325,8 +337,24 @@ impl CoordinatorLog {
     /// See [`ProposeError`]: only `Unknown` leaves open whether the command takes effect. When
     /// the future is dropped, the command may still be proposed.
     pub async fn propose(&self, command: &Command) -> Result<Outcome, ProposeError> {
-        let command =
-            encode_command(command).map_err(|error| ProposeError::Fatal(error.to_string()))?;
+        self.propose_encoded(self.encoded(command)?).await
+    }
+
+    /// Says which format every pod of the cluster reads: newer commands are refused from now on.
+    /// A log that was just opened takes all pods for its equals.
+    pub fn limit_format(&self, known: u32) {
+        self.core.format.store(known, Ordering::Relaxed);
+    }
+
+    fn encoded(&self, command: &Command) -> Result<Bytes, ProposeError> {
+        let (format, known) = (command.format(), self.core.format.load(Ordering::Relaxed));
+        if format > known {
+            return Err(ProposeError::TooNew { format, known });
+        }
+        encode_command(command).map_err(|error| ProposeError::Fatal(error.to_string()))
+    }
+
+    async fn propose_encoded(&self, command: Bytes) -> Result<Outcome, ProposeError> {
         let deadline = self.core.seams.clock.instant() + PROPOSE_TIMEOUT;
         let (done, outcome) = oneshot::channel();
         let waiting = Waiting { commands: vec![command], deadline, done: Done::Here(done) };
@@ -342,9 +370,9 @@ impl CoordinatorLog {
     /// Puts `command` in line and returns, in order with later proposals. It is lost when the
     /// queue is full, when nobody leads for a while, or when the pod ends.
     pub fn propose_detached(&self, command: &Command) {
-        let command = match encode_command(command) {
+        let command = match self.encoded(command) {
             Ok(command) => command,
-            Err(error) => return tracing::warn!(%error, "a command can't be encoded"),
+            Err(error) => return tracing::warn!(%error, "a command can't be proposed"),
         };
         let deadline = self.core.seams.clock.instant() + PROPOSE_TIMEOUT;
         let waiting = Waiting { commands: vec![command], deadline, done: Done::Nobody };

@@ -436,7 +436,9 @@ impl Delivery {
                 Ok(Outcome::Done) => return Ok(()),
                 Ok(_) => return Err(NotAgreed::IndexGone),
                 Err(ProposeError::NoQuorum | ProposeError::Unknown) => self.pause(&mut wait).await,
-                Err(ProposeError::Stopped | ProposeError::Fatal(_)) => {
+                Err(
+                    ProposeError::Stopped | ProposeError::Fatal(_) | ProposeError::TooNew { .. },
+                ) => {
                     return Err(NotAgreed::LogStopped);
                 }
             }

@@ -18,7 +18,7 @@ use crate::raft::messages::{
     APPEND, AppendAnswer, AppendCall, ELECT, ElectCall, Envelope, INDEX, Nothing, PROPOSE,
     ProposeAnswer, ProposeCall, ReadIndex, SNAPSHOT, SnapshotAnswer, VOTE, YIELD, YieldCall,
 };
-use crate::raft::{RaftId, TypeConfig};
+use crate::raft::{Proposal, RaftId, TypeConfig};
 use crate::tables::records::{Record, decode, encode};
 
 /// The largest snapshot that is taken: it is built in memory.
@@ -146,6 +146,10 @@ impl CoordinatorLog {
         }
         if !core.members().addresses.contains_key(&from) {
             return Err(refusal(format_args!("raft id {from} is no member")));
+        }
+        // Of a newer version: in the log it would end this pod, and all that can't read it.
+        if let Err(error) = Proposal::new(call.commands.clone()).decode() {
+            return Ok(ProposeAnswer::NotProposed(error.to_string()));
         }
         core.check_number(from, call.life, call.number).map_err(refusal)?;
         let wait = Duration::from_millis(call.wait_ms).min(PROPOSE_TIMEOUT);

@@ -60,6 +60,36 @@ async fn enqueue_on(log: &CoordinatorLog) -> Result<TaskUid, ProposeError> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_some_pod_can_not_read_is_not_proposed() -> TestResult {
+    let log = CoordinatorLog::open(config(MemoryEngine::new()), Seams::seeded(1)).await?;
+    log.limit_format(0);
+    let refused = ProposeError::TooNew { format: put_node("n1").format(), known: 0 };
+    assert_eq!(log.propose(&put_node("n1")).await, Err(refused));
+    log.limit_format(FORMAT);
+    assert_eq!(log.propose(&put_node("n1")).await?, Outcome::Done);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_stops_at_an_entry_of_a_later_version_and_says_so() -> TestResult {
+    let disk = MemoryEngine::new();
+    let seams = Seams::seeded(1);
+    let log = CoordinatorLog::open(config(disk.clone()), seams.clone()).await?;
+    log.propose(&put_node("n1")).await?;
+    let mut events = log.subscribe().events;
+    let unknown = Bytes::from_static(&[1, 0xff, 0x7f]);
+    assert!(log.propose_encoded(unknown).await.is_err());
+    assert!(events.recv().await.is_none(), "whoever follows the log must notice");
+    assert!(!log.metrics().running);
+    assert!(matches!(log.propose(&put_node("n2")).await, Err(ProposeError::Fatal(_))));
+    assert!(log.routing().nodes.contains_key(&NodeId::from("n1")));
+    seams.tasks.end_all();
+    // It stays so until a program runs that can read it.
+    assert!(CoordinatorLog::open(config(disk), Seams::seeded(2)).await.is_err());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_after_a_crash_leads_at_once_and_has_everything() -> TestResult {
     let disk = MemoryEngine::new();
     let seams = Seams::seeded(1);

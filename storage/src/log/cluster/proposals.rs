@@ -139,6 +139,20 @@ async fn garbage_and_requests_for_others_change_nothing() -> TestResult {
     Ok(())
 }
 
+/// What a pod of a later version proposes.
+const UNKNOWN: &[u8] = &[1, 0xff, 0x7f];
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_keeps_out_what_it_can_not_read() -> TestResult {
+    let cluster = Cluster::of(3, 9).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let newer = cluster.log((leader + 1) % 3);
+    let answer = newer.propose_encoded(Bytes::from_static(UNKNOWN)).await;
+    assert_eq!(answer, Err(ProposeError::NoQuorum), "certainly not proposed");
+    newer.propose(&work(0, 0)).await?;
+    cluster.agree().await
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
