@@ -20,5 +20,6 @@ pub mod oracle;
 pub mod pods;
 pub mod processes;
 pub mod replicas;
+pub mod roles;
 pub mod strangers;
 pub mod traffic;

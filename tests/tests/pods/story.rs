@@ -8,6 +8,7 @@ use miroir_tests::client::Api;
 use miroir_tests::pods::Pod;
 use miroir_tests::processes::{Cluster, Member};
 use miroir_tests::replicas;
+use miroir_tests::roles::RoleWatch;
 use miroir_tests::traffic::{Expect, Traffic};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -24,6 +25,7 @@ pub struct Story {
     pub pods: Vec<Pod>,
     pub traffic: Traffic,
     started: Vec<JoinHandle<()>>,
+    roles: RoleWatch,
 }
 
 impl Story {
@@ -34,14 +36,15 @@ impl Story {
             ["--pods", "3", "--nodes", "4", "--groups", "2", "--rf", "2", "--no-respawn"];
         let cluster = Cluster::start(directory.path(), &arguments).await.expect("a cluster");
         let urls = cluster.ready.pods.iter().map(|pod| pod.url.as_str());
-        let traffic = Traffic::new(urls, &cluster.ready.master_key);
+        let traffic = Traffic::new(urls.clone(), &cluster.ready.master_key);
+        let roles = RoleWatch::start(urls, cluster.ready.admin_key.as_deref());
         for index in INDEXES {
             traffic.probe(index, 0).await;
         }
         let started = traffic.start(&INDEXES);
         traffic.acknowledged_more(25).await;
         let pods = Pod::all_of(&cluster);
-        Self { _directory: directory, cluster, pods, traffic, started }
+        Self { _directory: directory, cluster, pods, traffic, started, roles }
     }
 
     /// How long each index took from now to carry out a write sent now, first to pod `first`.
@@ -61,6 +64,7 @@ impl Story {
     /// Stops the traffic and looks at what is left.
     pub async fn end(self) {
         self.traffic.stop(self.started).await;
+        self.roles.end();
         println!("{}", self.traffic.summary());
         assert_eq!(self.traffic.ledger().faults, Vec::<String>::new());
         assert!(
