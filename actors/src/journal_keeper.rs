@@ -1,21 +1,22 @@
 //! Gives back the journalled payloads that no open task needs.
 //!
-//! Most are given back by the writer on this pod at once. The keeper finds the rest: copies held
-//! for tasks whose writer is elsewhere, writes that were refused after they were journalled, and
-//! what ended while the pod was away. Owns: how long each record has had no task.
+//! A task's payload is given back once the log says that the task has ended: nobody reads it then.
+//! The keeper finds the rest, too: writes that were refused after they were journalled, copies
+//! that nobody heard of, and what ended while the pod was away. Owns: which open task each record
+//! belongs to, and how long each of the others has had none.
 //!
 //! A payload is in the journal before its task is in the log, and an entry may be committed long
 //! after it was proposed. So a record goes only when no open task named it in two looks in a row,
 //! `SPARE_TIME` apart, each of which began with the log's leader confirming that this pod had
-//! applied all that was agreed. Nobody sends to it but its own timer. A restart only begins the
-//! waiting anew.
+//! applied all that was agreed. Sent to by its own timer and the log feed. A restart loads the open
+//! tasks and begins the waiting anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use miroir_storage::ids::JournalSequence;
-use miroir_storage::tables::tasks;
+use miroir_storage::ids::{JournalSequence, PodId, TaskUid};
+use miroir_storage::tables::tasks::{self, TaskRecord};
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
@@ -32,6 +33,15 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the keeper is told.
 #[derive(Debug)]
 pub enum JournalKeeperMessage {
+    /// The log accepted a task whose payload is in this pod's journal.
+    Held {
+        /// The task.
+        uid: TaskUid,
+        /// Its records.
+        sequences: Vec<JournalSequence>,
+    },
+    /// Tasks ended.
+    Ended(Vec<TaskUid>),
     /// Time for a look.
     Look,
     /// The log was confirmed (from the keeper's own task), or not.
@@ -46,6 +56,8 @@ pub struct JournalKeeper;
 #[derive(Debug)]
 pub struct JournalKeeperState {
     pod: Arc<PodContext>,
+    /// The records of open tasks.
+    held: BTreeMap<TaskUid, Vec<JournalSequence>>,
     spare: Spare,
 }
 
@@ -63,7 +75,9 @@ impl Actor for JournalKeeper {
         pod: Arc<PodContext>,
     ) -> Result<JournalKeeperState, ActorProcessingErr> {
         schedule(&myself, &pod);
-        Ok(JournalKeeperState { pod, spare: Spare::default() })
+        let open = tasks::read_open(pod.log.engine().as_ref())?;
+        let held = open.iter().map(|task| (task.uid, held_by(&pod.id, task))).collect();
+        Ok(JournalKeeperState { pod, held, spare: Spare::default() })
     }
 
     async fn handle(
@@ -74,6 +88,13 @@ impl Actor for JournalKeeper {
     ) -> Result<(), ActorProcessingErr> {
         let pod = state.pod.clone();
         match message {
+            JournalKeeperMessage::Held { uid, sequences } => {
+                state.held.insert(uid, sequences);
+            }
+            JournalKeeperMessage::Ended(uids) => {
+                let records = uids.iter().filter_map(|uid| state.held.remove(uid)).flatten();
+                records.for_each(|sequence| pod.journal.release(sequence));
+            }
             JournalKeeperMessage::Look if pod.journal.usage().records == 0 => {
                 state.spare = Spare::default();
                 schedule(&myself, &pod);
@@ -103,18 +124,19 @@ fn schedule(myself: &Address<JournalKeeperMessage>, pod: &PodContext) {
     });
 }
 
+/// The task's records in the journal of pod `own`.
+pub fn held_by(own: &PodId, task: &TaskRecord) -> Vec<JournalSequence> {
+    let holders = task.work.payload().into_iter().flat_map(|payload| &payload.holders);
+    holders.filter(|(holder, _)| holder == own).map(|(_, sequence)| *sequence).collect()
+}
+
 fn look(state: &mut JournalKeeperState) -> Result<(), ActorProcessingErr> {
     let pod = &state.pod;
     // Listed before the tasks are read: what is journalled meanwhile is not looked at.
     let held = pod.journal.sequences();
     let open = tasks::read_open(pod.log.engine().as_ref())?;
-    let needed: BTreeSet<JournalSequence> = open
-        .iter()
-        .filter_map(|task| task.work.payload())
-        .flat_map(|payload| &payload.holders)
-        .filter(|(holder, _)| *holder == pod.id)
-        .map(|(_, sequence)| *sequence)
-        .collect();
+    let needed: BTreeSet<JournalSequence> =
+        open.iter().flat_map(|task| held_by(&pod.id, task)).collect();
     for sequence in state.spare.look(&held, &needed, pod.seams.clock.instant()) {
         pod.journal.release(sequence);
     }

@@ -37,6 +37,7 @@
 //! lost: the child loads what is open when it starts, and events reach it only after they were
 //! committed to the store it loads from.
 
+mod begin;
 mod children;
 mod restart;
 
@@ -49,30 +50,29 @@ use miroir_seams::{NodeTransport, Seams};
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::{IndexUid, NodeId, PodId};
 use miroir_storage::journal::Journal;
-use miroir_storage::log::CoordinatorLog;
+use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::roles::{self, REGISTRAR};
 use miroir_storage::tables::tasks;
 use ractor::{ActorCell, ActorProcessingErr, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
 
+use self::begin::{on_epoch_taken, start_or_wait};
 pub use self::children::Child;
 use self::children::{Children, LifeEnd};
-use self::restart::{on_restart_by_hand, restart_later, start_or_wait};
-use crate::coordinator::Coordinator;
-use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftItem, DriftView};
-use crate::health_checker::{HealthChecker, HealthCheckerArguments, HealthConfig, NodeHealthView};
-use crate::index_janitor::{IndexJanitor, IndexJanitorMessage};
+use self::restart::{on_restart_by_hand, restart_later};
+use crate::drift_checker::DriftView;
+use crate::health_checker::{HealthConfig, NodeHealthView};
+use crate::index_janitor::IndexJanitorMessage;
 use crate::inspect::{Actor, Address, Inventory, spawn_root};
-use crate::journal_keeper::JournalKeeper;
+use crate::journal_keeper::{JournalKeeperMessage, held_by};
 use crate::node_calls::NodeCalls;
-use crate::node_tasks::{NodeTasks, NodeTasksArguments, NodeTasksMessage};
+use crate::node_tasks::NodeTasksMessage;
 use crate::peer_service::{Hint, RestartReply, send_hint};
 use crate::peers::PeersView;
-use crate::registrar::{Registrar, RegistrarMessage};
-use crate::shares::Share;
-use crate::task_pruner::{TaskBlock, TaskPruner, TaskPrunerArguments, TaskRetention};
-use crate::writer::{Writer, WriterArguments, WriterMessage};
+use crate::registrar::RegistrarMessage;
+use crate::task_pruner::TaskRetention;
+use crate::writer::WriterMessage;
 
 /// The root's name in the inventory.
 const ROOT: &str = "pod";
@@ -166,9 +166,13 @@ impl PodContext {
 
     /// Whether this pod holds a role, beside the leader's.
     pub fn holds_roles(&self) -> bool {
-        let registrar = roles::all(self.log.engine().as_ref())
-            .is_ok_and(|roles| roles.get(REGISTRAR).is_some_and(|role| role.holder == self.id));
-        registrar || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
+        self.registers() || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
+    }
+
+    /// Whether this pod is the registrar's.
+    fn registers(&self) -> bool {
+        roles::all(self.log.engine().as_ref())
+            .is_ok_and(|roles| roles.get(REGISTRAR).is_some_and(|role| role.holder == self.id))
     }
 
     /// Whether this pod writes the index.
@@ -222,6 +226,15 @@ pub enum PodMessage {
         /// The number of its wait.
         wait: u64,
     },
+    /// The log answered a pod that wants to begin with a role.
+    EpochTaken {
+        /// The role's actor.
+        child: Child,
+        /// The number of its wait.
+        wait: u64,
+        /// The log's answer.
+        answer: Result<Outcome, ProposeError>,
+    },
     /// An operator wants an actor started again.
     RestartByHand {
         /// The actor's id in the inventory.
@@ -242,6 +255,7 @@ pub struct PodState {
     children: Children,
     registrar: Option<Address<RegistrarMessage>>,
     janitor: Option<Address<IndexJanitorMessage>>,
+    keeper: Option<Address<JournalKeeperMessage>>,
     writers: BTreeMap<IndexUid, Address<WriterMessage>>,
 }
 
@@ -275,6 +289,7 @@ impl Actor for Pod {
             children: Children::default(),
             registrar: None,
             janitor: None,
+            keeper: None,
             writers: BTreeMap::new(),
         };
         let routing = context.log.routing();
@@ -339,6 +354,12 @@ impl Actor for Pod {
                 }
                 Ok(())
             }
+            PodMessage::EpochTaken { child, wait, answer } => {
+                if state.children.end_wait(&child, wait) {
+                    on_epoch_taken(&myself, state, child, answer).await;
+                }
+                Ok(())
+            }
             PodMessage::RestartByHand { id, reply } => {
                 // Whoever has given up was told that nothing was done.
                 if !reply.is_closed() {
@@ -385,97 +406,6 @@ impl Actor for Pod {
     }
 }
 
-async fn start_child(
-    myself: &Address<PodMessage>,
-    state: &mut PodState,
-    child: Child,
-) -> Result<(), ActorProcessingErr> {
-    let context = state.context.clone();
-    let name = child.name();
-    let cell = match &child {
-        Child::Follower(node) => {
-            let arguments = NodeTasksArguments {
-                node: node.clone(),
-                calls: context.calls.clone(),
-                seams: context.seams.clone(),
-            };
-            let actor = myself.spawn(name, NodeTasks, arguments).await?;
-            let cell = actor.get_cell();
-            context.followers.rcu(|followers| {
-                let mut followers = BTreeMap::clone(followers);
-                followers.insert(node.clone(), actor.clone());
-                followers
-            });
-            cell
-        }
-        Child::Health => {
-            let arguments = HealthCheckerArguments {
-                config: context.config.health,
-                view: context.health.clone(),
-                calls: context.calls.clone(),
-                log: context.log.clone(),
-                seams: context.seams.clone(),
-                peers: context.peers.clone(),
-                pod: myself.clone(),
-            };
-            let actor = myself.spawn(name, HealthChecker, arguments).await?;
-            actor.get_cell()
-        }
-        Child::Janitor => {
-            let actor = myself.spawn(name, IndexJanitor, context).await?;
-            state.janitor = Some(actor.clone());
-            actor.get_cell()
-        }
-        Child::Coordinator => {
-            let actor = myself.spawn(name, Coordinator, context).await?;
-            actor.get_cell()
-        }
-        Child::Keeper => {
-            let actor = myself.spawn(name, JournalKeeper, context).await?;
-            actor.get_cell()
-        }
-        Child::Registrar => {
-            let known = roles::all(context.log.engine().as_ref())?;
-            if known.get(REGISTRAR).is_none_or(|role| role.holder != context.id) {
-                context.inventory.forget(&name, None);
-                return Ok(());
-            }
-            let actor = myself.spawn(name, Registrar, context).await?;
-            state.registrar = Some(actor.clone());
-            actor.get_cell()
-        }
-        Child::Pruner => {
-            let share = Share::of_pod(context.peers.clone(), |block: &TaskBlock| {
-                format!("prune/{}", block.0)
-            });
-            let arguments = TaskPrunerArguments { pod: context, share };
-            let actor = myself.spawn(name, TaskPruner, arguments).await?;
-            actor.get_cell()
-        }
-        Child::Drift => {
-            let share = Share::of_pod(context.peers.clone(), |item: &DriftItem| {
-                format!("drift/{}/{}", item.index, item.node)
-            });
-            let arguments = DriftCheckerArguments { pod: context, share, root: myself.clone() };
-            let actor = myself.spawn(name, DriftChecker, arguments).await?;
-            actor.get_cell()
-        }
-        Child::Writer(index) => {
-            if !context.writes(index) {
-                state.writers.remove(index);
-                context.inventory.forget(&name, None);
-                return Ok(());
-            }
-            let arguments = WriterArguments { pod: context, index: index.clone() };
-            let actor = myself.spawn(name, Writer, arguments).await?;
-            state.writers.insert(index.clone(), actor.clone());
-            actor.get_cell()
-        }
-    };
-    state.children.started(child, cell);
-    Ok(())
-}
-
 async fn on_applied(
     myself: &Address<PodMessage>,
     state: &mut PodState,
@@ -489,6 +419,10 @@ async fn on_applied(
             let Some(task) = tasks::read(state.context.log.engine().as_ref(), *uid)? else {
                 return Ok(());
             };
+            let sequences = held_by(&state.context.id, &task);
+            if let (Some(keeper), false) = (&state.keeper, sequences.is_empty()) {
+                let _restarting = keeper.cast(JournalKeeperMessage::Held { uid: *uid, sequences });
+            }
             let Some(index) = index else {
                 if let Some(registrar) = &state.registrar {
                     let _restarting = registrar.cast(RegistrarMessage::Accepted(Box::new(task)));
@@ -528,6 +462,9 @@ fn tell_ended(state: &PodState, uids: Vec<miroir_storage::ids::TaskUid>) {
     }
     if let Some(registrar) = &state.registrar {
         let _restarting = registrar.cast(RegistrarMessage::TasksEnded);
+    }
+    if let Some(keeper) = &state.keeper {
+        let _restarting = keeper.cast(JournalKeeperMessage::Ended(uids));
     }
 }
 

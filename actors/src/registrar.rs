@@ -15,7 +15,6 @@ use miroir_storage::commands::{Command, Effect, Ending, FinishTask, Outcome, Wor
 use miroir_storage::ids::TaskUid;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
-use miroir_storage::tables::roles::REGISTRAR;
 use miroir_storage::tables::tasks::{self, TaskRecord};
 use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::ActorProcessingErr;
@@ -70,10 +69,6 @@ impl Actor for Registrar {
         myself: Address<RegistrarMessage>,
         pod: Arc<PodContext>,
     ) -> Result<RegistrarState, ActorProcessingErr> {
-        let take = Command::TakeEpoch { role: REGISTRAR.to_owned(), pod: pod.id.clone() };
-        let Outcome::Epoch(_) = pod.log.propose(&take).await? else {
-            return Err("the registrar's role is another pod's".into());
-        };
         let open = tasks::read_open(pod.log.engine().as_ref())?
             .into_iter()
             .filter(|task| task.index.is_none())

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use miroir_storage::commands::{Command, Fence, Outcome};
+use miroir_storage::commands::{Fence, Outcome};
 use miroir_storage::ids::{Epoch, IndexUid, NodeId, TaskUid};
 use miroir_storage::log::ProposeError;
 use miroir_storage::tables::lane_marks::{self, LaneMark};
@@ -152,6 +152,8 @@ pub struct WriterArguments {
     pub pod: Arc<PodContext>,
     /// The index.
     pub index: IndexUid,
+    /// The epoch that was taken for this life.
+    pub epoch: Epoch,
 }
 
 /// A writer's state.
@@ -194,18 +196,13 @@ impl Actor for Writer {
 
     const KIND: &'static str = "Writer";
 
-    /// Takes a new epoch, loads what is open, starts the lanes where their marks stand.
+    /// Loads what is open, starts the lanes where their marks stand.
     async fn pre_start(
         &self,
         myself: Address<WriterMessage>,
         arguments: WriterArguments,
     ) -> Result<WriterState, ActorProcessingErr> {
-        let WriterArguments { pod, index } = arguments;
-        let role = miroir_storage::tables::roles::writer_role(&index);
-        let take = Command::TakeEpoch { role, pod: pod.id.clone() };
-        let Outcome::Epoch(epoch) = pod.log.propose(&take).await? else {
-            return Err("the log did not grant an epoch".into());
-        };
+        let WriterArguments { pod, index, epoch } = arguments;
         let routing = pod.log.routing();
         let placed = routing.by_uid.get(&index).cloned().ok_or("the index is gone")?;
         let open = tasks::read_open(pod.log.engine().as_ref())?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ractor::ActorProcessingErr;
 
-use super::{Child, PodMessage, PodState, ROOT, start_child};
+use super::{Child, PodMessage, PodState, ROOT};
 use crate::inspect::Address;
 use crate::peer_service::RestartReply;
 
@@ -13,17 +13,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why an actor is stopped.
 const BY_HAND: &str = "started again by hand";
-
-/// Starts a child; if that fails, it waits as one that failed.
-pub(super) async fn start_or_wait(
-    myself: &Address<PodMessage>,
-    state: &mut PodState,
-    child: Child,
-) {
-    if let Err(error) = start_child(myself, state, child.clone()).await {
-        restart_later(myself, state, child, Some(&error.to_string()));
-    }
-}
 
 /// Starts a child again after the wait that its failures in a row ask for.
 pub(super) fn restart_later(
