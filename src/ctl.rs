@@ -4,10 +4,12 @@
 //! can't be reached, failed, or answered only in part; 2: what was asked is refused.
 
 mod client;
+mod leave;
 mod table;
 mod views;
 
 use std::io::Write;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -63,6 +65,15 @@ enum CtlCommand {
         #[arg(long, value_name = "ID")]
         pod: Option<String>,
     },
+    /// Take a pod out of the cluster for good; waits until nothing is lost when it is stopped.
+    Leave {
+        /// As `peers` prints it.
+        #[arg(value_name = "POD")]
+        pod: String,
+        /// Give up waiting after so many seconds; the pod goes on leaving.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        timeout: u64,
+    },
     /// Start one actor again.
     RestartActor {
         /// As `actors` prints it.
@@ -117,6 +128,12 @@ async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyho
             let path = format!("/_miroir/actors{query}");
             let (body, actors) = client.ask::<ActorsAnswer>(Method::GET, &path).await?;
             (body, views::actors(&actors), views::unreachable(&actors))
+        }
+        CtlCommand::Leave { pod, timeout } => {
+            let path = format!("/_miroir/pods/{}/leave", encode(&pod));
+            let patience = Duration::from_secs(timeout);
+            let (body, answer) = leave::leave(client, &path, patience).await?;
+            (body, format!("{} {}\n", answer.pod, leave::keeps(&answer)), None)
         }
         CtlCommand::RestartActor { id } => {
             let path = format!("/_miroir/actors/{}/restart", encode(&id));

@@ -19,6 +19,7 @@ use miroir_storage::tables::roles::REGISTRAR;
 
 use crate::copies;
 use crate::inspect::BACKLOG_MAX;
+use crate::leave::has_left;
 use crate::pod::PodContext;
 
 /// Why a write was not accepted, or is not known to be.
@@ -33,6 +34,9 @@ pub enum AcceptError {
     /// No other pod takes the second copy; nothing was accepted.
     #[error("no other pod takes a copy of the write")]
     NoSecondCopy,
+    /// The pod has left the cluster; nothing was accepted.
+    #[error("the pod has left the cluster")]
+    Left,
     /// The local store failed; nothing was accepted.
     #[error("the coordinator state can't be read: {0}")]
     State(#[from] ApplyError),
@@ -121,6 +125,9 @@ pub async fn accept(
     if let Some(accepted) = accepted_before(pod, marks.key.as_ref())? {
         return Ok(accepted);
     }
+    if has_left(pod) {
+        return Err(AcceptError::Left);
+    }
     if pod.backlog() > BACKLOG_MAX {
         return Err(AcceptError::Overloaded);
     }
@@ -167,7 +174,7 @@ pub async fn accept(
             tracing::error!(?other, "log answered an accepted task otherwise");
             Err(AcceptError::OutcomeUnknown)
         }
-        Err(ProposeError::NoQuorum | ProposeError::Stopped) => {
+        Err(ProposeError::NoQuorum | ProposeError::Stopped | ProposeError::TooNew { .. }) => {
             release();
             Err(AcceptError::NoQuorum)
         }

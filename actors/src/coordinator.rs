@@ -24,6 +24,7 @@ use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
 use crate::inspect::{Actor, Address};
+use crate::leave::RETIRING;
 use crate::peers::Peers;
 use crate::pod::PodContext;
 
@@ -177,8 +178,13 @@ async fn look_after_members(pod: &PodContext, term: &mut Term, now: Instant) {
         Change::AddLearner { raft_id, address } => pod.log.add_learner(raft_id, &address).await,
         Change::SetVoters(voters) => pod.log.set_voters(voters).await,
         Change::Remove(raft_id) => pod.log.remove(raft_id).await,
-        // Only pods that leave for good give up their votes; nobody does that yet by itself.
-        Change::HandOver { .. } => Ok(()),
+        // A pod that is to leave gives up the leadership first, and says so later.
+        Change::HandOver { successor } => {
+            if let Err(error) = pod.log.hand_over_leadership(Some(successor)).await {
+                tracing::warn!(%error, "leadership of the log was not handed over, trying again");
+            }
+            Ok(())
+        }
     };
     if let Err(error) = made {
         tracing::warn!(%error, "members of the coordinator log could not be changed, trying again");
@@ -202,7 +208,9 @@ fn pods_seen(
     for id in gone {
         gone_since.entry(id).or_insert(now);
     }
-    PodsSeen { live, gone_since: gone_since.clone(), leaving: BTreeSet::new() }
+    let retiring = peers.known.values().filter(|pod| pod.values.contains_key(RETIRING));
+    let leaving = retiring.filter_map(|pod| pod.raft_id).collect();
+    PodsSeen { live, gone_since: gone_since.clone(), leaving }
 }
 
 /// Every role that this actor gives, with its holder.

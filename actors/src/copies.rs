@@ -1,7 +1,7 @@
 //! Payloads in the journals of two pods.
 //!
 //! The pod that accepts a write keeps its payload, and so does one more pod: the index's writer,
-//! if that is another. Both fsync before the write gets its place in the log (safety rule 1).
+//! if that is another. A pod that is to leave the cluster keeps none: two others do. Both fsync before the write gets its place in the log (safety rule 1).
 //! Who holds what is in the task's record; copies that no open task names are given back by
 //! their pod's [`crate::journal_keeper`], so nobody has to be told.
 //!
@@ -64,8 +64,12 @@ pub async fn append(
         let sequence = pod.journal.append(payload).await.map_err(refused)?;
         return Ok(vec![(pod.id.clone(), sequence)]);
     }
+    if peers.live.get(&pod.id).is_some_and(|own| own.leaving) {
+        return append_away(pod, payload, preferred).await;
+    }
     let here = pod.journal.append(payload.clone());
-    let (here, there) = futures::join!(here, append_elsewhere(&pod.peers, &pod.seams.clock, payload, preferred));
+    let there = append_elsewhere(&pod.peers, &pod.seams.clock, payload, preferred, None);
+    let (here, there) = futures::join!(here, there);
     match (here, there) {
         (Ok(own), Some(other)) => Ok(vec![(pod.id.clone(), own), other]),
         (Ok(own), None) => {
@@ -75,6 +79,23 @@ pub async fn append(
         // The other pod finds out by itself.
         (Err(error), _) => Err(refused(error)),
     }
+}
+
+/// Stores a payload in two other journals, or in the only other one: that pod will be alone.
+async fn append_away(
+    pod: &PodContext,
+    payload: Payload,
+    preferred: Option<&PodId>,
+) -> Result<Vec<Holder>, AcceptError> {
+    let clock = &pod.seams.clock;
+    let first = append_elsewhere(&pod.peers, clock, payload.clone(), preferred, None).await;
+    let first = first.ok_or(AcceptError::NoSecondCopy)?;
+    if pod.peers.now().candidates().filter(|other| **other != pod.id).count() < 2 {
+        return Ok(vec![first]);
+    }
+    // What is stored already is found spare by its pod if the second fails.
+    let second = append_elsewhere(&pod.peers, clock, payload, preferred, Some(&first.0)).await;
+    Ok(vec![first, second.ok_or(AcceptError::NoSecondCopy)?])
 }
 
 fn refused(error: JournalError) -> AcceptError {
@@ -89,18 +110,20 @@ fn patience(bytes: u64) -> Duration {
 }
 
 /// Asks the pods that may hold the second copy until one has it, those that are seen meanwhile
-/// too. Pods that are only full are not asked again: the client is to slow down.
+/// too; not the one that `has` one already. Pods that are only full are not asked again: the client is to slow down.
 async fn append_elsewhere(
     peers: &PeersView,
     clock: &Clock,
     payload: Payload,
     preferred: Option<&PodId>,
+    has: Option<&PodId>,
 ) -> Option<Holder> {
     let timeout = patience(payload.len() as u64);
     let deadline = clock.instant() + HOLDER_PATIENCE;
     let mut changes = peers.changes();
     loop {
-        let others = peers.now().second_holders(peers.own(), preferred);
+        let mut others = peers.now().second_holders(peers.own(), preferred);
+        others.retain(|other| Some(other) != has);
         let mut full = !others.is_empty();
         for other in others.into_iter().take(HOLDERS_TRIED_MAX) {
             let body = vec![addressed_to(&other), payload.head.clone(), payload.body.clone()];
@@ -286,7 +309,7 @@ mod tests {
             clock.sleep(Duration::from_secs(2)).await;
             see(&view, "c", &clock);
         };
-        let append = append_elsewhere(&view, &clock, payload(), None);
+        let append = append_elsewhere(&view, &clock, payload(), None, None);
         let (holder, ()) = futures::join!(append, later);
         assert_eq!(holder, Some((PodId::from("c"), JournalSequence(7))));
     }
@@ -300,7 +323,7 @@ mod tests {
         ] {
             let journal = Arc::new(OneJournal { takes: "", refusal, calls: AtomicUsize::new(0) });
             let view = beside_b(&journal, &clock);
-            assert_eq!(append_elsewhere(&view, &clock, payload(), None).await, None);
+            assert_eq!(append_elsewhere(&view, &clock, payload(), None, None).await, None);
             assert_eq!(journal.calls.load(Ordering::Relaxed) == 1, asked_once);
         }
     }

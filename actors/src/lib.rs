@@ -25,6 +25,7 @@
 //! | [`inspect`] | what every actor is at; the only way to start one and to send to it |
 //! | [`restarts`] | how long an actor that failed waits |
 //! | [`drain`] | handing over before a pod stops |
+//! | [`leave`] | leaving the cluster for good |
 //! | [`peer_service`] | what other pods may ask of this one |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
@@ -41,6 +42,7 @@ pub mod index_janitor;
 pub mod inspect;
 pub mod journal_keeper;
 pub mod lane;
+pub mod leave;
 pub mod node_calls;
 pub mod node_settings;
 pub mod node_tasks;

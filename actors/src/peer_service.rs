@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::copies;
 use crate::inspect::{ActorReport, OUTSIDE_DEPTH_MAX};
+use crate::leave::{self, LeaveProgress, LeaveRefusal};
 use crate::pod::{PodContext, PodMessage};
 
 /// Carries a [`Hint`].
@@ -28,6 +29,8 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const ACTORS: &str = "pod/actors";
 /// Carries an order to start an actor again.
 pub const RESTART: &str = "pod/restart";
+/// Asks how far a pod is with leaving, or orders it to begin.
+pub const LEAVE: &str = "pod/leave";
 /// How long an operator waits for a pod.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -119,6 +122,33 @@ pub async fn restart_on(pod: &PodContext, on: &PodId, id: &str) -> Result<Restar
     Ok(serde_json::from_slice(&answer)?)
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LeaveOrder {
+    begin: bool,
+}
+
+/// How far any pod is with leaving; orders it to if `begin`.
+///
+/// # Errors
+/// See [`AskError`]; after at most 2 s. The order may have arrived all the same.
+pub async fn leave_of(
+    pod: &Arc<PodContext>,
+    of: &PodId,
+    begin: bool,
+) -> Result<Result<LeaveProgress, LeaveRefusal>, AskError> {
+    if *of == pod.id {
+        return Ok(leave_here(pod, begin));
+    }
+    let order = serde_json::to_vec(&LeaveOrder { begin })?;
+    let answer = pod.peers.call(of, LEAVE, vec![order.into()], ASK_TIMEOUT).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+fn leave_here(pod: &Arc<PodContext>, begin: bool) -> Result<LeaveProgress, LeaveRefusal> {
+    if begin { leave::begin(pod) } else { Ok(leave::progress(pod)) }
+}
+
 async fn restart_here(pod: &PodContext, id: String) -> Result<RestartReply, PeerRefusal> {
     check_backlog(pod)?;
     let (reply, done) = oneshot::channel();
@@ -163,6 +193,10 @@ impl PeerService for PodService {
             RESTART => {
                 let order: RestartOrder = from_json(&body)?;
                 in_json(&restart_here(&self.pod, order.id).await?)
+            }
+            LEAVE => {
+                let order: LeaveOrder = from_json(&body)?;
+                in_json(&leave_here(&self.pod, order.begin))
             }
             unknown => Err(PeerRefusal(format!("this pod has no service {unknown:?}"))),
         }

@@ -5,6 +5,8 @@
 //! | `GET /_miroir/peers` | [`PeersAnswer`] | |
 //! | `GET /_miroir/roles` | list of [`RoleView`] | |
 //! | `GET /_miroir/actors[?pod=ID]` | [`ActorsAnswer`] | 404 `miroir_pod_not_found` |
+//! | `POST /_miroir/pods/{id}/leave` | 202 [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 409 `miroir_last_pod`, 503 `miroir_pod_unreachable` |
+//! | `GET /_miroir/pods/{id}/leave` | [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 503 `miroir_pod_unreachable` |
 //! | `POST /_miroir/actors/{id}/restart` | 202 [`RestartAnswer`] | 404 `miroir_actor_not_found`, 409 `miroir_actor_not_restartable`, 503 `miroir_pod_unreachable` |
 //!
 //! All need the admin key. Any pod answers for the whole cluster: a pod that can't be reached is
@@ -38,6 +40,13 @@ pub enum AdminRoute {
     RestartActor {
         /// As [`ActorView::id`] has it.
         id: String,
+    },
+    /// `POST` or `GET /_miroir/pods/{id}/leave`
+    Leave {
+        /// The pod.
+        id: String,
+        /// Ordered (`POST`), not only asked for.
+        begin: bool,
     },
     /// None that is there yet.
     Other,
@@ -171,6 +180,24 @@ pub struct RestartAnswer {
     pub pod: String,
 }
 
+/// How far a pod is with leaving the cluster for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaveAnswer {
+    /// The pod.
+    pub pod: String,
+    /// It was ordered to leave.
+    pub leaving: bool,
+    /// It holds roles, or leads the coordinator log.
+    pub holds_roles: bool,
+    /// Payloads of writes in its journal.
+    pub journalled: u64,
+    /// It is a member of the coordinator log.
+    pub member: bool,
+    /// It has left: it may be stopped, and its disk thrown away.
+    pub left: bool,
+}
+
 /// Why an operator's request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
@@ -194,6 +221,9 @@ pub enum AdminError {
         /// In words, without a full stop.
         why: String,
     },
+    /// No other pod is there that stays.
+    #[error("Pod `{0}` can't leave: no other pod is there that stays.")]
+    LastPod(String),
     /// The pod's own store failed.
     #[error("The coordinator state can't be read: {0}.")]
     StateUnreadable(String),
@@ -215,6 +245,7 @@ impl From<AdminError> for ApiError {
             AdminError::PodNotFound(_) => Code::MiroirPodNotFound,
             AdminError::ActorNotFound(_) => Code::MiroirActorNotFound,
             AdminError::ActorNotRestartable { .. } => Code::MiroirActorNotRestartable,
+            AdminError::LastPod(_) => Code::MiroirLastPod,
             AdminError::StateUnreadable(_) => Code::Internal,
             AdminError::PodUnreachable { .. } => Code::MiroirPodUnreachable,
         };
@@ -249,6 +280,12 @@ pub trait AdminSource: Debug + Send + Sync {
     /// [`AdminError::ActorNotFound`], [`AdminError::ActorNotRestartable`],
     /// [`AdminError::PodUnreachable`].
     async fn restart_actor(&self, id: &str) -> Result<RestartAnswer, AdminError>;
+
+    /// How far a pod is with leaving for good; orders it to if `begin`.
+    ///
+    /// # Errors
+    /// [`AdminError::PodNotFound`], [`AdminError::LastPod`], [`AdminError::PodUnreachable`].
+    async fn leave(&self, id: &str, begin: bool) -> Result<LeaveAnswer, AdminError>;
 }
 
 /// Answers nothing.
@@ -272,6 +309,10 @@ impl AdminSource for NoAdmin {
     async fn restart_actor(&self, _: &str) -> Result<RestartAnswer, AdminError> {
         Err(AdminError::NotSupported)
     }
+
+    async fn leave(&self, _: &str, _: bool) -> Result<LeaveAnswer, AdminError> {
+        Err(AdminError::NotSupported)
+    }
 }
 
 /// Answers one request whose right was checked.
@@ -292,6 +333,10 @@ pub async fn answer(
         },
         AdminRoute::RestartActor { id } => {
             source.restart_actor(&id).await.map(|restart| Reply::json(202, &restart))
+        }
+        AdminRoute::Leave { id, begin } => {
+            let status = if begin { 202 } else { 200 };
+            source.leave(&id, begin).await.map(|leave| Reply::json(status, &leave))
         }
         AdminRoute::Other => Err(AdminError::NotSupported),
     };

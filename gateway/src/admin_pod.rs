@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use miroir_actors::inspect::{ActorReport, ActorState};
-use miroir_actors::peer_service::{RestartReply, actors_of, restart_on};
+use miroir_actors::leave::LeaveRefusal;
+use miroir_actors::peer_service::{RestartReply, actors_of, leave_of, restart_on};
 use miroir_actors::peers::KnownPod;
 use miroir_actors::pod::PodContext;
 use miroir_storage::ids::PodId;
@@ -23,8 +24,8 @@ use miroir_storage::routing::from_nanoseconds;
 use miroir_storage::tables::roles::{self, writer_role};
 
 use crate::admin::{
-    ActorView, ActorsAnswer, AdminError, AdminSource, PeerView, PeersAnswer, PodActors,
-    RestartAnswer, RoleView,
+    ActorView, ActorsAnswer, AdminError, AdminSource, LeaveAnswer, PeerView, PeersAnswer,
+    PodActors, RestartAnswer, RoleView,
 };
 
 /// Answers operators for a pod and, through it, for the cluster.
@@ -184,6 +185,35 @@ impl AdminSource for PodAdmin {
             }
             Err(error) => Err(AdminError::PodUnreachable { pod, why: error.to_string() }),
         }
+    }
+
+    async fn leave(&self, id: &str, begin: bool) -> Result<LeaveAnswer, AdminError> {
+        let pod = PodId::from(id);
+        if !self.pods().contains(&pod) {
+            return Err(AdminError::PodNotFound(id.to_owned()));
+        }
+        let unreachable = |why: String| AdminError::PodUnreachable { pod: id.to_owned(), why };
+        let progress = match leave_of(&self.pod, &pod, begin).await {
+            Ok(Ok(progress)) => progress,
+            Ok(Err(LeaveRefusal::LastPod)) => return Err(AdminError::LastPod(id.to_owned())),
+            Err(error) => return Err(unreachable(error.to_string())),
+        };
+        // A pod that was removed from the log may not have heard of it: others know.
+        let (peers, members) = (self.pod.peers.now(), members(&self.pod));
+        let raft_id = match pod == self.pod.id {
+            true => Some(members.raft_id),
+            false => peers.known.get(&pod).and_then(|known| known.raft_id),
+        };
+        let is_member = |id: &RaftId| members.voters.contains(id) || members.learners.contains(id);
+        let member = raft_id.as_ref().is_none_or(is_member);
+        Ok(LeaveAnswer {
+            pod: id.to_owned(),
+            leaving: progress.leaving,
+            holds_roles: progress.holds_roles,
+            journalled: progress.journalled,
+            member,
+            left: progress.retiring && !member,
+        })
     }
 }
 

@@ -29,6 +29,11 @@ pub trait RoutingSource: Send + Sync + std::fmt::Debug {
     /// For how long nobody has confirmed that the view is the newest. Must be cheap.
     fn unconfirmed_for(&self) -> Duration;
 
+    /// Whether the pod has left the cluster: it serves what it knew until it is stopped.
+    fn has_left(&self) -> bool {
+        false
+    }
+
     /// Whether tasks of the index are enqueued or processing, for `isIndexing`.
     fn is_indexing(&self, uid: &IndexUid) -> bool;
 

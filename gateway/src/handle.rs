@@ -118,7 +118,7 @@ async fn dispatch(
         }
         Route::Health => Ok(Reply::json(200, &Health::default())),
         Route::Version => Ok(Reply::json(200, &version(context))),
-        Route::Ready => Ok(ready(&routing)),
+        Route::Ready => Ok(ready(&routing, context.routing.has_left())),
         Route::Search { index } => {
             let search = if method == Method::POST {
                 SearchQuery::from_json(body)?
@@ -193,13 +193,14 @@ fn version(context: &GatewayContext) -> Version {
     version
 }
 
-/// Ready once the cluster's state is there.
-fn ready(routing: &Routing) -> Reply {
-    if routing.cluster_id.is_empty() {
-        Reply::json(503, &serde_json::json!({"status": "starting"}))
-    } else {
-        Reply::json(200, &serde_json::json!({"status": "ready"}))
-    }
+/// Ready once the cluster's state is there, until the pod has left the cluster.
+fn ready(routing: &Routing, has_left: bool) -> Reply {
+    let (code, status) = match (routing.cluster_id.is_empty(), has_left) {
+        (true, _) => (503, "starting"),
+        (false, true) => (503, "left"),
+        (false, false) => (200, "ready"),
+    };
+    Reply::json(code, &serde_json::json!({ "status": status }))
 }
 
 /// One request among those being served, until dropped.

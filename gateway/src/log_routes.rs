@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use miroir_actors::leave::has_left;
 use miroir_actors::pod::PodContext;
 use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::{Routing, updated_at};
@@ -47,6 +48,10 @@ impl RoutingSource for PodRoutes {
             return Duration::ZERO;
         }
         self.pod.log.confirmed().age
+    }
+
+    fn has_left(&self) -> bool {
+        has_left(&self.pod)
     }
 
     fn is_indexing(&self, uid: &IndexUid) -> bool {

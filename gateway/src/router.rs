@@ -192,6 +192,10 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["_miroir", "actors", id, "restart"] => {
             only(post, Route::Admin(AdminRoute::RestartActor { id: (*id).to_owned() }))
         }
+        ["_miroir", "pods", id, "leave"] => {
+            let begin = is(&Method::POST);
+            only(get || begin, Route::Admin(AdminRoute::Leave { id: (*id).to_owned(), begin }))
+        }
         ["_miroir", ..] => Route::Admin(AdminRoute::Other),
         ["batches", ..] => Route::NotSupported("Use `GET /tasks`."),
         ["keys", ..] => Route::NotSupported("Use the master key."),
@@ -298,6 +302,11 @@ mod tests {
                 Method::POST,
                 "/_miroir/actors/pod-1%2Fwriter%2Fmovies/restart",
                 Route::Admin(AdminRoute::RestartActor { id: "pod-1/writer/movies".into() }),
+            ),
+            (
+                Method::POST,
+                "/_miroir/pods/pod-1/leave",
+                Route::Admin(AdminRoute::Leave { id: "pod-1".into(), begin: true }),
             ),
             (Method::GET, "/_miroir/actors/a/restart", Route::WrongMethod),
             (Method::GET, "/nonsense", Route::Unknown),

@@ -85,6 +85,10 @@ fn refusal(error: AcceptError) -> ApiError {
             Code::MiroirNoQuorum,
             "No other pod could take a copy of the write. Nothing was accepted, try again later.",
         ),
+        AcceptError::Left => ApiError::new(
+            Code::MiroirNoQuorum,
+            "This pod has left the cluster. Nothing was accepted, ask another pod.",
+        ),
         AcceptError::KeyReused => ApiError::new(
             Code::MiroirIdempotencyKeyReused,
             "The Idempotency-Key was used for another request. Use a new key, or repeat the first request unchanged.",

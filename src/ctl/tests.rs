@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use miroir_gateway::admin::{
-    ActorView, AdminError, AdminSource, NoAdmin, PeerView, PodActors, RestartAnswer,
+    ActorView, AdminError, AdminSource, LeaveAnswer, NoAdmin, PeerView, PodActors, RestartAnswer,
 };
 use miroir_gateway::context::{
     ContextParts, GatewayConfig, GatewayContext, LogRoutes, RequestParts, RoutingSource,
@@ -150,6 +150,20 @@ impl AdminSource for TwoPods {
             _ => Err(AdminError::ActorNotFound(id.to_owned())),
         }
     }
+
+    async fn leave(&self, id: &str, begin: bool) -> Result<LeaveAnswer, AdminError> {
+        if id == "pod-1" {
+            return Err(AdminError::LastPod(id.to_owned()));
+        }
+        Ok(LeaveAnswer {
+            pod: id.to_owned(),
+            leaving: true,
+            holds_roles: false,
+            journalled: u64::from(begin),
+            member: begin,
+            left: !begin,
+        })
+    }
 }
 
 /// Runs `command` with `key` against a pod with that admin API.
@@ -238,6 +252,17 @@ async fn an_actor_is_named_as_it_was_printed() {
 }
 
 #[tokio::test]
+async fn a_pod_is_waited_for_until_it_has_left() {
+    let leave = |pod: &str, timeout| CtlCommand::Leave { pod: pod.to_owned(), timeout };
+    let text = printed(leave("pod-2", 60)).await;
+    assert_eq!(text, "pod-2 has left: it may be stopped, and its disk thrown away\n");
+    let error = ask(Arc::new(TwoPods), KEY, leave("pod-2", 0), false).await;
+    let error = error.expect_err("not yet");
+    assert!(error.to_string().contains("it goes on leaving"), "{error:#}");
+    assert!(!error.is::<Refused>());
+}
+
+#[tokio::test]
 async fn what_is_refused_differs_from_what_may_be_tried_again() {
     let restart = |id: &str| CtlCommand::RestartActor { id: id.to_owned() };
     let two = || Arc::new(TwoPods) as Arc<dyn AdminSource>;
@@ -245,6 +270,13 @@ async fn what_is_refused_differs_from_what_may_be_tried_again() {
         (two(), "wrong", CtlCommand::Peers, true, "miroir_invalid_auth"),
         (two(), KEY, restart("nobody"), true, "Actor `nobody` not found"),
         (two(), KEY, CtlCommand::Actors { pod: Some("x y".into()) }, true, "Pod `x y` not found"),
+        (
+            two(),
+            KEY,
+            CtlCommand::Leave { pod: "pod-1".into(), timeout: 1 },
+            true,
+            "no other pod is there that stays",
+        ),
         (two(), KEY, restart("pod-2/root"), false, "Pod `pod-2` can't be reached"),
         (Arc::new(NoAdmin), KEY, CtlCommand::Roles, true, "miroir_not_supported"),
     ] {

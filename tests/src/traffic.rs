@@ -86,6 +86,10 @@ impl Traffic {
     pub fn new<'a>(urls: impl IntoIterator<Item = &'a str>, key: &str) -> Self {
         let apis: Vec<Api> =
             urls.into_iter().map(|url| Api::new(url, Some(key)).with_patience(EXCHANGE)).collect();
+        Self::with(apis)
+    }
+
+    fn with(apis: Vec<Api>) -> Self {
         let pods = Pods {
             expected: apis.iter().map(|_| AtomicU8::new(Expect::Answers as u8)).collect(),
             searches: apis.iter().map(|_| AtomicUsize::new(0)).collect(),
@@ -98,6 +102,14 @@ impl Traffic {
             ledger: Mutex::default(),
         };
         Self { pods: Arc::new(pods) }
+    }
+
+    /// What is known, and clients of some of the pods only.
+    pub fn only(&self, pods: &[usize]) -> Self {
+        let apis = pods.iter().filter_map(|at| self.pods.apis.get(*at)).cloned().collect();
+        let only = Self::with(apis);
+        *only.ledger() = std::mem::take(&mut *self.ledger());
+        only
     }
 
     /// The pods' clients, in order.

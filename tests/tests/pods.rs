@@ -6,6 +6,7 @@
 
 mod pods {
     mod cut;
+    mod leave;
     pub mod story;
 }
 

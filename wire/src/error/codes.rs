@@ -276,6 +276,7 @@ codes! {
     MiroirOverloaded, "miroir_overloaded", System, 503;
     MiroirInvalidAuth, "miroir_invalid_auth", Auth, 401;
     MiroirPodNotFound, "miroir_pod_not_found", InvalidRequest, 404;
+    MiroirLastPod, "miroir_last_pod", InvalidRequest, 409;
     MiroirActorNotFound, "miroir_actor_not_found", InvalidRequest, 404;
     MiroirActorNotRestartable, "miroir_actor_not_restartable", InvalidRequest, 409;
     MiroirPodUnreachable, "miroir_pod_unreachable", System, 503;

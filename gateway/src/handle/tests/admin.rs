@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use crate::admin::{
-    ActorView, ActorsAnswer, AdminError, AdminSource, PeerView, PeersAnswer, PodActors,
-    RestartAnswer, RoleView,
+    ActorView, ActorsAnswer, AdminError, AdminSource, LeaveAnswer, PeerView, PeersAnswer,
+    PodActors, RestartAnswer, RoleView,
 };
 
 use super::*;
@@ -84,6 +84,21 @@ impl AdminSource for OnePod {
         }
         Ok(RestartAnswer { id: id.to_owned(), pod: "pod-1".into() })
     }
+
+    async fn leave(&self, id: &str, begin: bool) -> Result<LeaveAnswer, AdminError> {
+        match (id, begin) {
+            ("pod-1", true) => Err(AdminError::LastPod(id.to_owned())),
+            ("pod-1", false) => Ok(LeaveAnswer {
+                pod: id.to_owned(),
+                leaving: false,
+                holds_roles: true,
+                journalled: 2,
+                member: true,
+                left: false,
+            }),
+            _ => Err(AdminError::PodNotFound(id.to_owned())),
+        }
+    }
 }
 
 async fn ask(
@@ -131,6 +146,11 @@ async fn pods_roles_and_actors_are_answered_as_documented() {
                 "meanMicros": 15, "restarts": 0, "lastError": null, "lastErrorAt": null,
                 "startedAt": "1970-01-01T00:00:00Z"}]}]}),
         ),
+        (
+            "/_miroir/pods/pod-1/leave",
+            json!({"pod": "pod-1", "leaving": false, "holdsRoles": true, "journalled": 2,
+                "member": true, "left": false}),
+        ),
     ] {
         let answer = ask(Some(source.clone()), "GET", path, Some(ADMIN_KEY)).await;
         assert_eq!(answer, (200, expected), "{path}");
@@ -157,6 +177,8 @@ async fn operators_are_refused_with_the_code_that_says_why() {
         ("GET", "/_miroir/actors?pod=x", Some(ADMIN_KEY), 404, "miroir_pod_not_found"),
         ("GET", "/_miroir/actors?pods=x", Some(ADMIN_KEY), 400, "bad_request"),
         ("POST", "/_miroir/actors/a/restart", Some(ADMIN_KEY), 404, "miroir_actor_not_found"),
+        ("POST", "/_miroir/pods/pod-1/leave", Some(ADMIN_KEY), 409, "miroir_last_pod"),
+        ("GET", "/_miroir/pods/x/leave", Some(ADMIN_KEY), 404, "miroir_pod_not_found"),
         ("GET", "/_miroir/shards", Some(ADMIN_KEY), 501, "miroir_not_supported"),
     ] {
         let (seen, body) = ask(Some(source.clone()), method, path, key).await;
@@ -173,6 +195,7 @@ async fn without_a_source_every_route_says_that_it_is_not_there() {
         ("GET", "/_miroir/roles"),
         ("GET", "/_miroir/actors"),
         ("POST", "/_miroir/actors/a/restart"),
+        ("POST", "/_miroir/pods/a/leave"),
     ] {
         let (status, body) = ask(None, method, path, Some(ADMIN_KEY)).await;
         assert_eq!((status, body["code"].as_str()), (501, Some("miroir_not_supported")), "{path}");
