@@ -1,7 +1,8 @@
 //! Payloads in the journals of two pods.
 //!
 //! The pod that accepts a write keeps its payload, and so does one more pod: the index's writer,
-//! if that is another. A pod that is to leave the cluster keeps none: two others do. Both fsync before the write gets its place in the log (safety rule 1).
+//! if that is another. A pod that is to leave the cluster keeps none: two others do. Both fsync
+//! before the write gets its place in the log (safety rule 1).
 //! Who holds what is in the task's record; copies that no open task names are given back by
 //! their pod's [`crate::journal_keeper`], so nobody has to be told.
 //!
@@ -110,7 +111,8 @@ fn patience(bytes: u64) -> Duration {
 }
 
 /// Asks the pods that may hold the second copy until one has it, those that are seen meanwhile
-/// too; not the one that `has` one already. Pods that are only full are not asked again: the client is to slow down.
+/// too; not the one that `has` one already. Pods that are only full are not asked again: the client
+/// is to slow down.
 async fn append_elsewhere(
     peers: &PeersView,
     clock: &Clock,

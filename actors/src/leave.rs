@@ -1,7 +1,7 @@
 //! Leaving the cluster for good: nothing that only this pod holds may go with it.
 //!
 //! ```text
-//! order ──> leaving: no role, no copy, no job is given to the pod; its own payloads go to others
+//! order ──> leaving: no role and no copy is given to the pod; its own payloads go to others
 //!      ──> roles are elsewhere, another pod leads the log
 //!      ──> its journal holds nothing that an open task needs
 //!      ──> retiring: the membership role removes it from the log's members; it accepts no write
