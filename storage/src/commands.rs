@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, IndexUid, JournalSequence, NodeId, PodId, ShardId, TaskUid};
+use crate::job_commands::{JobCommand, JobOutcome};
 use crate::tables::indexes::GroupPlacement;
 use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
@@ -127,6 +128,8 @@ pub enum Command {
         /// Sessions whose last write is older than this, Unix nanoseconds.
         sessions_before: i64,
     },
+    /// About jobs.
+    Job(Box<JobCommand>),
 }
 
 impl Command {
@@ -376,4 +379,6 @@ pub enum Outcome {
     },
     /// Refused: the idempotency key belongs to another request.
     KeyReused,
+    /// What became of a [`JobCommand`].
+    Job(JobOutcome),
 }

@@ -83,6 +83,11 @@ number_id!(
     u32
 );
 number_id!(
+    /// A job: unique and increasing over the cluster.
+    JobId,
+    u64
+);
+number_id!(
     /// A record in one pod's journal: unique and increasing over that pod's life.
     JournalSequence,
     u64

@@ -6,13 +6,14 @@
 //! | [`journal`] | the durable, bounded store of acknowledged payloads |
 //! | [`log`] | the coordinator log: propose commands, follow what was applied, route |
 //! | [`raft`] | openraft's log store and state machine over an engine |
-//! | [`ids`], [`commands`] | the words of the coordinator log |
+//! | [`ids`], [`commands`], [`job_commands`] | the words of the coordinator log |
 //! | [`tables`] | its state, and the one function that changes it |
 //! | [`routing`] | what a search needs of that state, immutable |
 
 pub mod commands;
 pub mod engine;
 pub mod ids;
+pub mod job_commands;
 pub mod journal;
 pub mod log;
 pub mod raft;

@@ -13,6 +13,7 @@
 //! | `TIMES` | index uid | last update, Unix ns | ended tasks |
 //! | `LANE_MARKS` | index uid, node id | [`lane_marks::LaneMark`] | `SetLaneMark` |
 //! | `KEYS`, `SESSIONS`, `KEY_ORDER` | see [`keys`] | | `AcceptTask`, `PruneKeys` |
+//! | `JOBS`, `CHUNKS`, `OPEN_CHUNKS` | see [`jobs`] | | `Job` |
 //!
 //! Names are bound twice. *Write names* say what a name means to a request accepted now: they
 //! change when a creation, deletion or swap is **enqueued**. *Read names* say what a reader
@@ -22,6 +23,7 @@
 pub mod enqueue;
 pub mod finish;
 pub mod indexes;
+pub mod jobs;
 pub mod keys;
 pub mod lane_marks;
 pub mod names;
@@ -32,6 +34,7 @@ pub mod tasks;
 
 use crate::commands::{Command, Outcome};
 use crate::engine::{EngineError, Table, Tx};
+use crate::job_commands::JobCommand;
 
 /// Counters: next task, next index; the cluster's id; the settings of new indexes.
 pub const META: Table = Table(1);
@@ -59,14 +62,34 @@ pub const KEYS: Table = Table(11);
 pub const SESSIONS: Table = Table(12);
 /// Keys and sessions by age.
 pub const KEY_ORDER: Table = Table(13);
+/// Jobs by number.
+pub const JOBS: Table = Table(14);
+/// The chunks of jobs.
+pub const CHUNKS: Table = Table(15);
+/// Chunks that are still to be worked on.
+pub const OPEN_CHUNKS: Table = Table(16);
 
 /// In [`META`]: the settings that new indexes begin with, as JSON.
 pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
 
 /// Every table of the state machine, in the order a snapshot holds them.
 pub const STATE_TABLES: &[Table] = &[
-    META, NODES, INDEXES, NAMES, TASKS, OPEN_TASKS, TAILS, ROLES, TIMES, LANE_MARKS, KEYS,
-    SESSIONS, KEY_ORDER,
+    META,
+    NODES,
+    INDEXES,
+    NAMES,
+    TASKS,
+    OPEN_TASKS,
+    TAILS,
+    ROLES,
+    TIMES,
+    LANE_MARKS,
+    KEYS,
+    SESSIONS,
+    KEY_ORDER,
+    JOBS,
+    CHUNKS,
+    OPEN_CHUNKS,
 ];
 
 /// Why a command could not be applied: the pod stops applying rather than guess.
@@ -123,6 +146,7 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
             tx.put(META, NEW_INDEX_SETTINGS, settings.as_bytes().to_vec());
             Ok(Outcome::Done)
         }
+        Command::Job(command) => jobs::apply(tx, command),
     }
 }
 
@@ -135,10 +159,15 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
             | Outcome::Unplaced
             | Outcome::Repeated { .. }
             | Outcome::KeyReused
+            | Outcome::Job(_)
     ) {
         return false;
     }
     match command {
+        Command::Job(command) => match command.as_ref() {
+            JobCommand::AcceptBatch { task, .. } => task.create.is_some(),
+            _ => false,
+        },
         Command::InitCluster { .. }
         | Command::PutNode(_)
         | Command::TakeEpoch { .. }

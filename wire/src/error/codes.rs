@@ -280,4 +280,6 @@ codes! {
     MiroirActorNotFound, "miroir_actor_not_found", InvalidRequest, 404;
     MiroirActorNotRestartable, "miroir_actor_not_restartable", InvalidRequest, 409;
     MiroirPodUnreachable, "miroir_pod_unreachable", System, 503;
+    MiroirJobNotFound, "miroir_job_not_found", InvalidRequest, 404;
+    MiroirJobConflict, "miroir_job_conflict", InvalidRequest, 409;
 }
