@@ -10,6 +10,7 @@ use miroir_storage::commands::{
     Command, EnqueueTask, IdempotencyKey, NewIndex, Outcome, PayloadRef, Work,
 };
 use miroir_storage::ids::{GroupId, NodeId, PodId, TaskUid};
+use miroir_storage::job_commands::{ChunkClaim, JobCommand, JobOutcome, JobRefusal, Step};
 use miroir_storage::journal::{JournalError, Payload};
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
@@ -125,6 +126,75 @@ pub async fn accept(
     if let Some(accepted) = accepted_before(pod, marks.key.as_ref())? {
         return Ok(accepted);
     }
+    let proposed = propose(pod, request, |task| accept_command(task, &marks)).await?;
+    let at = proposed.at;
+    match proposed.outcome {
+        Outcome::Enqueued { uid, .. } => Ok(Accepted { uid, at }),
+        Outcome::Repeated { uid } => {
+            proposed.give_back(pod);
+            Ok(accepted_before(pod, marks.key.as_ref())?.unwrap_or(Accepted { uid, at }))
+        }
+        Outcome::KeyReused => {
+            proposed.give_back(pod);
+            Err(AcceptError::KeyReused)
+        }
+        other => {
+            tracing::error!(?other, "log answered an accepted task otherwise");
+            Err(AcceptError::OutcomeUnknown)
+        }
+    }
+}
+
+/// Accepts a task of a job's chunk and moves the chunk's cursor, both or neither. The inner error
+/// says that the claim is not in force any more, or that the stretch was accepted before.
+///
+/// # Errors
+/// As [`accept`].
+pub async fn accept_batch(
+    pod: &Arc<PodContext>,
+    request: WriteRequest,
+    claim: ChunkClaim,
+    step: Step,
+    documents: u64,
+) -> Result<Result<Accepted, JobRefusal>, AcceptError> {
+    let command = |task: &EnqueueTask| {
+        let (step, task) = (step.clone(), Box::new(task.clone()));
+        Command::Job(Box::new(JobCommand::AcceptBatch { claim, step, documents, task }))
+    };
+    let proposed = propose(pod, request, command).await?;
+    match proposed.outcome {
+        Outcome::Enqueued { uid, .. } => Ok(Ok(Accepted { uid, at: proposed.at })),
+        Outcome::Job(JobOutcome::Refused(refusal)) => {
+            proposed.give_back(pod);
+            Ok(Err(refusal))
+        }
+        other => {
+            tracing::error!(?other, "log answered a job's task otherwise");
+            Err(AcceptError::OutcomeUnknown)
+        }
+    }
+}
+
+/// What the log said of a journalled write.
+struct Proposed {
+    outcome: Outcome,
+    at: i64,
+    payload: Option<PayloadRef>,
+}
+
+impl Proposed {
+    /// The task was not accepted: its payload is not needed.
+    fn give_back(&self, pod: &PodContext) {
+        self.payload.iter().for_each(|payload| copies::release(pod, payload));
+    }
+}
+
+/// Journals a write and proposes it.
+async fn propose(
+    pod: &Arc<PodContext>,
+    request: WriteRequest,
+    command: impl Fn(&EnqueueTask) -> Command,
+) -> Result<Proposed, AcceptError> {
     if has_left(pod) {
         return Err(AcceptError::Left);
     }
@@ -146,7 +216,6 @@ pub async fn accept(
     let at = to_nanoseconds(pod.seams.clock.now());
     let work = journal(pod, request.work, worker.as_ref()).await?;
     let payload = work.payload().cloned();
-    let release = || payload.iter().for_each(|payload| copies::release(pod, payload));
     let mut task = EnqueueTask {
         index: request.index,
         work,
@@ -154,28 +223,16 @@ pub async fn accept(
         custom_metadata: request.custom_metadata,
         at,
     };
-    let mut answer = pod.log.propose(&accept_command(&task, &marks)).await;
+    let mut answer = pod.log.propose(&command(&task)).await;
     if let (Ok(Outcome::Unplaced), Some(name)) = (&answer, &task.index) {
         // Its index was deleted in between.
         task.create = Some(plan_index(pod, name)?);
-        answer = pod.log.propose(&accept_command(&task, &marks)).await;
+        answer = pod.log.propose(&command(&task)).await;
     }
     match answer {
-        Ok(Outcome::Enqueued { uid, .. }) => Ok(Accepted { uid, at }),
-        Ok(Outcome::Repeated { uid }) => {
-            release();
-            Ok(accepted_before(pod, marks.key.as_ref())?.unwrap_or(Accepted { uid, at }))
-        }
-        Ok(Outcome::KeyReused) => {
-            release();
-            Err(AcceptError::KeyReused)
-        }
-        Ok(other) => {
-            tracing::error!(?other, "log answered an accepted task otherwise");
-            Err(AcceptError::OutcomeUnknown)
-        }
+        Ok(outcome) => Ok(Proposed { outcome, at, payload }),
         Err(ProposeError::NoQuorum | ProposeError::Stopped | ProposeError::TooNew { .. }) => {
-            release();
+            payload.iter().for_each(|payload| copies::release(pod, payload));
             Err(AcceptError::NoQuorum)
         }
         // The payload stays: the entry may yet be committed.

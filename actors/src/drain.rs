@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use miroir_membership::gossip::Gossip;
 
+use crate::job_worker;
 use crate::peer_watcher::LEAVING;
 use crate::pod::PodContext;
 
@@ -13,7 +14,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Between looks at whether they have.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
-/// Tells the others that this pod is leaving, waits until its roles are elsewhere, and hands over
+/// Tells the others that this pod is leaving, waits until its roles are elsewhere and the chunks
+/// of jobs that it works on are given back, and hands over
 /// the log's leadership; at most 5 s. The pod serves on meanwhile. Does nothing when
 /// nobody else is there.
 pub async fn drain(pod: &Arc<PodContext>, gossip: &Gossip) {
@@ -27,7 +29,7 @@ pub async fn drain(pod: &Arc<PodContext>, gossip: &Gossip) {
         return;
     }
     let draining = async {
-        while pod.holds_roles() {
+        while pod.holds_roles() || job_worker::holds_chunks(pod) {
             clock.sleep(DRAIN_LOOK).await;
         }
         if pod.leads()

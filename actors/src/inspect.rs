@@ -32,6 +32,8 @@
 //! | `HealthChecker` | its own round | one answer a node, and the next round |
 //! | `IndexJanitor` | itself, the root | one for each node that came back, and one timer |
 //! | `Coordinator`, `JournalKeeper`, `TaskPruner`, `DriftChecker` | their own timer | one |
+//! | `JobWorker` | the root | one for each chunk that came, was given back or was done (they are bounded), and for each job's begin and end |
+//! | | its timer, its chunks | one; one each |
 //! | `Registrar` | the root | one for each open task without an index, one for each batch of ended tasks |
 //! | `Writer` | the root | one for each open task of its index (admission by the gateway and the journal's bytes), one for each batch of ended tasks (handled at once), changes of nodes |
 //! | | its lanes, operation, copy, proposals | one each: a lane has one run, a writer one proposal of a kind |

@@ -1,9 +1,10 @@
-//! Gives back the journalled payloads that no open task needs.
+//! Gives back the journalled payloads that no open task and no open chunk of a job needs.
 //!
 //! A task's payload is given back once the log says that the task has ended: nobody reads it then.
 //! The keeper finds the rest, too: writes that were refused after they were journalled, copies
-//! that nobody heard of, and what ended while the pod was away. Owns: which open task each record
-//! belongs to, and how long each of the others has had none.
+//! that nobody heard of, chunks of jobs, and what ended while the pod was away. Owns: which open
+//! task each record belongs to, and how long each of the others has had none. What is said of
+//! tasks here holds of the chunks of jobs, too.
 //!
 //! A payload is in the journal before its task is in the log, and an entry may be committed long
 //! after it was proposed. So a record goes only when no open task named it in two looks in a row,
@@ -15,7 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use miroir_storage::commands::PayloadRef;
 use miroir_storage::ids::{JournalSequence, PodId, TaskUid};
+use miroir_storage::tables::jobs;
 use miroir_storage::tables::tasks::{self, TaskRecord};
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
@@ -126,8 +129,13 @@ fn schedule(myself: &Address<JournalKeeperMessage>, pod: &PodContext) {
 
 /// The task's records in the journal of pod `own`.
 pub fn held_by(own: &PodId, task: &TaskRecord) -> Vec<JournalSequence> {
-    let holders = task.work.payload().into_iter().flat_map(|payload| &payload.holders);
-    holders.filter(|(holder, _)| holder == own).map(|(_, sequence)| *sequence).collect()
+    task.work.payload().into_iter().flat_map(|payload| records_of(own, payload)).collect()
+}
+
+/// The payload's records in the journal of pod `own`.
+fn records_of(own: &PodId, payload: &PayloadRef) -> Vec<JournalSequence> {
+    let holders = payload.holders.iter().filter(|(holder, _)| holder == own);
+    holders.map(|(_, sequence)| *sequence).collect()
 }
 
 fn look(state: &mut JournalKeeperState) -> Result<(), ActorProcessingErr> {
@@ -135,8 +143,10 @@ fn look(state: &mut JournalKeeperState) -> Result<(), ActorProcessingErr> {
     // Listed before the tasks are read: what is journalled meanwhile is not looked at.
     let held = pod.journal.sequences();
     let open = tasks::read_open(pod.log.engine().as_ref())?;
-    let needed: BTreeSet<JournalSequence> =
-        open.iter().flat_map(|task| held_by(&pod.id, task)).collect();
+    let chunks = jobs::open_chunks(pod.log.engine().as_ref())?;
+    let of_chunks = chunks.values().flatten().flat_map(|chunk| records_of(&pod.id, &chunk.payload));
+    let of_tasks = open.iter().flat_map(|task| held_by(&pod.id, task));
+    let needed: BTreeSet<JournalSequence> = of_tasks.chain(of_chunks).collect();
     for sequence in state.spare.look(&held, &needed, pod.seams.clock.instant()) {
         pod.journal.release(sequence);
     }

@@ -20,6 +20,8 @@
 //! | [`peers`] | the pods that live, and calls to them |
 //! | [`copies`] | payloads in the journals of two pods |
 //! | [`journal_keeper`] | giving back payloads that no open task needs |
+//! | [`jobs`] | taking in jobs and their chunks |
+//! | [`job_worker`] | which chunks of jobs this pod works on, and the work on them |
 //! | [`coordinator`] | which pod holds which role |
 //! | [`peer_watcher`] | from gossip to the view of the peers |
 //! | [`inspect`] | what every actor is at; the only way to start one and to send to it |
@@ -40,6 +42,8 @@ pub mod drift_checker;
 pub mod health_checker;
 pub mod index_janitor;
 pub mod inspect;
+pub mod job_worker;
+pub mod jobs;
 pub mod journal_keeper;
 pub mod lane;
 pub mod leave;

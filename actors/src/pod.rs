@@ -8,6 +8,7 @@
 //!      ├─ JournalKeeper        gives back payloads
 //!      ├─ TaskPruner           removes old tasks
 //!      ├─ DriftChecker         reads back settings
+//!      ├─ JobWorker            works on chunks of jobs
 //!      ├─ Registrar            tasks that no index owns; on the pod that holds the role
 //!      └─ Writer/<index> ─┬─ Lane/<node>    one per node that holds a shard
 //!                         ├─ Operation      settings, creation, deletion; while it runs
@@ -48,7 +49,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use miroir_seams::{NodeTransport, Seams};
 use miroir_storage::commands::{Command, Outcome};
-use miroir_storage::ids::{IndexUid, NodeId, PodId};
+use miroir_storage::ids::{IndexUid, NodeId, PodId, TaskUid};
 use miroir_storage::journal::Journal;
 use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::raft::AppliedEvent;
@@ -65,6 +66,7 @@ use crate::drift_checker::DriftView;
 use crate::health_checker::{HealthConfig, NodeHealthView};
 use crate::index_janitor::IndexJanitorMessage;
 use crate::inspect::{Actor, Address, Inventory, spawn_root};
+use crate::job_worker::{self, JobWorkerMessage};
 use crate::journal_keeper::{JournalKeeperMessage, held_by};
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::NodeTasksMessage;
@@ -256,6 +258,7 @@ pub struct PodState {
     registrar: Option<Address<RegistrarMessage>>,
     janitor: Option<Address<IndexJanitorMessage>>,
     keeper: Option<Address<JournalKeeperMessage>>,
+    jobs: Option<Address<JobWorkerMessage>>,
     writers: BTreeMap<IndexUid, Address<WriterMessage>>,
 }
 
@@ -290,6 +293,7 @@ impl Actor for Pod {
             registrar: None,
             janitor: None,
             keeper: None,
+            jobs: None,
             writers: BTreeMap::new(),
         };
         let routing = context.log.routing();
@@ -299,7 +303,7 @@ impl Actor for Pod {
             .cloned()
             .map(Child::Follower)
             .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner, Child::Drift])
-            .chain([Child::Keeper, Child::Coordinator])
+            .chain([Child::Keeper, Child::Coordinator, Child::Jobs])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             // What is applied here may be old: roles that are another pod's by now are refused.
@@ -413,35 +417,12 @@ async fn on_applied(
 ) -> Result<(), ActorProcessingErr> {
     match (&event.command, &event.outcome) {
         (
-            Command::EnqueueTask(_) | Command::AcceptTask { .. },
+            Command::EnqueueTask(_) | Command::AcceptTask { .. } | Command::Job(_),
             Outcome::Enqueued { uid, index },
-        ) => {
-            let Some(task) = tasks::read(state.context.log.engine().as_ref(), *uid)? else {
-                return Ok(());
-            };
-            let sequences = held_by(&state.context.id, &task);
-            if let (Some(keeper), false) = (&state.keeper, sequences.is_empty()) {
-                let _restarting = keeper.cast(JournalKeeperMessage::Held { uid: *uid, sequences });
-            }
-            let Some(index) = index else {
-                if let Some(registrar) = &state.registrar {
-                    let _restarting = registrar.cast(RegistrarMessage::Accepted(Box::new(task)));
-                }
-                return Ok(());
-            };
-            match state.writers.get(index) {
-                Some(writer) => {
-                    let _restarting = writer.cast(WriterMessage::Accepted(Box::new(task)));
-                }
-                None if !state.context.writes(index) => {}
-                // A new index, or one whose writer waits to be started again; it loads the task by
-                // itself.
-                None => {
-                    let child = Child::Writer(index.clone());
-                    if !state.children.waits(&child) {
-                        start_or_wait(myself, state, child).await;
-                    }
-                }
+        ) => on_accepted(myself, state, *uid, index.as_ref()).await?,
+        (Command::Job(command), Outcome::Job(_)) => {
+            if let Some(jobs) = state.jobs.as_ref().filter(|_| job_worker::concerns(command)) {
+                let _restarting = jobs.cast(JobWorkerMessage::Changed);
             }
         }
         (Command::FinishTasks(endings), Outcome::Done) => {
@@ -456,7 +437,44 @@ async fn on_applied(
     Ok(())
 }
 
-fn tell_ended(state: &PodState, uids: Vec<miroir_storage::ids::TaskUid>) {
+/// Tells whoever works on it of a task.
+async fn on_accepted(
+    myself: &Address<PodMessage>,
+    state: &mut PodState,
+    uid: TaskUid,
+    index: Option<&IndexUid>,
+) -> Result<(), ActorProcessingErr> {
+    let Some(task) = tasks::read(state.context.log.engine().as_ref(), uid)? else {
+        return Ok(());
+    };
+    let sequences = held_by(&state.context.id, &task);
+    if let (Some(keeper), false) = (&state.keeper, sequences.is_empty()) {
+        let _restarting = keeper.cast(JournalKeeperMessage::Held { uid, sequences });
+    }
+    let Some(index) = index else {
+        if let Some(registrar) = &state.registrar {
+            let _restarting = registrar.cast(RegistrarMessage::Accepted(Box::new(task)));
+        }
+        return Ok(());
+    };
+    match state.writers.get(index) {
+        Some(writer) => {
+            let _restarting = writer.cast(WriterMessage::Accepted(Box::new(task)));
+        }
+        None if !state.context.writes(index) => {}
+        // A new index, or one whose writer waits to be started again; it loads the task by
+        // itself.
+        None => {
+            let child = Child::Writer(index.clone());
+            if !state.children.waits(&child) {
+                start_or_wait(myself, state, child).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tell_ended(state: &PodState, uids: Vec<TaskUid>) {
     for writer in state.writers.values() {
         let _restarting = writer.cast(WriterMessage::TasksEnded(uids.clone()));
     }

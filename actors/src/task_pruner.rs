@@ -1,4 +1,5 @@
-//! Removes old tasks from the history (spec 01, Tasks: kept 7 days), idempotency keys and sessions.
+//! Removes old tasks from the history (spec 01, Tasks: kept 7 days), idempotency keys and sessions,
+//! and jobs.
 //!
 //! Owns: the pace of pruning. Does not own: the tasks, which only the log removes. Looks through
 //! the oldest tasks every `INTERVAL` and proposes bounded batches of those that ended longer ago
@@ -18,16 +19,18 @@
 //!    ^------------------------'---nothing more is due, or the log refuses
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::engine::{ALL_KEYS, Direction, Engine};
-use miroir_storage::ids::{JournalSequence, PodId, TaskUid};
+use miroir_storage::ids::{JobId, JournalSequence, PodId, TaskUid};
+use miroir_storage::job_commands::{JobCommand, JobOutcome};
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
+use miroir_storage::tables::jobs::{self, ChunkRecord, JobRecord};
 use miroir_storage::tables::tasks::TaskRecord;
 use miroir_storage::tables::{ApplyError, TASKS, keys, records};
 use ractor::ActorProcessingErr;
@@ -51,6 +54,13 @@ const BLOCK_TASKS: u32 = 10_000;
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long a session is remembered after its last write (spec 01).
 const SESSIONS_KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// How long jobs are kept after their end.
+const JOBS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Ended jobs kept at most.
+const JOBS_KEPT_MAX: u64 = 1000;
+/// A job whose upload stands still for so long, with nothing left to work on, is given up.
+const JOBS_IDLE: Duration = Duration::from_secs(24 * 3600);
 
 /// How long ended tasks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,6 +294,43 @@ async fn prune_keys(pod: &Arc<PodContext>) -> Result<(), PruneError> {
     Ok(())
 }
 
+/// Forgets jobs that ended long ago, and gives up those that nobody goes on with.
+async fn prune_jobs(pod: &Arc<PodContext>) -> Result<(), PruneError> {
+    let engine = pod.log.engine().clone();
+    let now = to_nanoseconds(pod.seams.clock.now());
+    let before =
+        |kept: Duration| now.saturating_sub(i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX));
+    let (known, open) = (jobs::all(engine.as_ref())?, jobs::open_chunks(engine.as_ref())?);
+    for job in idle_jobs(&known, &open, before(JOBS_IDLE)) {
+        let failure = Some("The upload was not finished within 24 hours.".to_owned());
+        let end = JobCommand::End { job, failure, at: now };
+        pod.log.propose(&Command::Job(Box::new(end))).await?;
+    }
+    if known.is_empty() {
+        return Ok(());
+    }
+    let (ended_before, kept_max) = (before(JOBS_KEPT), JOBS_KEPT_MAX);
+    loop {
+        let prune = Command::Job(Box::new(JobCommand::Prune { ended_before, kept_max }));
+        if pod.log.propose(&prune).await? != Outcome::Job(JobOutcome::Done) {
+            return Ok(());
+        }
+        pod.seams.clock.sleep(BATCH_PAUSE).await;
+    }
+}
+
+/// The open jobs for which nothing was done since `before`, and nothing waits.
+fn idle_jobs(
+    known: &[JobRecord],
+    open: &BTreeMap<JobId, Vec<ChunkRecord>>,
+    before: i64,
+) -> Vec<JobId> {
+    let idle = known
+        .iter()
+        .filter(|job| !job.ended() && job.touched_at < before && !open.contains_key(&job.id));
+    idle.map(|job| job.id).collect()
+}
+
 async fn prune(
     pod: &Arc<PodContext>,
     share: &Share<TaskBlock>,
@@ -291,6 +338,7 @@ async fn prune(
 ) -> Result<(), PruneError> {
     if share.includes(&TaskBlock(0)) {
         prune_keys(pod).await?;
+        prune_jobs(pod).await?;
     }
     let retention = pod.config.retention;
     let now = to_nanoseconds(pod.seams.clock.now());

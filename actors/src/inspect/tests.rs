@@ -215,7 +215,7 @@ async fn a_pod_shows_its_tree_parents_first_with_real_counts() -> TestResult {
     let writer = format!("writer/{index}");
     let mut expected = vec![(id("pod"), None)];
     let fixed = ["coordinator", "drift-checker", "health-checker", "index-janitor"];
-    let more = ["journal-keeper", "node-tasks/node-1", "registrar", "task-pruner"];
+    let more = ["job-worker", "journal-keeper", "node-tasks/node-1", "registrar", "task-pruner"];
     expected.extend(fixed.iter().chain(&more).map(|name| below("pod", (*name).to_owned())));
     expected.push(below("pod", writer.clone()));
     expected.push(below(&writer, format!("lane/{index}/node-1")));

@@ -17,6 +17,7 @@ use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftItem};
 use crate::health_checker::{HealthChecker, HealthCheckerArguments};
 use crate::index_janitor::IndexJanitor;
 use crate::inspect::Address;
+use crate::job_worker::JobWorker;
 use crate::journal_keeper::JournalKeeper;
 use crate::node_tasks::{NodeTasks, NodeTasksArguments};
 use crate::registrar::Registrar;
@@ -120,6 +121,11 @@ async fn start_child(
         Child::Janitor => {
             let actor = myself.spawn(name, IndexJanitor, context).await?;
             state.janitor = Some(actor.clone());
+            actor.get_cell()
+        }
+        Child::Jobs => {
+            let actor = myself.spawn(name, JobWorker, context).await?;
+            state.jobs = Some(actor.clone());
             actor.get_cell()
         }
         Child::Coordinator => {

@@ -28,6 +28,8 @@ pub enum Child {
     Pruner,
     /// Reads back settings.
     Drift,
+    /// Works on chunks of jobs.
+    Jobs,
     /// An index's writer.
     Writer(IndexUid),
 }
@@ -44,6 +46,7 @@ impl Child {
             Self::Keeper => "journal-keeper".to_owned(),
             Self::Pruner => "task-pruner".to_owned(),
             Self::Drift => "drift-checker".to_owned(),
+            Self::Jobs => "job-worker".to_owned(),
             Self::Writer(index) => writer_role(index),
         }
     }
