@@ -4,6 +4,7 @@
 //! can't be reached, failed, or answered only in part; 2: what was asked is refused.
 
 mod client;
+mod import;
 mod leave;
 mod table;
 mod views;
@@ -15,6 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use http::Method;
 use miroir_gateway::admin::{ActorsAnswer, PeersAnswer, RestartAnswer, RoleView};
+use miroir_gateway::jobs::{JobView, JobsAnswer};
 use miroir_seams::HttpTransport;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -73,6 +75,16 @@ enum CtlCommand {
         /// Give up waiting after so many seconds; the pod goes on leaving.
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         timeout: u64,
+    },
+    /// The jobs: how far each is, why it failed.
+    Jobs,
+    /// Import an NDJSON file; an upload that was broken off goes on.
+    Import(import::ImportArgs),
+    /// End a job. What is in tasks already is carried out.
+    CancelJob {
+        /// As `jobs` prints it.
+        #[arg(value_name = "ID")]
+        id: u64,
     },
     /// Start one actor again.
     RestartActor {
@@ -134,6 +146,19 @@ async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyho
             let patience = Duration::from_secs(timeout);
             let (body, answer) = leave::leave(client, &path, patience).await?;
             (body, format!("{} {}\n", answer.pod, leave::keeps(&answer)), None)
+        }
+        CtlCommand::Jobs => {
+            let (body, jobs) = client.ask::<JobsAnswer>(Method::GET, "/_miroir/jobs").await?;
+            (body, views::jobs(&jobs.jobs), None)
+        }
+        CtlCommand::Import(args) => {
+            let (body, job) = import::import(client, &args).await?;
+            (body, views::jobs(&[job]), None)
+        }
+        CtlCommand::CancelJob { id } => {
+            let path = format!("/_miroir/jobs/{id}");
+            let (body, job) = client.ask::<JobView>(Method::DELETE, &path).await?;
+            (body, views::jobs(&[job]), None)
         }
         CtlCommand::RestartActor { id } => {
             let path = format!("/_miroir/actors/{}/restart", encode(&id));

@@ -7,6 +7,7 @@
 //! | `GET /_miroir/actors[?pod=ID]` | [`ActorsAnswer`] | 404 `miroir_pod_not_found` |
 //! | `POST /_miroir/pods/{id}/leave` | 202 [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 409 `miroir_last_pod`, 503 `miroir_pod_unreachable` |
 //! | `GET /_miroir/pods/{id}/leave` | [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 503 `miroir_pod_unreachable` |
+//! | `/_miroir/jobs…` | see [`crate::jobs`] | |
 //! | `POST /_miroir/actors/{id}/restart` | 202 [`RestartAnswer`] | 404 `miroir_actor_not_found`, 409 `miroir_actor_not_restartable`, 503 `miroir_pod_unreachable` |
 //!
 //! All need the admin key. Any pod answers for the whole cluster: a pod that can't be reached is
@@ -24,7 +25,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 
+use crate::context::RequestParts;
 use crate::failure::Failure;
+use crate::jobs::{self, JobsRoute, JobsSource};
 use crate::reply::Reply;
 
 /// Routes under `/_miroir/`.
@@ -48,6 +51,8 @@ pub enum AdminRoute {
         /// Ordered (`POST`), not only asked for.
         begin: bool,
     },
+    /// See [`crate::jobs`].
+    Jobs(JobsRoute),
     /// None that is there yet.
     Other,
 }
@@ -255,7 +260,7 @@ impl From<AdminError> for ApiError {
 
 /// Answers operators. Every call must end within a few seconds, whatever pods are away.
 #[async_trait]
-pub trait AdminSource: Debug + Send + Sync {
+pub trait AdminSource: JobsSource + Debug + Send + Sync {
     /// The pods.
     ///
     /// # Errors
@@ -292,6 +297,8 @@ pub trait AdminSource: Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoAdmin;
 
+impl JobsSource for NoAdmin {}
+
 #[async_trait]
 impl AdminSource for NoAdmin {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {
@@ -322,12 +329,12 @@ impl AdminSource for NoAdmin {
 pub async fn answer(
     source: &dyn AdminSource,
     route: AdminRoute,
-    query: &str,
+    request: &RequestParts,
 ) -> Result<Reply, Failure> {
     let reply = match route {
         AdminRoute::Peers => source.peers().await.map(|peers| Reply::json(200, &peers)),
         AdminRoute::Roles => source.roles().await.map(|roles| Reply::json(200, &roles)),
-        AdminRoute::Actors => match chosen_pod(query) {
+        AdminRoute::Actors => match chosen_pod(&request.query) {
             Ok(pod) => source.actors(pod.as_deref()).await.map(|actors| Reply::json(200, &actors)),
             Err(error) => Err(error),
         },
@@ -338,6 +345,7 @@ pub async fn answer(
             let status = if begin { 202 } else { 200 };
             source.leave(&id, begin).await.map(|leave| Reply::json(status, &leave))
         }
+        AdminRoute::Jobs(route) => return Ok(jobs::answer(source, route, request).await?),
         AdminRoute::Other => Err(AdminError::NotSupported),
     };
     Ok(reply.map_err(ApiError::from)?)

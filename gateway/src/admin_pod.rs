@@ -31,7 +31,7 @@ use crate::admin::{
 /// Answers operators for a pod and, through it, for the cluster.
 #[derive(Clone, Debug)]
 pub struct PodAdmin {
-    pod: Arc<PodContext>,
+    pub(crate) pod: Arc<PodContext>,
 }
 
 impl PodAdmin {

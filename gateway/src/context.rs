@@ -160,10 +160,15 @@ pub struct GatewayContext {
     pub in_flight: Arc<AtomicUsize>,
     /// Reads that may be asked of a second set of replicas at the same time.
     pub races: Arc<Semaphore>,
+    /// Imports that may be streamed at the same time.
+    pub streams: Arc<Semaphore>,
 }
 
 /// See [`GatewayContext::races`]: with a search of a few milliseconds, thousands a second.
 const RACES_MAX: usize = 16;
+
+/// See [`GatewayContext::streams`]: each takes memory for a chunk and what comes meanwhile.
+const STREAMS_MAX: usize = 4;
 
 impl GatewayContext {
     /// A context with nothing in flight, whose admin API answers 501.
@@ -181,6 +186,7 @@ impl GatewayContext {
             settings: Arc::default(),
             in_flight: Arc::default(),
             races: Arc::new(Semaphore::new(RACES_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }
 

@@ -47,10 +47,13 @@ impl Failure {
         self
     }
 
-    /// Whether an index or a task is not there, as far as this pod knows.
+    /// Whether an index, a task or a job is not there, as far as this pod knows.
     pub fn says_not_found(&self) -> bool {
         match self {
-            Self::Api(error) => matches!(error.code, Code::IndexNotFound | Code::TaskNotFound),
+            Self::Api(error) => matches!(
+                error.code,
+                Code::IndexNotFound | Code::TaskNotFound | Code::MiroirJobNotFound
+            ),
             Self::Node { error, .. } => error.code == "index_not_found",
         }
     }

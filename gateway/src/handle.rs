@@ -20,13 +20,15 @@ use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::{Health, Version, check_index_uid};
 use miroir_wire::search::SearchQuery;
 
-use crate::admin;
+use crate::admin::{self, AdminRoute};
 use crate::auth::check_right;
 use crate::context::{GatewayContext, RequestParts, StalePolicy};
 use crate::cors;
 use crate::documents_read::{get_document, list_documents};
 use crate::failure::Failure;
 use crate::intake::{Wording, read_body};
+use crate::jobs::JobsRoute;
+use crate::jobs_stream;
 use crate::marks;
 use crate::reply::{DEGRADED, Reply};
 use crate::router::{LogRoute, Route, route};
@@ -72,8 +74,14 @@ where
     if is_body_json {
         check_json_content_type(content_type)?;
     }
+    if let Route::Admin(AdminRoute::Jobs(JobsRoute::Create)) = &route
+        && jobs_stream::is_asked(head.uri.query().unwrap_or_default())
+    {
+        return Ok(jobs_stream::import(context, head, body).await?);
+    }
     let wording = match route {
-        Route::Log(LogRoute::AddDocuments { .. }) => Wording::Documents,
+        Route::Admin(AdminRoute::Jobs(JobsRoute::PutChunk { .. }))
+        | Route::Log(LogRoute::AddDocuments { .. }) => Wording::Documents,
         _ => Wording::Json,
     };
     let body = read_body(context, &head.headers, body, wording).await?;
@@ -150,7 +158,7 @@ async fn dispatch(
         }
         Route::Stats => Ok(all_stats(context, &routing).await?.into()),
         Route::Log(route) => Ok(context.log.answer(route.clone(), request).await?),
-        Route::Admin(route) => admin::answer(context.admin.as_ref(), route.clone(), query).await,
+        Route::Admin(route) => admin::answer(context.admin.as_ref(), route.clone(), request).await,
         Route::NotSupported(instead) => Err(not_supported(instead)),
         Route::WrongMethod => Ok(Reply::empty(405)),
         Route::Unknown => Ok(Reply::empty(404)),

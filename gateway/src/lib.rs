@@ -7,7 +7,7 @@
 //! [`node_error`], [`disguise`], [`merge`].
 //!
 //! A write goes through [`log_routes`] to [`writes`], which hands it to the index's writer.
-//! Operators' questions go to [`admin`].
+//! Operators' questions go to [`admin`], their jobs to [`jobs`].
 
 pub mod admin;
 pub mod admin_pod;
@@ -19,6 +19,9 @@ pub mod documents_read;
 pub mod failure;
 pub mod handle;
 pub mod intake;
+pub mod jobs;
+mod jobs_pod;
+mod jobs_stream;
 pub mod json_scan;
 pub mod late;
 pub mod log_routes;

@@ -5,7 +5,7 @@
 //! | `/health`, `/version`, `/` | this pod |
 //! | searches, document reads, stats | [`crate::search`], [`crate::documents_read`], [`crate::stats`] |
 //! | everything that lives in the coordinator log: writes, settings, indexes, tasks | [`LogRoute`], by whoever implements [`crate::context::LogRoutes`] |
-//! | pods, roles, actors | [`crate::admin`], by whoever implements its [`crate::admin::AdminSource`] |
+//! | pods, roles, actors, jobs | [`crate::admin`], by whoever implements its [`crate::admin::AdminSource`] |
 //! | what Meilisearch has and Miroir has not (yet) | 501, with what to use instead |
 
 use http::Method;
@@ -14,6 +14,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::admin::AdminRoute;
 use crate::auth::Right;
+use crate::jobs::JobsRoute;
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +148,11 @@ impl Route {
 
     /// Whether it is answered however busy the pod is.
     pub fn is_always_admitted(&self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Admin(_))
+        match self {
+            // These come with a body.
+            Self::Admin(AdminRoute::Jobs(JobsRoute::Create | JobsRoute::PutChunk { .. })) => false,
+            other => matches!(other, Self::Health | Self::Ready | Self::Admin(_)),
+        }
     }
 }
 
@@ -196,6 +201,7 @@ pub fn route(method: &Method, path: &str) -> Route {
             let begin = is(&Method::POST);
             only(get || begin, Route::Admin(AdminRoute::Leave { id: (*id).to_owned(), begin }))
         }
+        ["_miroir", "jobs", rest @ ..] => jobs_route(method, rest),
         ["_miroir", ..] => Route::Admin(AdminRoute::Other),
         ["batches", ..] => Route::NotSupported("Use `GET /tasks`."),
         ["keys", ..] => Route::NotSupported("Use the master key."),
@@ -209,6 +215,30 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["logs", ..] => Route::NotSupported("Logs are on the standard error of each pod."),
         ["metrics"] => Route::NotSupported("Metrics are under `/_miroir/metrics`."),
         _ => Route::Unknown,
+    }
+}
+
+fn jobs_route(method: &Method, rest: &[&str]) -> Route {
+    let is =
+        |wanted: &Method| method == wanted || (method == Method::HEAD && *wanted == Method::GET);
+    let [get, post, put, delete] =
+        [Method::GET, Method::POST, Method::PUT, Method::DELETE].map(|wanted| is(&wanted));
+    let only = |allowed: bool, route: JobsRoute| match allowed {
+        true => Route::Admin(AdminRoute::Jobs(route)),
+        false => Route::WrongMethod,
+    };
+    match rest {
+        [] => only(get, JobsRoute::List),
+        ["imports"] => only(post, JobsRoute::Create),
+        [job] if delete => only(true, JobsRoute::Cancel { job: (*job).to_owned() }),
+        [job] => only(get, JobsRoute::Get { job: (*job).to_owned() }),
+        [job, "chunks"] => only(get, JobsRoute::Chunks { job: (*job).to_owned() }),
+        [job, "chunks", chunk] => {
+            let (job, chunk) = ((*job).to_owned(), (*chunk).to_owned());
+            only(put, JobsRoute::PutChunk { job, chunk })
+        }
+        [job, "seal"] => only(post, JobsRoute::Seal { job: (*job).to_owned() }),
+        _ => Route::Admin(AdminRoute::Other),
     }
 }
 
@@ -309,6 +339,25 @@ mod tests {
                 Route::Admin(AdminRoute::Leave { id: "pod-1".into(), begin: true }),
             ),
             (Method::GET, "/_miroir/actors/a/restart", Route::WrongMethod),
+            (
+                Method::PUT,
+                "/_miroir/jobs/3/chunks/12",
+                Route::Admin(AdminRoute::Jobs(JobsRoute::PutChunk {
+                    job: "3".into(),
+                    chunk: "12".into(),
+                })),
+            ),
+            (
+                Method::DELETE,
+                "/_miroir/jobs/3",
+                Route::Admin(AdminRoute::Jobs(JobsRoute::Cancel { job: "3".into() })),
+            ),
+            (
+                Method::POST,
+                "/_miroir/jobs/imports",
+                Route::Admin(AdminRoute::Jobs(JobsRoute::Create)),
+            ),
+            (Method::POST, "/_miroir/jobs", Route::WrongMethod),
             (Method::GET, "/nonsense", Route::Unknown),
         ] {
             assert_eq!(route(&method, path), expected, "{method} {path}");

@@ -61,7 +61,7 @@ pub(crate) async fn accepted(
 }
 
 /// The only place where a refusal of the write path becomes a status and a code.
-fn refusal(error: AcceptError) -> ApiError {
+pub(crate) fn refusal(error: AcceptError) -> ApiError {
     match error {
         AcceptError::Overloaded => ApiError::new(
             Code::MiroirOverloaded,

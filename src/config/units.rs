@@ -19,6 +19,14 @@ const BYTE_UNITS: [(&str, u64); 6] = [
 ];
 
 impl ByteSize {
+    /// Reads a flag.
+    ///
+    /// # Errors
+    /// When `text` is no size.
+    pub fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| "this is not a size; write it like 16MiB".to_owned())
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         for (unit, bytes) in BYTE_UNITS {

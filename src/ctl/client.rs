@@ -25,6 +25,21 @@ pub struct AdminClient {
     key: Secret,
 }
 
+/// Nothing was brought about, or nobody knows; asking again may help.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct TryAgain {
+    message: String,
+    code: Option<String>,
+}
+
+impl TryAgain {
+    /// The pod has too much to do.
+    pub fn is_overloaded(&self) -> bool {
+        self.code.as_deref() == Some("miroir_overloaded")
+    }
+}
+
 /// What a pod says when it refuses.
 #[derive(Debug, Deserialize)]
 struct Refusal {
@@ -55,20 +70,34 @@ impl AdminClient {
     /// The answer, as it came and as what it is.
     ///
     /// # Errors
-    /// [`Refused`] when asking again in the same way won't help; others when it may.
+    /// [`Refused`] when asking again in the same way won't help; [`TryAgain`] when it may.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
+    ) -> anyhow::Result<(String, T)> {
+        self.send(method, path, Bytes::new(), TIMEOUT).await
+    }
+
+    /// The same, with a body of NDJSON.
+    ///
+    /// # Errors
+    /// As [`AdminClient::ask`].
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        timeout: Duration,
     ) -> anyhow::Result<(String, T)> {
         let call = NodeCall {
             base: self.base.clone(),
             key: Some(self.key.reveal().to_owned()),
             method,
             path: path.to_owned(),
-            content_type: None,
-            body: Bytes::new(),
-            timeout: TIMEOUT,
+            content_type: (!body.is_empty()).then_some("application/x-ndjson"),
+            body,
+            timeout,
             answer_bytes_max: ANSWER_BYTES_MAX,
         };
         let answer = self.transport.send(call).await.map_err(|error| self.not_answered(error))?;
@@ -84,26 +113,31 @@ impl AdminClient {
 
     fn not_answered(&self, error: TransportError) -> anyhow::Error {
         let base = &self.base;
-        match error {
+        let message = match error {
             TransportError::Unreachable(why) => {
-                anyhow!("no pod can be reached at {base} (--url chooses another): {why}")
+                format!("no pod can be reached at {base} (--url chooses another): {why}")
             }
             TransportError::TimedOut(limit) => {
-                anyhow!("the pod at {base} did not answer in {limit:?}")
+                format!("the pod at {base} did not answer in {limit:?}")
             }
-            TransportError::Broken(why) => anyhow!("the connection to {base} broke: {why}"),
-            TransportError::TooLarge(limit) => anyhow!("{base} answers more than {limit} bytes"),
-            TransportError::BadAddress(why) => Refused(format!("--url {base}: {why}")).into(),
-        }
+            TransportError::Broken(why) => format!("the connection to {base} broke: {why}"),
+            TransportError::TooLarge(limit) => {
+                return anyhow!("{base} answers more than {limit} bytes");
+            }
+            TransportError::BadAddress(why) => {
+                return Refused(format!("--url {base}: {why}")).into();
+            }
+        };
+        TryAgain { message, code: None }.into()
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
         let base = &self.base;
-        let message = match serde_json::from_slice::<Refusal>(body) {
-            Ok(Refusal { message, code }) => format!("{base}: {message} ({code})"),
-            Err(_) => format!("{base} does not answer like a pod: {status}"),
+        let (message, code) = match serde_json::from_slice::<Refusal>(body) {
+            Ok(Refusal { message, code }) => (format!("{base}: {message} ({code})"), Some(code)),
+            Err(_) => (format!("{base} does not answer like a pod: {status}"), None),
         };
         let again_may_help = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
-        if again_may_help { anyhow!(message) } else { Refused(message).into() }
+        if again_may_help { TryAgain { message, code }.into() } else { Refused(message).into() }
     }
 }

@@ -12,6 +12,7 @@ use miroir_gateway::context::{
     ContextParts, GatewayConfig, GatewayContext, LogRoutes, RequestParts, RoutingSource,
 };
 use miroir_gateway::intake::Spool;
+use miroir_gateway::jobs::JobsSource;
 use miroir_gateway::reply::Reply;
 use miroir_gateway::router::LogRoute;
 use miroir_gateway::server::{Server, serve};
@@ -102,6 +103,8 @@ fn actor(id: &str, name: &str, parent: Option<&str>, error: Option<&str>) -> Act
         started_at: OffsetDateTime::UNIX_EPOCH,
     }
 }
+
+impl JobsSource for TwoPods {}
 
 #[async_trait]
 impl AdminSource for TwoPods {

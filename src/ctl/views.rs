@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use miroir_gateway::admin::{ActorView, ActorsAnswer, PeerView, PeersAnswer, RoleView};
+use miroir_gateway::jobs::{JobStatus, JobView};
 use time::format_description::well_known::Rfc3339;
 
 use super::table::{Align, render};
@@ -123,6 +124,51 @@ fn depths(actors: &[ActorView]) -> Vec<usize> {
         depths.push(depth);
     }
     depths
+}
+
+/// The jobs.
+pub fn jobs(jobs: &[JobView]) -> String {
+    let columns = [
+        ("JOB", Align::Right),
+        ("INDEX", Align::Left),
+        ("STATUS", Align::Left),
+        ("CHUNKS", Align::Right),
+        ("BYTES", Align::Right),
+        ("DOCUMENTS", Align::Right),
+        ("SKIPPED", Align::Right),
+        ("TASKS", Align::Left),
+        ("LEFT", Align::Right),
+        ("PODS", Align::Left),
+        ("FAILURE", Align::Left),
+    ];
+    render(columns, &jobs.iter().map(job_row).collect::<Vec<_>>())
+}
+
+fn job_row(job: &JobView) -> [String; 11] {
+    let status = match job.status {
+        JobStatus::Running => "running",
+        JobStatus::Succeeded => "succeeded",
+        JobStatus::Failed => "failed",
+        JobStatus::Canceled => "canceled",
+    };
+    let total = job.chunks.total.map_or_else(|| "?".to_owned(), |total| total.to_string());
+    let tasks = match (job.first_task_uid, job.last_task_uid) {
+        (Some(first), Some(last)) => format!("{} in {first}-{last}", job.tasks),
+        _ => NONE.to_owned(),
+    };
+    [
+        job.id.to_string(),
+        job.index_uid.clone(),
+        status.to_owned(),
+        format!("{}/{}/{total}", job.chunks.done, job.chunks.uploaded),
+        format!("{}/{}", job.bytes_done, job.bytes),
+        job.documents.to_string(),
+        job.skipped.to_string(),
+        tasks,
+        job.seconds_left.map_or_else(|| NONE.to_owned(), duration),
+        job.pods.join(","),
+        job.failure.clone().unwrap_or_default(),
+    ]
 }
 
 /// The pods that could not be asked, if any.

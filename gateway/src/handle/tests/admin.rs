@@ -8,6 +8,7 @@ use crate::admin::{
 };
 
 use super::*;
+use crate::jobs::JobsSource;
 
 const ADMIN_KEY: &str = "admin key";
 const ACTOR: &str = "pod-1/writer/movies";
@@ -16,6 +17,8 @@ const ACTOR: &str = "pod-1/writer/movies";
 struct OnePod {
     restarted: Mutex<Vec<String>>,
 }
+
+impl JobsSource for OnePod {}
 
 #[async_trait]
 impl AdminSource for OnePod {
