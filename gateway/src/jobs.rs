@@ -29,6 +29,9 @@ use crate::admin::AdminError;
 use crate::context::RequestParts;
 use crate::reply::Reply;
 
+/// Longest name of a job, bytes: as long as names of files may be.
+const NAME_BYTES_MAX: usize = 255;
+
 /// Routes under `/_miroir/jobs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the table above says what they are
@@ -334,6 +337,9 @@ impl NewImport {
                     )));
                 }
             }
+        }
+        if import.name.as_ref().is_some_and(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(bad_request(&format!("`name` is longer than {NAME_BYTES_MAX} bytes")));
         }
         if import.index.is_empty() {
             return Err(bad_request("Missing parameter `index`"));

@@ -12,6 +12,8 @@ use miroir_wire::reserved::contains_reserved;
 const DOCUMENTS_MAX: usize = 2000;
 /// A task takes no further line from here on, bytes.
 const BYTES_MAX: usize = 4 << 20;
+/// Bytes of an error's text at most: it may quote what a client sent, and goes into the log.
+const MESSAGE_BYTES_MAX: usize = 500;
 /// Errors told of one stretch at most; all are counted.
 const ERRORS_MAX: usize = 20;
 
@@ -61,6 +63,7 @@ pub(super) fn cut(payload: &Bytes, cursor: Cursor, skips_errors: bool) -> Cut {
                 step.skipped += 1;
                 if step.errors.len() < ERRORS_MAX {
                     let chunk = cursor.chunk;
+                    let message = shortened(message);
                     step.errors.push(LineError { chunk, line, lines: 1, task: None, message });
                 }
             }
@@ -76,6 +79,15 @@ pub(super) fn cut(payload: &Bytes, cursor: Cursor, skips_errors: bool) -> Cut {
         true => Cut::Nothing(step),
         false => Cut::Documents(DocumentBatch { bytes: rest.slice(..end), ranges }, step),
     }
+}
+
+/// An error's text without its end, if it is long.
+pub(super) fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push('…');
+    }
+    message
 }
 
 /// The documents of a line, or what is wrong with it.

@@ -28,7 +28,7 @@ use miroir_storage::tables::jobs::{self, ChunkRecord, JobRecord};
 use miroir_storage::tables::tasks::{self, TaskState};
 use tokio::time::Instant;
 
-use super::cut::{Cursor, Cut, cut};
+use super::cut::{Cursor, Cut, cut, shortened};
 use super::plan::Place;
 use crate::accept::{AcceptError, RequestedWork, WriteRequest, accept_batch};
 use crate::copies::{self, PayloadError};
@@ -306,7 +306,8 @@ fn outcome_of(pod: &PodContext, uid: TaskUid) -> Result<Option<Option<String>>, 
                 let error: serde_json::Value = serde_json::from_str(error).ok()?;
                 Some(error.get("message")?.as_str()?.to_owned())
             });
-            Some(Some(error.unwrap_or_else(|| format!("Task {uid} failed."))))
+            let error = error.unwrap_or_else(|| format!("Task {uid} failed."));
+            Some(Some(shortened(error)))
         }
     })
 }

@@ -182,6 +182,13 @@ async fn operators_are_refused_with_the_code_that_says_why() {
         ("POST", "/_miroir/actors/a/restart", Some(ADMIN_KEY), 404, "miroir_actor_not_found"),
         ("POST", "/_miroir/pods/pod-1/leave", Some(ADMIN_KEY), 409, "miroir_last_pod"),
         ("GET", "/_miroir/pods/x/leave", Some(ADMIN_KEY), 404, "miroir_pod_not_found"),
+        ("GET", "/_miroir/jobs", Some("master"), 401, "miroir_invalid_auth"),
+        ("PUT", "/_miroir/jobs/1/chunks/0", None, 401, "miroir_invalid_auth"),
+        ("POST", "/_miroir/jobs/imports?index=a&stream=true", None, 401, "miroir_invalid_auth"),
+        ("POST", "/_miroir/jobs/imports", Some(ADMIN_KEY), 400, "bad_request"),
+        ("POST", "/_miroir/jobs/1/seal", Some(ADMIN_KEY), 400, "bad_request"),
+        ("GET", "/_miroir/jobs/x", Some(ADMIN_KEY), 404, "miroir_job_not_found"),
+        ("PUT", "/_miroir/jobs/1/chunks/x", Some(ADMIN_KEY), 400, "bad_request"),
         ("GET", "/_miroir/shards", Some(ADMIN_KEY), 501, "miroir_not_supported"),
     ] {
         let (seen, body) = ask(Some(source.clone()), method, path, key).await;
@@ -199,6 +206,9 @@ async fn without_a_source_every_route_says_that_it_is_not_there() {
         ("GET", "/_miroir/actors"),
         ("POST", "/_miroir/actors/a/restart"),
         ("POST", "/_miroir/pods/a/leave"),
+        ("GET", "/_miroir/jobs"),
+        ("DELETE", "/_miroir/jobs/1"),
+        ("POST", "/_miroir/jobs/imports?index=a&stream=true"),
     ] {
         let (status, body) = ask(None, method, path, Some(ADMIN_KEY)).await;
         assert_eq!((status, body["code"].as_str()), (501, Some("miroir_not_supported")), "{path}");
