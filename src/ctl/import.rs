@@ -82,7 +82,9 @@ pub enum OnError {
 /// A file that can't be read, a pod that refuses or is away for long, a job that failed.
 pub async fn import(client: &AdminClient, args: &ImportArgs) -> anyhow::Result<(String, JobView)> {
     let mut lines = open(&args.file)?;
-    let (job, known) = begin(client, args).await?;
+    // A creation whose answer was lost is found by its name.
+    let (job, known) = patiently("import", || begin(client, args)).await?;
+    let called = format!("job {job}");
     let mut number = 0;
     let mut sent_bytes = 0;
     while let Some(chunk) = next_chunk(lines.as_mut(), args.chunk_size.0)
@@ -101,7 +103,7 @@ pub async fn import(client: &AdminClient, args: &ImportArgs) -> anyhow::Result<(
                 let path = format!("/_miroir/jobs/{job}/chunks/{number}");
                 let timeout = UPLOAD_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND);
                 let chunk = Bytes::from(chunk);
-                patiently(job, || {
+                patiently(&called, || {
                     client.send::<ChunkView>(Method::PUT, &path, chunk.clone(), timeout)
                 })
                 .await?;
@@ -112,7 +114,7 @@ pub async fn import(client: &AdminClient, args: &ImportArgs) -> anyhow::Result<(
         eprintln!("job {job}: chunk {number} is there, {sent_bytes} bytes");
     }
     let path = format!("/_miroir/jobs/{job}/seal?chunks={number}");
-    let mut sealed = patiently(job, || client.ask::<JobView>(Method::POST, &path)).await?;
+    let mut sealed = patiently(&called, || client.ask::<JobView>(Method::POST, &path)).await?;
     if args.watch {
         sealed = watch(client, job).await?;
     }
@@ -182,7 +184,7 @@ fn is_same(there: &ChunkView, chunk: &[u8]) -> bool {
 
 /// Tries again for a while what may help; as long as it takes when too much waits. What is tried
 /// may be done twice.
-async fn patiently<T, F>(job: u64, attempt: impl Fn() -> F) -> anyhow::Result<T>
+async fn patiently<T, F>(called: &str, attempt: impl Fn() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
@@ -196,16 +198,16 @@ where
         match error.downcast_ref::<TryAgain>() {
             Some(again) if again.is_overloaded() => {
                 since = None;
-                eprintln!("job {job}: waiting, too much is to be worked on");
+                eprintln!("{called}: waiting, too much is to be worked on");
             }
             Some(_) => {
                 let now = clock.instant();
                 if now.saturating_duration_since(*since.get_or_insert(now)) > PATIENCE {
                     return Err(error.context(format!(
-                        "job {job} is not finished: run the same command again to go on"
+                        "{called} is not finished: run the same command again to go on"
                     )));
                 }
-                eprintln!("job {job}: trying again: {error}");
+                eprintln!("{called}: trying again: {error}");
             }
             None => return Err(error),
         }
@@ -215,10 +217,10 @@ where
 
 /// Looks at the job until it has ended.
 async fn watch(client: &AdminClient, job: u64) -> anyhow::Result<(String, JobView)> {
-    let path = format!("/_miroir/jobs/{job}");
+    let (path, called) = (format!("/_miroir/jobs/{job}"), format!("job {job}"));
     let mut shown = None;
     loop {
-        let (text, view) = patiently(job, || client.ask::<JobView>(Method::GET, &path)).await?;
+        let (text, view) = patiently(&called, || client.ask::<JobView>(Method::GET, &path)).await?;
         if shown != Some((view.bytes_done, view.documents)) {
             shown = Some((view.bytes_done, view.documents));
             let left = view.seconds_left.map_or(String::new(), |left| format!(", {left} s left"));
