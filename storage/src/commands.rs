@@ -15,7 +15,7 @@ use crate::tables::nodes::NodeRecord;
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,7 +135,10 @@ pub enum Command {
 impl Command {
     /// The oldest [`FORMAT`] whose pods read it.
     pub fn format(&self) -> u32 {
-        1
+        match self {
+            Self::Job(_) => 2,
+            _ => 1,
+        }
     }
 }
 
