@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use crate::error::{ApiError, Code, mark};
 use crate::parse::{
-    FromParam, JsonFault, Param, QueryFault, Unfit, from_json, from_query, missing,
+    FromParam, JsonFault, Param, QueryFault, Unfit, from_json, from_query, immutable, missing,
 };
 
 /// Longest index uid, in bytes. (The message says 512; so does Meilisearch's.)
@@ -189,11 +189,7 @@ fn refuse_immutable(field: &str, accepted: &[&str], location: ValuePointerRef) -
             ));
         }
     };
-    let accepted: Vec<String> = accepted.iter().map(|name| format!("`{name}`")).collect();
-    JsonFault::new(
-        code,
-        format!("Immutable field `{field}`: expected one of {}", accepted.join(", ")),
-    )
+    immutable(field, accepted, code)
 }
 
 impl UpdateIndex {

@@ -14,6 +14,8 @@
 //! | [`search`] | search and multi-search queries |
 //! | [`documents_query`] | listing, deleting and adding documents: their parameters |
 //! | [`tasks`] | task views and filters |
+//! | [`keys`] | API keys: actions, index patterns, requests, views |
+//! | [`search_rules`] | what a tenant token allows to be searched |
 //! | [`index`] | index uids, index views, statistics, version, health |
 
 pub mod content;
@@ -23,8 +25,10 @@ pub mod engine_version;
 pub mod error;
 pub mod index;
 mod json_scan;
+pub mod keys;
 mod parse;
 pub mod reserved;
 pub mod search;
+pub mod search_rules;
 pub mod settings;
 pub mod tasks;

@@ -129,6 +129,13 @@ pub(crate) fn missing<M: Mark, C: Mark>(field: &str, location: ValuePointerRef) 
     Fault::new(fault.code, fault.message)
 }
 
+/// The refusal of a field that can't be changed.
+pub(crate) fn immutable(field: &str, accepted: &[&str], code: Code) -> JsonFault {
+    let accepted: Vec<String> = accepted.iter().map(|name| format!("`{name}`")).collect();
+    let accepted = accepted.join(", ");
+    JsonFault::new(code, format!("Immutable field `{field}`: expected one of {accepted}"))
+}
+
 /// Reads a JSON body.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The table of error codes: variant, name on the wire, type, HTTP status.
 //!
-//! Names, types and statuses are Meilisearch 1.15's; the `miroir_*` codes follow it. Nothing else decides
-//! what status an error gets.
+//! Names, types and statuses are Meilisearch 1.15's; what came later is marked. The `miroir_*` codes follow them. Nothing else
+//! decides what status an error gets.
 
 use super::{ErrorType, Mark};
 
@@ -73,6 +73,8 @@ codes! {
     ImmutableIndexUpdatedAt, "immutable_index_updated_at", InvalidRequest, 400;
     IndexAlreadyExists, "index_already_exists", InvalidRequest, 409;
     IndexCreationFailed, "index_creation_failed", Internal, 500;
+    /// Since 1.50.
+    IndexScopedApiKeyWithGlobalAction, "index_scoped_api_key_with_global_action", InvalidRequest, 400;
     IndexNotFound, "index_not_found", InvalidRequest, 404;
     IndexPrimaryKeyAlreadyExists, "index_primary_key_already_exists", InvalidRequest, 400;
     IndexPrimaryKeyMultipleCandidatesFound, "index_primary_key_multiple_candidates_found", InvalidRequest, 400;
