@@ -417,7 +417,10 @@ async fn on_applied(
 ) -> Result<(), ActorProcessingErr> {
     match (&event.command, &event.outcome) {
         (
-            Command::EnqueueTask(_) | Command::AcceptTask { .. } | Command::Job(_),
+            Command::EnqueueTask(_)
+            | Command::AcceptTask { .. }
+            | Command::AcceptBoundTask { .. }
+            | Command::Job(_),
             Outcome::Enqueued { uid, index },
         ) => on_accepted(myself, state, *uid, index.as_ref()).await?,
         (Command::Job(command), Outcome::Job(_)) => {

@@ -412,7 +412,9 @@ fn follow_log(number: usize, log: &CoordinatorLog, seams: &Seams, world: &PodWor
 
 fn describe(command: &Command) -> String {
     match command {
-        Command::EnqueueTask(task) | Command::AcceptTask { task, .. } => {
+        Command::EnqueueTask(task)
+        | Command::AcceptTask { task, .. }
+        | Command::AcceptBoundTask { task, .. } => {
             let name = task.index.as_deref().unwrap_or("-");
             let mut work = format!("{:?}", task.work);
             work.truncate(work.find([' ', '{', '(']).unwrap_or(work.len()));

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, IndexUid, JournalSequence, NodeId, PodId, ShardId, TaskUid};
 use crate::job_commands::{JobCommand, JobOutcome};
+use crate::tables::api_keys::{ApiKeyPatch, ApiKeyRecord};
 use crate::tables::indexes::GroupPlacement;
 use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
@@ -130,13 +131,42 @@ pub enum Command {
     },
     /// About jobs.
     Job(Box<JobCommand>),
+    /// Adds an API key, unless its uid has one.
+    PutApiKey(Box<ApiKeyRecord>),
+    /// Changes an API key's name or description.
+    PatchApiKey(ApiKeyPatch),
+    /// Removes an API key.
+    DeleteApiKey {
+        /// Its uid.
+        uid: String,
+    },
+    /// Makes the API keys that a cluster begins with, once in its life.
+    InitApiKeys {
+        /// The keys.
+        keys: Vec<ApiKeyRecord>,
+    },
+    /// As [`Command::AcceptTask`], of a client that may not create indexes: when the name is
+    /// unbound the task is accepted all the same, creates nothing, and will fail.
+    AcceptBoundTask {
+        /// The task, without a plan of an index.
+        task: Box<EnqueueTask>,
+        /// The request's `Idempotency-Key`.
+        key: Option<IdempotencyKey>,
+        /// The request's `X-Miroir-Session`.
+        session: Option<String>,
+    },
 }
 
 impl Command {
     /// The oldest [`FORMAT`] whose pods read it.
     pub fn format(&self) -> u32 {
         match self {
-            Self::Job(_) => 2,
+            Self::Job(_)
+            | Self::PutApiKey(_)
+            | Self::PatchApiKey(_)
+            | Self::DeleteApiKey { .. }
+            | Self::InitApiKeys { .. }
+            | Self::AcceptBoundTask { .. } => 2,
             _ => 1,
         }
     }
@@ -384,4 +414,6 @@ pub enum Outcome {
     KeyReused,
     /// What became of a [`JobCommand`].
     Job(JobOutcome),
+    /// Refused: there are as many as there may be.
+    TooMany,
 }

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 
 use crate::engine::{Direction, Engine};
 use crate::ids::{Epoch, IndexUid, NodeId, PodId};
+use crate::tables::api_keys::ApiKeys;
 use crate::tables::indexes::IndexRecord;
 use crate::tables::records::{decode, text_from};
 use crate::tables::{ApplyError, INDEXES, META, NAMES, NEW_INDEX_SETTINGS, NODES, TIMES};
@@ -34,6 +35,8 @@ pub struct Routing {
     pub write_names: BTreeMap<String, IndexUid>,
     /// Every index, by node-side uid.
     pub by_uid: BTreeMap<IndexUid, Arc<IndexRouting>>,
+    /// Every API key. The same pointer as long as no key changed.
+    pub api_keys: Arc<ApiKeys>,
 }
 
 /// One index.
@@ -102,6 +105,19 @@ impl Routing {
                 routing.indexes.insert(name, index.clone());
             }
             routing.by_uid.insert(uid, index);
+        }
+        routing.api_keys = Arc::new(ApiKeys::load(engine)?);
+        Ok(routing)
+    }
+
+    /// Loads the view again, keeping of `self` what is the same.
+    ///
+    /// # Errors
+    /// As [`Routing::load`].
+    pub fn reload(&self, engine: &dyn Engine) -> Result<Self, ApplyError> {
+        let mut routing = Self::load(engine)?;
+        if routing.api_keys == self.api_keys {
+            routing.api_keys = self.api_keys.clone();
         }
         Ok(routing)
     }

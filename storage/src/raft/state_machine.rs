@@ -151,7 +151,8 @@ impl Applied {
     }
 
     fn reload_routing(&self, engine: &dyn Engine) -> Result<(), ApplyError> {
-        self.routing.store(Arc::new(Routing::load(engine)?));
+        let routing = self.routing.load().reload(engine)?;
+        self.routing.store(Arc::new(routing));
         Ok(())
     }
 

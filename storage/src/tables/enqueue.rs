@@ -25,7 +25,37 @@ pub(crate) fn accept(
         return Ok(answer);
     }
     let outcome = enqueue(tx, task)?;
-    if let Outcome::Enqueued { uid, index } = &outcome {
+    note(tx, &outcome, task, key, session)?;
+    Ok(outcome)
+}
+
+/// As [`accept`], but an unbound name is no reason to refuse: the task creates no index.
+pub(crate) fn accept_bound(
+    tx: &mut Tx<'_>,
+    task: &EnqueueTask,
+    key: Option<&IdempotencyKey>,
+    session: Option<&str>,
+) -> Result<Outcome, ApplyError> {
+    if let Some(key) = key
+        && let Some(answer) = keys::answer(tx, key)?
+    {
+        return Ok(answer);
+    }
+    let bound = bound_index(tx, task)?;
+    let outcome = enqueue_at(tx, task, bound)?;
+    note(tx, &outcome, task, key, session)?;
+    Ok(outcome)
+}
+
+/// Remembers the key and the session of a task that was accepted.
+fn note(
+    tx: &mut Tx<'_>,
+    outcome: &Outcome,
+    task: &EnqueueTask,
+    key: Option<&IdempotencyKey>,
+    session: Option<&str>,
+) -> Result<(), ApplyError> {
+    if let Outcome::Enqueued { uid, index } = outcome {
         if let Some(key) = key {
             keys::remember(tx, key, *uid, task.at)?;
         }
@@ -33,19 +63,32 @@ pub(crate) fn accept(
             keys::note_write(tx, session, index, *uid, task.at)?;
         }
     }
-    Ok(outcome)
+    Ok(())
 }
 
 pub(crate) fn enqueue(tx: &mut Tx<'_>, task: &EnqueueTask) -> Result<Outcome, ApplyError> {
-    let mut bound = match &task.index {
-        Some(name) => names::get(tx, Side::Write, name)?,
-        None => None,
-    };
+    let bound = bound_index(tx, task)?;
     // The name was deleted since the proposer looked.
     if bound.is_none() && task.index.is_some() && task.create.is_none() && task.work.creates_index()
     {
         return Ok(Outcome::Unplaced);
     }
+    enqueue_at(tx, task, bound)
+}
+
+/// What the name of the task's index means to writers.
+fn bound_index(tx: &Tx<'_>, task: &EnqueueTask) -> Result<Option<IndexUid>, ApplyError> {
+    match &task.index {
+        Some(name) => names::get(tx, Side::Write, name),
+        None => Ok(None),
+    }
+}
+
+fn enqueue_at(
+    tx: &mut Tx<'_>,
+    task: &EnqueueTask,
+    mut bound: Option<IndexUid>,
+) -> Result<Outcome, ApplyError> {
     let uid = TaskUid(take_number(tx, b"task")?.min(TASK_UID_MAX) as u32);
     let involved = involved_names(task);
     let mut creates_index = false;

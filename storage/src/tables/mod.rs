@@ -14,12 +14,14 @@
 //! | `LANE_MARKS` | index uid, node id | [`lane_marks::LaneMark`] | `SetLaneMark` |
 //! | `KEYS`, `SESSIONS`, `KEY_ORDER` | see [`keys`] | | `AcceptTask`, `PruneKeys` |
 //! | `JOBS`, `CHUNKS`, `OPEN_CHUNKS` | see [`jobs`] | | `Job` |
+//! | `API_KEYS` | key uid | [`api_keys::ApiKeyRecord`] | `PutApiKey` and its like |
 //!
 //! Names are bound twice. *Write names* say what a name means to a request accepted now: they
 //! change when a creation, deletion or swap is **enqueued**. *Read names* say what a reader
 //! sees: they change when it **ends**. So a write accepted after a swap goes to the swapped
 //! index though readers still see the old one, and everything takes effect in task order.
 
+pub mod api_keys;
 pub mod enqueue;
 pub mod finish;
 pub mod indexes;
@@ -68,6 +70,8 @@ pub const JOBS: Table = Table(14);
 pub const CHUNKS: Table = Table(15);
 /// Chunks that are still to be worked on.
 pub const OPEN_CHUNKS: Table = Table(16);
+/// API keys by uid.
+pub const API_KEYS: Table = Table(17);
 
 /// In [`META`]: the settings that new indexes begin with, as JSON.
 pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
@@ -90,6 +94,7 @@ pub const STATE_TABLES: &[Table] = &[
     JOBS,
     CHUNKS,
     OPEN_CHUNKS,
+    API_KEYS,
 ];
 
 /// Why a command could not be applied: the pod stops applying rather than guess.
@@ -123,6 +128,9 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::AcceptTask { task, key, session } => {
             enqueue::accept(tx, task, key.as_ref(), session.as_deref())
         }
+        Command::AcceptBoundTask { task, key, session } => {
+            enqueue::accept_bound(tx, task, key.as_ref(), session.as_deref())
+        }
         Command::PruneKeys { keys_before, sessions_before } => {
             keys::prune(tx, *keys_before, *sessions_before)
         }
@@ -147,6 +155,10 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
             Ok(Outcome::Done)
         }
         Command::Job(command) => jobs::apply(tx, command),
+        Command::PutApiKey(key) => api_keys::put(tx, key),
+        Command::PatchApiKey(patch) => api_keys::patch(tx, patch),
+        Command::DeleteApiKey { uid } => api_keys::delete(tx, uid),
+        Command::InitApiKeys { keys } => api_keys::init(tx, keys),
     }
 }
 
@@ -160,6 +172,7 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
             | Outcome::Repeated { .. }
             | Outcome::KeyReused
             | Outcome::Job(_)
+            | Outcome::TooMany
     ) {
         return false;
     }
@@ -175,8 +188,14 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         | Command::AgreePrimaryKey { .. }
         | Command::MarkSettingsPending { .. }
         | Command::ChangeInSync { .. }
-        | Command::SetNewIndexSettings { .. } => true,
-        Command::EnqueueTask(task) | Command::AcceptTask { task, .. } => {
+        | Command::SetNewIndexSettings { .. }
+        | Command::PutApiKey(_)
+        | Command::PatchApiKey(_)
+        | Command::DeleteApiKey { .. }
+        | Command::InitApiKeys { .. } => true,
+        Command::EnqueueTask(task)
+        | Command::AcceptTask { task, .. }
+        | Command::AcceptBoundTask { task, .. } => {
             task.create.is_some()
                 || matches!(
                     task.work,

@@ -182,6 +182,24 @@ mod tests {
         enqueue(None, Work::SwapIndexes { pairs: vec![(a.to_owned(), b.to_owned())] })
     }
 
+    /// A client that may not create indexes gets a task that fails, not a refusal, and no index.
+    #[test]
+    fn work_that_may_not_create_its_index_is_accepted_without_one() -> Result<(), ApplyError> {
+        let engine = MemoryEngine::new();
+        let work = Work::Settings { patch: "{}".to_owned(), is_deletion: false };
+        let Command::EnqueueTask(task) = enqueue(Some("a"), work) else { unreachable!() };
+        let refused = Command::AcceptTask { task: task.clone(), key: None, session: None };
+        assert_eq!(applied(&engine, &refused)?, Outcome::Unplaced);
+        let session = Some("s".to_owned());
+        let bound = Command::AcceptBoundTask { task, key: None, session };
+        assert_eq!((refused.format(), bound.format()), (1, 2));
+        let accepted = Outcome::Enqueued { uid: TaskUid(0), index: None };
+        assert_eq!(applied(&engine, &bound)?, accepted);
+        let task = read(&engine, TaskUid(0))?;
+        assert!(task.is_some_and(|task| task.index.is_none() && !task.creates_index));
+        Ok(())
+    }
+
     /// A cancelled task holds its place for what it waited for; its removal from the history,
     /// by a client or by age, must not give way to its successors.
     #[test]
