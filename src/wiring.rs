@@ -1,6 +1,7 @@
 //! Builds a pod from its parts, lowest first: disk, peers, log, journal, actors, gateway.
 
 mod cluster;
+mod keys;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,8 +148,9 @@ async fn open_log(
     CoordinatorLog::open(log_config, seams.clone()).await.context("can't open the coordinator log")
 }
 
-/// Names the cluster if this pod begins it, else waits until it belongs to one; then writes the
-/// configured nodes to the log: new ones, and new addresses or keys of known ones.
+/// Names the cluster if this pod begins it, else waits until it belongs to one; then writes its
+/// first API keys to the log, and the configured nodes: new ones, and new addresses or keys of
+/// known ones.
 async fn register_nodes(
     config: &Config,
     log: &CoordinatorLog,
@@ -163,6 +165,7 @@ async fn register_nodes(
             seams.clock.sleep(REGISTER_PAUSE).await;
         }
     }
+    keys::make_first_keys(config, log, begins, seams).await?;
     for node in &config.nodes {
         let record = NodeRecord {
             id: NodeId(node.id.clone()),

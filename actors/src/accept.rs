@@ -47,6 +47,9 @@ pub enum AcceptError {
     /// The log can't take it now; nothing was accepted.
     #[error("the coordinator log has no quorum")]
     NoQuorum,
+    /// Some pod runs a version that can't read it; nothing was accepted.
+    #[error("some pod can't read the write")]
+    TooNew,
     /// The log may or may not have taken it.
     #[error("the outcome is unknown")]
     OutcomeUnknown,
@@ -62,7 +65,8 @@ pub struct WriteRequest {
     pub index: Option<String>,
     /// What to do.
     pub work: RequestedWork,
-    /// Whether the index is created when its name is unbound.
+    /// Whether the index is created when its name is unbound; otherwise such a write is accepted
+    /// and fails.
     pub creates_index: bool,
     /// Shown as `customMetadata`.
     pub custom_metadata: Option<String>,
@@ -126,7 +130,11 @@ pub async fn accept(
     if let Some(accepted) = accepted_before(pod, marks.key.as_ref())? {
         return Ok(accepted);
     }
-    let proposed = propose(pod, request, |task| accept_command(task, &marks)).await?;
+    let proposed = propose(pod, request, |task, bound| match bound {
+        true => accept_bound_command(task, &marks),
+        false => accept_command(task, &marks),
+    })
+    .await?;
     let at = proposed.at;
     match proposed.outcome {
         Outcome::Enqueued { uid, .. } => Ok(Accepted { uid, at }),
@@ -157,7 +165,7 @@ pub async fn accept_batch(
     step: Step,
     documents: u64,
 ) -> Result<Result<Accepted, JobRefusal>, AcceptError> {
-    let command = |task: &EnqueueTask| {
+    let command = |task: &EnqueueTask, _| {
         let (step, task) = (step.clone(), Box::new(task.clone()));
         Command::Job(Box::new(JobCommand::AcceptBatch { claim, step, documents, task }))
     };
@@ -189,11 +197,12 @@ impl Proposed {
     }
 }
 
-/// Journals a write and proposes it.
+/// Journals a write and proposes it. The command is told whether the task must be accepted without
+/// an index, to fail: its client may not create one.
 async fn propose(
     pod: &Arc<PodContext>,
     request: WriteRequest,
-    command: impl Fn(&EnqueueTask) -> Command,
+    command: impl Fn(&EnqueueTask, bool) -> Command,
 ) -> Result<Proposed, AcceptError> {
     if has_left(pod) {
         return Err(AcceptError::Left);
@@ -223,16 +232,25 @@ async fn propose(
         custom_metadata: request.custom_metadata,
         at,
     };
-    let mut answer = pod.log.propose(&command(&task)).await;
+    // Work that would create its index, of a client that may not.
+    let must_be_bound = task.work.creates_index() && !request.creates_index;
+    let mut answer = pod.log.propose(&command(&task, must_be_bound && bound.is_none())).await;
     if let (Ok(Outcome::Unplaced), Some(name)) = (&answer, &task.index) {
         // Its index was deleted in between.
-        task.create = Some(plan_index(pod, name)?);
-        answer = pod.log.propose(&command(&task)).await;
+        if !must_be_bound {
+            task.create = Some(plan_index(pod, name)?);
+        }
+        answer = pod.log.propose(&command(&task, must_be_bound)).await;
     }
+    let give_back = || payload.iter().for_each(|payload| copies::release(pod, payload));
     match answer {
         Ok(outcome) => Ok(Proposed { outcome, at, payload }),
-        Err(ProposeError::NoQuorum | ProposeError::Stopped | ProposeError::TooNew { .. }) => {
-            payload.iter().for_each(|payload| copies::release(pod, payload));
+        Err(ProposeError::TooNew { .. }) => {
+            give_back();
+            Err(AcceptError::TooNew)
+        }
+        Err(ProposeError::NoQuorum | ProposeError::Stopped) => {
+            give_back();
             Err(AcceptError::NoQuorum)
         }
         // The payload stays: the entry may yet be committed.
@@ -267,6 +285,13 @@ fn accept_command(task: &EnqueueTask, marks: &WriteMarks) -> Command {
             Command::AcceptTask { task, key: key.clone(), session: session.clone() }
         }
     }
+}
+
+/// For work whose index must exist: unlike [`accept_command`]'s, it is never refused for want of
+/// a plan.
+fn accept_bound_command(task: &EnqueueTask, marks: &WriteMarks) -> Command {
+    let WriteMarks { key, session } = marks.clone();
+    Command::AcceptBoundTask { task: Box::new(task.clone()), key, session }
 }
 
 async fn journal(

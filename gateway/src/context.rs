@@ -9,14 +9,18 @@ use bytes::Bytes;
 use miroir_actors::accept::WriteMarks;
 use miroir_actors::health_checker::NodeHealthView;
 use miroir_seams::{NodeTransport, Seams};
+use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::Routing;
-use miroir_wire::error::ApiError;
+use miroir_wire::error::{ApiError, Code};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use crate::admin::{AdminSource, NoAdmin};
+use crate::grant::Grant;
 use crate::intake::Spool;
+use crate::key_news::KeyNews;
+use crate::key_ring::KeyRings;
 use crate::read_settings::SettingsCache;
 use crate::reply::Reply;
 use crate::router::LogRoute;
@@ -57,10 +61,18 @@ pub trait LogRoutes: Send + Sync + std::fmt::Debug {
     /// Waits until what the session wrote can be read: to the index of this name, or to any.
     /// False when it can't be read yet after as long as a client should wait.
     async fn settle_session(&self, session: &str, index: Option<&str>) -> bool;
+
+    /// Agrees on a change of the API keys; the routing shows it when this returns.
+    ///
+    /// # Errors
+    /// 503s when it can't be agreed on, or is not known to be.
+    async fn change_keys(&self, _change: Command) -> Result<Outcome, ApiError> {
+        Err(ApiError::new(Code::MiroirNotSupported, "API keys can't be changed here."))
+    }
 }
 
 /// A request whose body has been read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RequestParts {
     /// The query string without its question mark.
     pub query: String,
@@ -70,6 +82,8 @@ pub struct RequestParts {
     pub body: Bytes,
     /// Its idempotency key and session.
     pub marks: WriteMarks,
+    /// What it may do.
+    pub grant: Grant,
 }
 
 /// What to do when a shard can't be had from any replica.
@@ -156,6 +170,10 @@ pub struct GatewayContext {
     pub config: GatewayConfig,
     /// Read settings by index.
     pub settings: Arc<SettingsCache>,
+    /// API keys, ready to be looked up.
+    pub rings: Arc<KeyRings>,
+    /// Asks for news of keys that are not known here.
+    pub key_news: Arc<KeyNews>,
     /// Requests being served.
     pub in_flight: Arc<AtomicUsize>,
     /// Reads that may be asked of a second set of replicas at the same time.
@@ -184,6 +202,8 @@ impl GatewayContext {
             seams,
             config,
             settings: Arc::default(),
+            rings: Arc::default(),
+            key_news: Arc::default(),
             in_flight: Arc::default(),
             races: Arc::new(Semaphore::new(RACES_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),

@@ -47,12 +47,15 @@ impl Failure {
         self
     }
 
-    /// Whether an index, a task or a job is not there, as far as this pod knows.
+    /// Whether an index, a task, a job or a key is not there, as far as this pod knows.
     pub fn says_not_found(&self) -> bool {
         match self {
             Self::Api(error) => matches!(
                 error.code,
-                Code::IndexNotFound | Code::TaskNotFound | Code::MiroirJobNotFound
+                Code::IndexNotFound
+                    | Code::TaskNotFound
+                    | Code::MiroirJobNotFound
+                    | Code::ApiKeyNotFound
             ),
             Self::Node { error, .. } => error.code == "index_not_found",
         }

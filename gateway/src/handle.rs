@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Body;
 use miroir_storage::routing::Routing;
@@ -21,14 +21,16 @@ use miroir_wire::index::{Health, Version, check_index_uid};
 use miroir_wire::search::SearchQuery;
 
 use crate::admin::{self, AdminRoute};
-use crate::auth::check_right;
+use crate::auth::{Door, Refusal, check_right};
 use crate::context::{GatewayContext, RequestParts, StalePolicy};
 use crate::cors;
 use crate::documents_read::{get_document, list_documents};
 use crate::failure::Failure;
+use crate::grant::Grant;
 use crate::intake::{Wording, read_body};
 use crate::jobs::JobsRoute;
 use crate::jobs_stream;
+use crate::keys;
 use crate::marks;
 use crate::reply::{DEGRADED, Reply};
 use crate::router::{LogRoute, Route, route};
@@ -68,7 +70,7 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    check_right(&context.config, &head.headers, route.right())?;
+    let grant = authorise(context, &route, &head.headers).await?;
     let is_body_json = route.takes_json() || (route.is_search() && head.method == Method::POST);
     let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if is_body_json {
@@ -90,6 +92,7 @@ where
         content_type: content_type.map(str::to_owned),
         marks: marks::read(head, &body)?,
         body,
+        grant,
     };
     let is_settled = match (marks::session(head)?, route.reads()) {
         (Some(session), Some(index)) => context.log.settle_session(&session, index).await,
@@ -111,6 +114,33 @@ where
     Ok(reply)
 }
 
+/// Checks the request's key; one that is not known here is looked for once more after the news.
+async fn authorise(
+    context: &GatewayContext,
+    route: &Route,
+    headers: &HeaderMap,
+) -> Result<Grant, ApiError> {
+    let check = || {
+        let routing = context.routing.routing();
+        let door = Door {
+            config: &context.config,
+            keys: &routing.api_keys,
+            rings: &context.rings,
+            now: context.seams.clock.now(),
+        };
+        check_right(&door, headers, route.right())
+    };
+    let checked = match check() {
+        Err(Refusal { unknown_key: true, .. })
+            if context.key_news.fetch(context.log.as_ref(), &context.seams.clock).await =>
+        {
+            check()
+        }
+        checked => checked,
+    };
+    checked.map_err(|refusal| refusal.error)
+}
+
 async fn dispatch(
     context: &GatewayContext,
     route: &Route,
@@ -119,7 +149,7 @@ async fn dispatch(
 ) -> Result<Reply, Failure> {
     // One view per request: names and placement don't change under it.
     let routing: Arc<Routing> = context.routing.routing();
-    let RequestParts { query, body, .. } = request;
+    let RequestParts { query, body, grant, .. } = request;
     match route {
         Route::Running => {
             Ok(Reply::json(200, &serde_json::json!({"status": "Meilisearch is running"})))
@@ -128,15 +158,16 @@ async fn dispatch(
         Route::Version => Ok(Reply::json(200, &version(context))),
         Route::Ready => Ok(ready(&routing, context.routing.has_left())),
         Route::Search { index } => {
-            let search = if method == Method::POST {
+            let mut search = if method == Method::POST {
                 SearchQuery::from_json(body)?
             } else {
                 SearchQuery::from_query_string(query)?
             };
             check_index_uid(index)?;
+            grant.demand_rules(index, &mut search.filter);
             Ok(search_index(context, &routing, index, &search, false).await?.into())
         }
-        Route::MultiSearch => Ok(multi_search(context, &routing, body).await?.into()),
+        Route::MultiSearch => Ok(multi_search(context, &routing, body, grant).await?.into()),
         Route::ListDocuments { index } => {
             let browse = BrowseQuery::from_query_string(query)?;
             check_index_uid(index)?;
@@ -156,7 +187,8 @@ async fn dispatch(
             check_index_uid(index)?;
             Ok(index_stats(context, &routing, index).await?.into())
         }
-        Route::Stats => Ok(all_stats(context, &routing).await?.into()),
+        Route::Stats => Ok(all_stats(context, &routing, grant).await?.into()),
+        Route::Keys(route) => Ok(keys::answer(context, route, request).await?),
         Route::Log(route) => Ok(context.log.answer(route.clone(), request).await?),
         Route::Admin(route) => admin::answer(context.admin.as_ref(), route.clone(), request).await,
         Route::NotSupported(instead) => Err(not_supported(instead)),

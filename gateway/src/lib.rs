@@ -1,6 +1,6 @@
 //! The HTTP front: routes, auth, query planning, scatter and the exact merge.
 //!
-//! A read goes one way: [`handle`] ([`router`], [`auth`]) → [`search`], [`documents_read`] or
+//! A read goes one way: [`handle`] ([`router`], [`rights`], [`auth`]) → [`search`], [`documents_read`] or
 //! [`stats`] (resolve the index against one routing view) → [`plan`] (which nodes, which shards)
 //! → [`scatter`] (the calls, and what to do when one fails or is [`late`]) → [`merge`]. It takes no lock, waits
 //! for no actor and writes no log. Rules are pure and apart from I/O: [`plan`], [`node_query`],
@@ -17,12 +17,16 @@ pub mod cors;
 pub mod disguise;
 pub mod documents_read;
 pub mod failure;
+pub mod grant;
 pub mod handle;
 pub mod intake;
 pub mod jobs;
 mod jobs_pod;
 mod jobs_stream;
 pub mod json_scan;
+pub mod key_news;
+pub mod key_ring;
+pub mod keys;
 pub mod late;
 pub mod log_routes;
 pub mod marks;
@@ -33,11 +37,13 @@ pub mod node_query;
 pub mod plan;
 pub mod read_settings;
 pub mod reply;
+pub mod rights;
 pub mod router;
 pub mod scatter;
 pub mod search;
 mod second_round;
 pub mod server;
 pub mod stats;
+mod tenant_token;
 pub mod window;
 pub mod writes;

@@ -6,11 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use miroir_actors::leave::has_left;
 use miroir_actors::pod::PodContext;
+use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::IndexUid;
+use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{Routing, updated_at};
 use miroir_storage::tables::tasks::{TaskState, read, read_open};
 use miroir_storage::tables::{ApplyError, keys};
-use miroir_wire::error::ApiError;
+use miroir_wire::error::{ApiError, Code};
 use time::OffsetDateTime;
 
 use crate::context::{LogRoutes, RequestParts, RoutingSource};
@@ -97,8 +99,8 @@ impl PodRoutes {
 #[async_trait]
 impl LogRoutes for PodRoutes {
     async fn answer(&self, route: LogRoute, request: &RequestParts) -> Result<Reply, ApiError> {
-        let RequestParts { query, content_type, body, marks } = request;
-        let pod = &Writes { pod: &self.pod, marks: marks.clone() };
+        let RequestParts { query, content_type, body, marks, grant } = request;
+        let pod = &Writes { pod: &self.pod, marks: marks.clone(), grant };
         match route {
             LogRoute::AddDocuments { index, partial } => {
                 let content_type = content_type.as_deref();
@@ -135,6 +137,27 @@ impl LogRoutes for PodRoutes {
             LogRoute::CancelTasks => tasks::cancel(pod, query).await,
             LogRoute::DeleteTasks => tasks::delete(pod, query).await,
         }
+    }
+
+    async fn change_keys(&self, change: Command) -> Result<Outcome, ApiError> {
+        let refused = |message| ApiError::new(Code::MiroirNoQuorum, message);
+        if has_left(&self.pod) {
+            return Err(refused("This pod has left the cluster. Ask another pod."));
+        }
+        self.pod.log.propose(&change).await.map_err(|error| match error {
+            ProposeError::TooNew { .. } => refused(
+                "Some pods run a version that knows no API keys yet. Try again when all are replaced.",
+            ),
+            ProposeError::NoQuorum | ProposeError::Stopped => refused(
+                "The coordinator log has no quorum. Nothing was changed, try again later.",
+            ),
+            error => {
+                tracing::warn!(%error, "outcome of a change of API keys is unknown");
+                refused(
+                    "The coordinator log did not confirm the change in time: outcome unknown. It may have been made.",
+                )
+            }
+        })
     }
 
     async fn catch_up(&self) -> bool {

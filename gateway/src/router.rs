@@ -5,15 +5,17 @@
 //! | `/health`, `/version`, `/` | this pod |
 //! | searches, document reads, stats | [`crate::search`], [`crate::documents_read`], [`crate::stats`] |
 //! | everything that lives in the coordinator log: writes, settings, indexes, tasks | [`LogRoute`], by whoever implements [`crate::context::LogRoutes`] |
+//! | API keys | [`crate::keys`] |
 //! | pods, roles, actors, jobs | [`crate::admin`], by whoever implements its [`crate::admin::AdminSource`] |
 //! | what Meilisearch has and Miroir has not (yet) | 501, with what to use instead |
+//!
+//! Which right each needs: [`crate::rights`].
 
 use http::Method;
 use miroir_wire::settings::{Method as WriteMethod, sub_route};
 use percent_encoding::percent_decode_str;
 
 use crate::admin::AdminRoute;
-use crate::auth::Right;
 use crate::jobs::JobsRoute;
 
 /// Where a request goes.
@@ -60,6 +62,8 @@ pub enum Route {
     Stats,
     /// Answered from or through the coordinator log.
     Log(LogRoute),
+    /// `/keys`
+    Keys(KeyRoute),
     /// Under `/_miroir/`, none of the above.
     Admin(AdminRoute),
     /// A route of Meilisearch's that Miroir does not have; says what to use instead.
@@ -97,23 +101,24 @@ pub enum LogRoute {
     DeleteTasks,
 }
 
-impl Route {
-    /// The right it needs.
-    pub fn right(&self) -> Right {
-        match self {
-            Self::Running | Self::Health | Self::Ready | Self::Unknown | Self::WrongMethod => {
-                Right::Exempt
-            }
-            Self::Admin(_) => Right::Operator,
-            _ => Right::Client,
-        }
-    }
+/// Routes about API keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // `key` is the path's last part: a uid or a value
+pub enum KeyRoute {
+    List,
+    Create,
+    Get { key: String },
+    Patch { key: String },
+    Delete { key: String },
+}
 
+impl Route {
     /// Whether the body is one JSON value, so that its content type is checked.
     pub fn takes_json(&self) -> bool {
         use LogRoute as Log;
         match self {
             Self::MultiSearch | Self::FetchDocuments { .. } => true,
+            Self::Keys(route) => matches!(route, KeyRoute::Create | KeyRoute::Patch { .. }),
             Self::Log(route) => matches!(
                 route,
                 Log::DeleteDocumentBatch { .. }
@@ -204,7 +209,16 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["_miroir", "jobs", rest @ ..] => jobs_route(method, rest),
         ["_miroir", ..] => Route::Admin(AdminRoute::Other),
         ["batches", ..] => Route::NotSupported("Use `GET /tasks`."),
-        ["keys", ..] => Route::NotSupported("Use the master key."),
+        ["keys"] if get => Route::Keys(KeyRoute::List),
+        ["keys"] => only(post, Route::Keys(KeyRoute::Create)),
+        ["keys", key] => {
+            let key = (*key).to_owned();
+            match () {
+                () if get => Route::Keys(KeyRoute::Get { key }),
+                () if is(&Method::PATCH) => Route::Keys(KeyRoute::Patch { key }),
+                () => only(is(&Method::DELETE), Route::Keys(KeyRoute::Delete { key })),
+            }
+        }
         ["network", ..] => Route::NotSupported("Miroir shards by itself: see `/_miroir/`."),
         ["dumps" | "snapshots" | "export"] => Route::NotSupported(DUMPS),
         ["experimental-features", ..]
@@ -358,18 +372,19 @@ mod tests {
                 Route::Admin(AdminRoute::Jobs(JobsRoute::Create)),
             ),
             (Method::POST, "/_miroir/jobs", Route::WrongMethod),
+            (Method::GET, "/keys", Route::Keys(KeyRoute::List)),
+            (Method::POST, "/keys/", Route::Keys(KeyRoute::Create)),
+            (Method::PUT, "/keys", Route::WrongMethod),
+            (Method::PATCH, "/keys/a", Route::Keys(KeyRoute::Patch { key: "a".into() })),
+            (Method::DELETE, "/keys/a", Route::Keys(KeyRoute::Delete { key: "a".into() })),
+            (Method::POST, "/keys/a", Route::WrongMethod),
             (Method::GET, "/nonsense", Route::Unknown),
         ] {
             assert_eq!(route(&method, path), expected, "{method} {path}");
         }
-        for path in [
-            "/network",
-            "/chats/x",
-            "/tasks/compact",
-            "/indexes/a/similar",
-            "/indexes/a/fields",
-            "/keys",
-        ] {
+        for path in
+            ["/network", "/chats/x", "/tasks/compact", "/indexes/a/similar", "/indexes/a/fields"]
+        {
             assert!(matches!(route(&Method::POST, path), Route::NotSupported(_)), "{path}");
         }
     }

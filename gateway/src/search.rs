@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::context::GatewayContext;
 use crate::failure::Failure;
+use crate::grant::Grant;
 use crate::late::ask_alone;
 use crate::merge::answer::NodeAnswer;
 use crate::merge::count_order::Recounted;
@@ -166,13 +167,20 @@ fn hash_of(uid: &IndexUid, query: &SearchQuery) -> u64 {
 /// Runs the queries of a multi-search side by side; results come in their order.
 ///
 /// # Errors
-/// The first query's that failed, said to be inside of it; `miroir_not_supported` for federation.
+/// The first query's that failed or may not be asked, said to be inside of it; `miroir_not_supported` for federation.
 pub async fn multi_search(
     context: &GatewayContext,
     routing: &Routing,
     body: &Bytes,
+    grant: &Grant,
 ) -> Result<ReadAnswer, Failure> {
-    let request = MultiSearchQuery::from_json(body)?;
+    let mut request = MultiSearchQuery::from_json(body)?;
+    for (place, (index, query)) in request.queries.iter_mut().enumerate() {
+        grant.check_index(index).map_err(|error| {
+            Failure::from(error).inside(&format!("Inside `.queries[{place}]`: "))
+        })?;
+        grant.demand_rules(index, &mut query.filter);
+    }
     if request.federation.is_some() {
         return Err(ApiError::new(
             Code::MiroirNotSupported,

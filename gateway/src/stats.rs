@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::context::GatewayContext;
 use crate::failure::Failure;
+use crate::grant::Grant;
 use crate::json_scan::{Malformed, integer, member};
 use crate::node_query::join_filters;
 use crate::plan::{PlannedCall, query_hash};
@@ -36,14 +37,18 @@ pub async fn index_stats(
     Ok(ReadAnswer { body, missing, ..Default::default() })
 }
 
-/// Statistics of everything.
+/// Statistics of everything that may be seen. Sizes are those of all, as in Meilisearch.
 ///
 /// # Errors
 /// `miroir_shard_unavailable`.
-pub async fn all_stats(context: &GatewayContext, routing: &Routing) -> Result<ReadAnswer, Failure> {
+pub async fn all_stats(
+    context: &GatewayContext,
+    routing: &Routing,
+    grant: &Grant,
+) -> Result<ReadAnswer, Failure> {
+    let seen = move || routing.indexes.iter().filter(move |(name, _)| grant.allows_index(name));
     let sizes = join_all(routing.nodes.keys().map(|node| node_sizes(context, routing, node)));
-    let indexes =
-        join_all(routing.indexes.values().map(|index| read_index(context, routing, index)));
+    let indexes = join_all(seen().map(|(_, index)| read_index(context, routing, index)));
     let (sizes, indexes) = futures::future::join(sizes, indexes).await;
     let mut stats = Stats::default();
     let mut missing = BTreeSet::new();
@@ -51,7 +56,7 @@ pub async fn all_stats(context: &GatewayContext, routing: &Routing) -> Result<Re
         stats.database_size += size;
         stats.used_database_size += used;
     }
-    for ((name, index), read) in routing.indexes.iter().zip(indexes) {
+    for ((name, index), read) in seen().zip(indexes) {
         let (index_stats, lost) = read?;
         missing.extend(lost);
         stats.last_update = stats.last_update.max(context.routing.updated_at(&index.uid));

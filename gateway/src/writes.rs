@@ -17,15 +17,18 @@ use miroir_storage::routing::{Routing, from_nanoseconds};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::tasks::{Kind, Status, SummarizedTask};
 
+use crate::grant::Grant;
 pub use crate::reply::Reply;
 
-/// A pod that is asked to write, and what is agreed beside the write.
+/// A pod that is asked to write, what is agreed beside the write, and what the client may do.
 #[derive(Debug)]
 pub struct Writes<'request> {
     /// The pod.
     pub pod: &'request Arc<PodContext>,
     /// Its idempotency key and session.
     pub marks: WriteMarks,
+    /// The client's rights.
+    pub grant: &'request Grant,
 }
 
 impl std::ops::Deref for Writes<'_> {
@@ -96,6 +99,10 @@ pub(crate) fn refusal(error: AcceptError) -> ApiError {
         AcceptError::NoQuorum => ApiError::new(
             Code::MiroirNoQuorum,
             "The coordinator log has no quorum. Nothing was accepted, try again later.",
+        ),
+        AcceptError::TooNew => ApiError::new(
+            Code::MiroirNoQuorum,
+            "Some pods run a version that can't read this write yet. Nothing was accepted, try again when all are replaced.",
         ),
         AcceptError::OutcomeUnknown => ApiError::new(
             Code::MiroirNoQuorum,

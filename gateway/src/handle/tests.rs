@@ -25,6 +25,7 @@ use crate::server::Server;
 
 mod admin;
 mod failing_nodes;
+mod keys;
 mod lists;
 
 /// What a node does with one call.

@@ -65,8 +65,12 @@ pub async fn add(
     let (payload, count) = checked(pod, bytes, check).await?;
     let work =
         RequestedWork::Documents { partial, primary_key: params.primary_key, payload, count };
-    let request =
-        WriteRequest { index: Some(index.to_owned()), work, creates_index: true, custom_metadata };
+    let request = WriteRequest {
+        index: Some(index.to_owned()),
+        work,
+        creates_index: pod.grant.may_create_index(index),
+        custom_metadata,
+    };
     accepted(pod, Kind::DocumentAdditionOrUpdate, request).await
 }
 

@@ -16,13 +16,17 @@ use miroir_wire::index::{
 use miroir_wire::tasks::Kind;
 
 use super::{Reply, Writes, accepted};
+use crate::grant::invalid_key;
 
 /// Creates an index.
 ///
 /// # Errors
-/// Meilisearch's own for the body; 503s.
+/// Meilisearch's own for the body; `invalid_api_key` for a name that the client may not use; 503s.
 pub async fn create(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
     let CreateIndex { uid, primary_key } = CreateIndex::from_json(body)?;
+    if !pod.grant.may_create_index(&uid) {
+        return Err(invalid_key());
+    }
     let work = Work::CreateIndex { primary_key };
     write(pod, Kind::IndexCreation, Some(uid), work, true).await
 }
@@ -50,9 +54,13 @@ pub async fn delete(pod: &Writes<'_>, index: &str) -> Result<Reply, ApiError> {
 /// Swaps names pairwise.
 ///
 /// # Errors
-/// Meilisearch's own for the body, duplicates included; 503s.
+/// Meilisearch's own for the body, duplicates included; `invalid_api_key` for names that the
+/// client may not use; 503s.
 pub async fn swap(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
     let pairs = swaps_from_json(body)?;
+    for name in pairs.iter().flat_map(|(a, b)| [a, b]) {
+        pod.grant.check_index(name)?;
+    }
     let mut seen = std::collections::BTreeSet::new();
     let mut twice = Vec::new();
     for name in pairs.iter().flat_map(|(a, b)| [a, b]) {
@@ -92,14 +100,16 @@ async fn write(
     accepted(pod, kind, request).await
 }
 
-/// Lists indexes, by name.
+/// Lists the indexes that the client may see, by name.
 ///
 /// # Errors
 /// `invalid_index_offset`, `invalid_index_limit`.
-pub fn list(pod: &PodContext, query: &str) -> Result<Reply, ApiError> {
+pub fn list(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
     let page = Page::from_query_string(query)?;
     let routing = pod.log.routing();
-    let views = page.of(routing.indexes.iter().map(|(name, index)| view(pod, name, index)));
+    let seen: Vec<_> =
+        routing.indexes.iter().filter(|(name, _)| pod.grant.allows_index(name)).collect();
+    let views = page.of(seen.into_iter().map(|(name, index)| view(pod, name, index)));
     Ok(Reply::json(200, &views))
 }
 

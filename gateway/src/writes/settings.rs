@@ -93,7 +93,7 @@ async fn accept_patch(
         index: Some(name.to_owned()),
         work: RequestedWork::Plain(Work::Settings { patch: json.to_string(), is_deletion }),
         // A deletion of settings creates no index, as in Meilisearch.
-        creates_index: !is_deletion,
+        creates_index: !is_deletion && pod.grant.may_create_index(name),
         custom_metadata: None,
     };
     accepted(pod, Kind::SettingsUpdate, request).await

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `GET /tasks`, `GET /tasks/{uid}` | 200; 400; 404 `task_not_found` |
 //! | `POST /tasks/cancel`, `DELETE /tasks` | 200 with the summarised task; 400 without a filter |
+//!
+//! Who may work with some indexes only sees the tasks of those, and none that is about several.
 
 use std::ops::Bound;
 
 use miroir_actors::accept::{RequestedWork, WriteRequest};
-use miroir_actors::pod::PodContext;
 use miroir_actors::task_details::open_details;
 use miroir_storage::commands::{Ending, Work};
 use miroir_storage::engine::{Direction, KeyRange};
@@ -22,6 +23,7 @@ use miroir_wire::tasks::{Kind, Status, TaskFilter, TaskList, TaskSelection, Task
 use serde_json::Value;
 
 use super::{Reply, Writes, accepted};
+use crate::grant::Grant;
 use crate::node_error::clean_task_error;
 
 /// Tasks read from the store at a time while a listing looks for matches.
@@ -31,14 +33,15 @@ const SCAN_PAGE: usize = 1000;
 ///
 /// # Errors
 /// `invalid_task_uids`, `task_not_found`.
-pub fn get(pod: &PodContext, uid: &str) -> Result<Reply, ApiError> {
+pub fn get(pod: &Writes<'_>, uid: &str) -> Result<Reply, ApiError> {
     let parsed: u32 = uid.parse().map_err(|_| {
         ApiError::new(
             Code::InvalidTaskUids,
             format!("Task uid `{uid}` is invalid. It should only contain numeric characters."),
         )
     })?;
-    match read(pod.log.engine().as_ref(), TaskUid(parsed)).map_err(store_failed)? {
+    let task = read(pod.log.engine().as_ref(), TaskUid(parsed)).map_err(store_failed)?;
+    match task.filter(|task| may_see(pod.grant, task)) {
         Some(task) => Ok(Reply::json(200, &view(&task))),
         None => Err(ApiError::task_not_found(parsed)),
     }
@@ -48,7 +51,7 @@ pub fn get(pod: &PodContext, uid: &str) -> Result<Reply, ApiError> {
 ///
 /// # Errors
 /// Meilisearch's own for each parameter.
-pub fn list(pod: &PodContext, query: &str) -> Result<Reply, ApiError> {
+pub fn list(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
     let filter = TaskFilter::from_query_string(query)?;
     let limit = filter.limit as usize;
     let mut total = 0;
@@ -113,7 +116,7 @@ async fn plain(pod: &Writes<'_>, kind: Kind, work: Work) -> Result<Reply, ApiErr
 }
 
 fn matching(
-    pod: &PodContext,
+    pod: &Writes<'_>,
     query: &str,
     verb: &str,
     counts: impl Fn(Status) -> bool,
@@ -130,8 +133,13 @@ fn matching(
     Ok(uids)
 }
 
+fn may_see(grant: &Grant, task: &TaskRecord) -> bool {
+    grant.allows_all_indexes() || task.name.as_deref().is_some_and(|name| grant.allows_index(name))
+}
+
+/// Visits the tasks that the client may see.
 fn scan(
-    pod: &PodContext,
+    pod: &Writes<'_>,
     oldest_first: bool,
     mut visit: impl FnMut(&TaskRecord),
 ) -> Result<(), ApplyError> {
@@ -140,7 +148,10 @@ fn scan(
     loop {
         let page = pod.log.engine().scan(TASKS, range.clone(), direction, SCAN_PAGE)?;
         for (_, bytes) in &page {
-            visit(&decode(bytes)?);
+            let task = decode(bytes)?;
+            if may_see(pod.grant, &task) {
+                visit(&task);
+            }
         }
         let Some((last, _)) = page.last() else { return Ok(()) };
         if page.len() < SCAN_PAGE {
