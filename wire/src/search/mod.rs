@@ -1,11 +1,18 @@
-//! Search queries: what `POST` and `GET /indexes/{uid}/search` and `POST /multi-search` ask for.
+//! Search queries: what `POST` and `GET /indexes/{uid}/search` and `similar`, `POST facet-search`
+//! and `POST /multi-search` ask for.
 
+mod facet;
 mod locale;
 mod multi;
 mod params;
+mod rule_order;
+mod similar;
 
+pub use facet::FacetSearchQuery;
 pub use locale::{Locale, UnknownLocale};
-pub use multi::{FederationOptions, MultiSearchQuery};
+pub use multi::{Federation, FederationOptions, MergeFacets, MultiSearchQuery, Weight};
+pub use rule_order::{OrderCheck, RankedBy, RuleOrder};
+pub use similar::SimilarQuery;
 
 use std::collections::BTreeSet;
 

@@ -21,9 +21,8 @@ use crate::parse::{JsonFault, Unfit, from_json, missing};
 pub struct MultiSearchQuery {
     /// Each search and the index it is about.
     pub queries: Vec<(String, SearchQuery)>,
-    /// How to make one list of the hits (`limit`, `offset`, `facetsByIndex`, `mergeFacets`, defaults filled in);
-    /// `None` keeps the lists apart.
-    pub federation: Option<Value>,
+    /// How to make one list of the hits; `None` keeps the lists apart.
+    pub federation: Option<Federation>,
     /// Per query, what federation is told about it.
     pub federation_options: Vec<Option<FederationOptions>>,
     /// Per query, the first window parameter that was given, whatever its value.
@@ -81,34 +80,81 @@ impl<E: DeserializeError + MergeWithError<Unfit>> Deserr<E> for Weight {
     }
 }
 
-#[derive(Debug, Serialize, Deserr)]
-#[serde(rename_all = "camelCase")]
+/// How the hits of several queries make one list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Federation {
+    /// Hits to answer with.
+    pub limit: usize,
+    /// Hits to leave out first.
+    pub offset: usize,
+    /// The page, from 1. Not known to Meilisearch 1.15.
+    pub page: Option<usize>,
+    /// Hits in a page. Not known to Meilisearch 1.15.
+    pub hits_per_page: Option<usize>,
+    /// Per index, the facets that are counted over all hits from it.
+    pub facets_by_index: BTreeMap<String, Option<Vec<String>>>,
+    /// Facets of all indexes as one; `None` keeps them apart.
+    pub merge_facets: Option<MergeFacets>,
+}
+
+/// How facets of several indexes are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserr)]
+#[deserr(error = JsonFault<mark::InvalidMultiSearchMergeFacets>, rename_all = camelCase, deny_unknown_fields)]
+pub struct MergeFacets {
+    /// Values of each facet that are answered; `None` for all there are.
+    #[deserr(default, error = JsonFault<mark::InvalidMultiSearchMaxValuesPerFacet>)]
+    pub max_values_per_facet: Option<usize>,
+}
+
+impl Federation {
+    /// Whether pages were asked for instead of a window.
+    pub fn is_finite_pagination(&self) -> bool {
+        self.page.is_some() || self.hits_per_page.is_some()
+    }
+
+    /// The first hit that is answered, from 0, and how many are.
+    pub fn window(&self) -> (usize, usize) {
+        if !self.is_finite_pagination() {
+            return (self.offset, self.limit);
+        }
+        let hits = self.hits_per_page.unwrap_or(LIMIT_DEFAULT);
+        match self.page.unwrap_or(1).checked_sub(1) {
+            Some(before) => (hits.saturating_mul(before), hits),
+            // Page 0 is a page without hits.
+            None => (0, 0),
+        }
+    }
+}
+
+#[derive(Debug, Deserr)]
 #[deserr(error = JsonFault, rename_all = camelCase, deny_unknown_fields)]
-struct Federation {
+struct FederationBody {
     #[deserr(default = LIMIT_DEFAULT, error = JsonFault<mark::InvalidSearchLimit>)]
     limit: usize,
     #[deserr(default, error = JsonFault<mark::InvalidSearchOffset>)]
     offset: usize,
-    #[serde(serialize_with = "by_plain_uid")]
+    #[deserr(default, error = JsonFault<mark::InvalidSearchPage>)]
+    page: Option<usize>,
+    #[deserr(default, error = JsonFault<mark::InvalidSearchHitsPerPage>)]
+    hits_per_page: Option<usize>,
     #[deserr(default, error = JsonFault<mark::InvalidMultiSearchFacetsByIndex>)]
     facets_by_index: BTreeMap<CheckedUid, Option<Vec<String>>>,
     #[deserr(default, error = JsonFault<mark::InvalidMultiSearchMergeFacets>)]
     merge_facets: Option<MergeFacets>,
 }
 
-fn by_plain_uid<S: serde::Serializer>(
-    facets: &BTreeMap<CheckedUid, Option<Vec<String>>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(facets.iter().map(|(uid, names)| (&uid.0, names)))
-}
-
-#[derive(Debug, Serialize, Deserr)]
-#[serde(rename_all = "camelCase")]
-#[deserr(error = JsonFault<mark::InvalidMultiSearchMergeFacets>, rename_all = camelCase, deny_unknown_fields)]
-struct MergeFacets {
-    #[deserr(default, error = JsonFault<mark::InvalidMultiSearchMaxValuesPerFacet>)]
-    max_values_per_facet: Option<usize>,
+impl From<FederationBody> for Federation {
+    fn from(body: FederationBody) -> Federation {
+        let facets = body.facets_by_index.into_iter().map(|(uid, names)| (uid.0, names));
+        Federation {
+            limit: body.limit,
+            offset: body.offset,
+            page: body.page,
+            hits_per_page: body.hits_per_page,
+            facets_by_index: facets.collect(),
+            merge_facets: body.merge_facets,
+        }
+    }
 }
 
 #[derive(Debug, Deserr)]
@@ -116,7 +162,7 @@ struct MergeFacets {
 struct MultiSearchBody {
     queries: Vec<QueryBody>,
     #[deserr(default)]
-    federation: Option<Federation>,
+    federation: Option<FederationBody>,
 }
 
 /// A search with its index. Not [`SearchQuery`] flattened, since the order of fields is that of messages, and since
@@ -237,13 +283,8 @@ impl MultiSearchQuery {
     /// body.
     pub fn from_json(body: &[u8]) -> Result<MultiSearchQuery, ApiError> {
         let mut body: MultiSearchBody = from_json::<_, mark::BadRequest>(body)?;
-        let federation = body
-            .federation
-            .map(serde_json::to_value)
-            .transpose()
-            .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
         Ok(MultiSearchQuery {
-            federation,
+            federation: body.federation.map(Federation::from),
             federation_options: body
                 .queries
                 .iter_mut()
@@ -255,11 +296,11 @@ impl MultiSearchQuery {
     }
 
     /// Checks that each query fits the request: none has federation options without federation, and with it none
-    /// has a window or facets of its own.
+    /// has a window or facets of its own, or asks another server.
     ///
     /// # Errors
     /// `invalid_multi_search_federation_options`, `invalid_multi_search_query_pagination`,
-    /// `invalid_multi_search_query_facets`.
+    /// `invalid_multi_search_query_facets`, `feature_not_enabled`.
     pub fn check_federation(&self) -> Result<(), ApiError> {
         for (position, (index, query)) in self.queries.iter().enumerate() {
             let options = self.federation_options.get(position).and_then(Option::as_ref);
@@ -296,7 +337,38 @@ impl MultiSearchQuery {
                     ),
                 ));
             }
+            if options.is_some_and(|options| options.remote.is_some()) {
+                return Err(network_not_enabled("Performing a remote federated search"));
+            }
+            if options.is_some_and(|options| options.query_position.is_some()) {
+                return Err(network_not_enabled("Using `federationOptions.queryPosition`"));
+            }
         }
         Ok(())
     }
+
+    /// The factor of the query at `position`.
+    pub fn weight(&self, position: usize) -> Weight {
+        let options = self.federation_options.get(position).and_then(Option::as_ref);
+        options.map_or_else(Weight::default, |options| options.weight)
+    }
+
+    /// The positions of the queries by index, as federation runs them.
+    pub fn queries_by_index(&self) -> BTreeMap<&str, Vec<usize>> {
+        let mut by_index: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (position, (index, _)) in self.queries.iter().enumerate() {
+            by_index.entry(index).or_default().push(position);
+        }
+        by_index
+    }
+}
+
+/// Searches on other servers are an experimental feature that is never enabled.
+fn network_not_enabled(action: &str) -> ApiError {
+    ApiError::new(
+        Code::FeatureNotEnabled,
+        format!(
+            "{action} requires enabling the `network` experimental feature. See https://github.com/orgs/meilisearch/discussions/805"
+        ),
+    )
 }

@@ -223,10 +223,9 @@ fn multi_search_keeps_order_and_what_was_given() {
         multi.queries.iter().map(|(index, _)| index.as_str()).collect::<Vec<_>>(),
         ["a", "b"]
     );
-    assert_eq!(
-        multi.federation,
-        Some(json!({"limit": 20, "offset": 0, "facetsByIndex": {}, "mergeFacets": null}))
-    );
+    let federation = multi.federation.as_ref().unwrap();
+    assert_eq!((federation.window(), federation.is_finite_pagination()), ((0, 20), false));
+    assert!(federation.facets_by_index.is_empty() && federation.merge_facets.is_none());
     assert_eq!(multi.pagination, [Some("limit"), None]);
     assert_eq!(multi.federation_options[1].as_ref().map(|options| options.weight.get()), Some(2.0));
     let error = multi.check_federation().unwrap_err();
@@ -280,5 +279,35 @@ fn wrong_multi_searches_are_refused_in_meilisearchs_words() {
         let multi = MultiSearchQuery::from_json(body.to_string().as_bytes()).unwrap();
         let error = multi.check_federation().unwrap_err();
         assert_eq!((error.code.name(), error.message.as_str()), (code, message), "{body}");
+    }
+}
+
+#[test]
+fn federation_has_windows_and_pages() {
+    for (federation, window) in [
+        (json!({"offset": 3, "limit": 4}), (3, 4)),
+        (json!({"page": 3}), (40, 20)),
+        (json!({"page": 2, "hitsPerPage": 5, "offset": 100}), (5, 5)),
+        (json!({"page": 0}), (0, 0)),
+    ] {
+        let body = json!({"queries": [], "federation": federation}).to_string();
+        let multi = MultiSearchQuery::from_json(body.as_bytes()).unwrap();
+        assert_eq!(multi.federation.unwrap().window(), window, "{federation}");
+    }
+    for (options, message) in [
+        (
+            json!({"remote": "a"}),
+            "Performing a remote federated search requires enabling the `network` experimental feature. See https://github.com/orgs/meilisearch/discussions/805",
+        ),
+        (
+            json!({"queryPosition": 1}),
+            "Using `federationOptions.queryPosition` requires enabling the `network` experimental feature. See https://github.com/orgs/meilisearch/discussions/805",
+        ),
+    ] {
+        let body =
+            json!({"queries": [{"indexUid": "a", "federationOptions": options}], "federation": {}});
+        let multi = MultiSearchQuery::from_json(body.to_string().as_bytes()).unwrap();
+        let error = multi.check_federation().unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (Code::FeatureNotEnabled, message));
     }
 }
