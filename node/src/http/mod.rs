@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`routes`] | which path means what |
 //! | [`system`] | `/`, `/health`, `/version`, `/stats` |
-//! | [`search`] | `/indexes/{uid}/search`, `/multi-search` |
+//! | [`search`] | `/indexes/{uid}/search`, `…/facet-search`, `…/similar`, `/multi-search` |
 //! | [`documents`] | `/indexes/{uid}/documents…` |
 //! | [`indexes`] | `/indexes…`, `/swap-indexes` |
 //! | [`settings`] | `/indexes/{uid}/settings…` |
@@ -189,6 +189,9 @@ async fn index(
         IndexRoute::Stats => indexes::stats(node, uid).await,
         IndexRoute::SearchByUrl => search::by_url(node, call, uid).await,
         IndexRoute::SearchByBody => search::by_body(node, call, uid).await,
+        IndexRoute::FacetSearch => search::facet(node, call, uid).await,
+        IndexRoute::SimilarByUrl => search::similar_by_url(node, call, uid).await,
+        IndexRoute::SimilarByBody => search::similar_by_body(node, call, uid).await,
         IndexRoute::Documents(route) => documents::serve(node, call, uid, route).await,
         IndexRoute::GetSettings => settings::get_all(node, uid).await,
         IndexRoute::UpdateSettings => settings::update_all(node, call, uid).await,

@@ -65,6 +65,12 @@ pub(crate) enum IndexRoute {
     SearchByUrl,
     /// `POST …/search`
     SearchByBody,
+    /// `POST …/facet-search`
+    FacetSearch,
+    /// `GET …/similar`
+    SimilarByUrl,
+    /// `POST …/similar`
+    SimilarByBody,
     /// `…/documents…`
     Documents(DocumentRoute),
     /// `GET …/settings`
@@ -172,11 +178,8 @@ fn index(method: &Method, uid: &str, rest: &[&str]) -> Result<Route, NoRoute> {
         }
         ["stats"] => vec![(Method::GET, I::Stats)],
         ["search"] => vec![(Method::GET, I::SearchByUrl), (Method::POST, I::SearchByBody)],
-        ["facet-search"] => return post_not_supported(method, "facet search"),
-        ["similar"] => {
-            let route = Route::NotSupported("searching for similar documents");
-            return by_method(method, &[(Method::GET, route.clone()), (Method::POST, route)]);
-        }
+        ["facet-search"] => vec![(Method::POST, I::FacetSearch)],
+        ["similar"] => vec![(Method::GET, I::SimilarByUrl), (Method::POST, I::SimilarByBody)],
         ["documents"] => vec![
             (Method::GET, documents(D::List)),
             (Method::POST, documents(D::Replace)),

@@ -1,16 +1,18 @@
-//! `/indexes/{uid}/search` and `/multi-search`.
+//! `/indexes/{uid}/search`, `…/facet-search`, `…/similar` and `/multi-search`.
 //!
 //! | method, path | answers |
 //! |---|---|
 //! | `GET`, `POST …/search` | 200; 400; 404 `index_not_found`; 503 `too_many_search_requests` |
-//! | `POST /multi-search` | 200; 400, also for an index that is not found; 501 when federated |
+//! | `POST …/facet-search` | as above |
+//! | `GET`, `POST …/similar` | as above |
+//! | `POST /multi-search` | 200; 400, also for an index that is not found; 503 |
 
 use std::sync::Arc;
 
 use http::StatusCode;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::check_index_uid;
-use miroir_wire::search::{MultiSearchQuery, SearchQuery};
+use miroir_wire::search::{FacetSearchQuery, MultiSearchQuery, SearchQuery, SimilarQuery};
 
 use super::answer::{self, Answer, Refusal};
 use super::{Call, Node};
@@ -45,18 +47,71 @@ async fn run(node: &Arc<Node>, uid: String, query: SearchQuery) -> Result<Answer
     Ok(answer::raw_json(StatusCode::OK, answer))
 }
 
+/// `POST …/facet-search`
+pub(super) async fn facet(
+    node: &Arc<Node>,
+    call: &mut Call,
+    uid: String,
+) -> Result<Answer, Refusal> {
+    let query = FacetSearchQuery::from_json(&call.json().await?)?;
+    check_index_uid(&uid)?;
+    let permit = node.permits.take().await?;
+    let answer = node
+        .blocking(move |node| {
+            let _permit = permit;
+            search::facet_search(&node.engine, &uid, &query, &node.seams.clock)
+        })
+        .await?;
+    Ok(answer::raw_json(StatusCode::OK, answer))
+}
+
+/// `GET …/similar`
+pub(super) async fn similar_by_url(
+    node: &Arc<Node>,
+    call: &Call,
+    uid: String,
+) -> Result<Answer, Refusal> {
+    let query = SimilarQuery::from_query_string(call.query())?;
+    similar(node, uid, query).await
+}
+
+/// `POST …/similar`
+pub(super) async fn similar_by_body(
+    node: &Arc<Node>,
+    call: &mut Call,
+    uid: String,
+) -> Result<Answer, Refusal> {
+    let query = SimilarQuery::from_json(&call.json().await?)?;
+    similar(node, uid, query).await
+}
+
+async fn similar(node: &Arc<Node>, uid: String, query: SimilarQuery) -> Result<Answer, Refusal> {
+    check_index_uid(&uid)?;
+    let permit = node.permits.take().await?;
+    let answer = node
+        .blocking(move |node| {
+            let _permit = permit;
+            search::similar(&node.engine, &uid, &query, &node.seams.clock)
+        })
+        .await?;
+    Ok(answer::raw_json(StatusCode::OK, answer))
+}
+
 /// `POST /multi-search`
 pub(super) async fn multi(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
     let request = MultiSearchQuery::from_json(&call.json().await?)?;
-    if request.federation.is_some() {
-        return Err(answer::not_supported("federated search"));
-    }
     // One permit for all of them, so that a request is not refused halfway.
     let permit = node.permits.take().await?;
     let outcome = node
         .blocking(move |node| {
             let _permit = permit;
-            Ok(search_all(node, &request))
+            Ok(match &request.federation {
+                None => search_all(node, &request),
+                Some(federation) => {
+                    search::federated_search(&node.engine, &request, federation, &node.seams.clock)
+                        .map_err(not_of_the_path)
+                }
+            })
         })
         .await?;
     outcome.map(|answer| answer::raw_json(StatusCode::OK, answer))
@@ -91,14 +146,16 @@ fn search_one(
         .into());
     }
     let Some((uid, query)) = request.queries.get(position) else { return Ok(Vec::new()) };
-    search::search(&node.engine, uid, query, true, &node.seams.clock).map_err(|error| {
-        let mut refusal = Refusal::from(error);
-        if refusal.error.code == Code::IndexNotFound {
-            // The index is not part of the path here.
-            refusal.status = 400;
-        }
-        refusal
-    })
+    search::search(&node.engine, uid, query, true, &node.seams.clock).map_err(not_of_the_path)
+}
+
+/// An index that is not found is not part of the path here.
+fn not_of_the_path(error: ApiError) -> Refusal {
+    let mut refusal = Refusal::from(error);
+    if refusal.error.code == Code::IndexNotFound {
+        refusal.status = 400;
+    }
+    refusal
 }
 
 /// Says which query of a request was refused.

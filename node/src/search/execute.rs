@@ -51,7 +51,8 @@ pub(crate) fn search(
     if let Some(languages) = &languages {
         search.locales(languages.clone());
     }
-    let (result, semantic_hits) = run(&mut search, uid, query, kind)?;
+    let aim = take_aim(&mut search, query, kind)?;
+    let (result, semantic_hits) = run(&search, uid, aim)?;
     let SearchResult { matching_words, candidates, documents_ids, document_scores, .. } = result;
 
     let mut out = Vec::with_capacity(16 * 1024);
@@ -83,13 +84,13 @@ pub(crate) fn search(
     Ok(out)
 }
 
-fn total_hits_max(index: &Index, rtxn: &RoTxn<'_>) -> Result<usize, ApiError> {
+pub(super) fn total_hits_max(index: &Index, rtxn: &RoTxn<'_>) -> Result<usize, ApiError> {
     let set = index.pagination_max_total_hits(rtxn).map_err(|error| refusal(error.into()))?;
     Ok(set.map_or(TOTAL_HITS_MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)))
 }
 
 /// Which part of the ranked documents is answered.
-struct Window {
+pub(super) struct Window {
     /// Whether the request pages (`page`, `hitsPerPage`): then hits are counted exactly.
     paged: bool,
     offset: usize,
@@ -99,7 +100,7 @@ struct Window {
 }
 
 impl Window {
-    fn of(query: &SearchQuery, total_max: usize) -> Self {
+    pub(super) fn of(query: &SearchQuery, total_max: usize) -> Self {
         let paged = query.is_finite_pagination();
         let (offset, limit) = if paged {
             let limit = query.hits_per_page.unwrap_or(LIMIT_DEFAULT);
@@ -133,7 +134,7 @@ impl Window {
 }
 
 /// Hands the query to the engine, all but its words and vectors.
-fn prepare<'q>(
+pub(super) fn prepare<'q>(
     search: &mut Search<'q>,
     index: &Index,
     rtxn: &RoTxn<'_>,
@@ -179,23 +180,29 @@ fn prepare<'q>(
     Ok(())
 }
 
-/// Runs the search; with vectors, also tells how many hits they brought. Only what the engine
-/// refuses while searching is told with the index's name, as in Meilisearch.
-fn run(
-    search: &mut Search<'_>,
-    uid: &str,
-    query: &SearchQuery,
+/// How a search is carried out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Aim {
+    /// By words, or by nothing.
+    Words,
+    /// By vectors.
+    Vectors,
+    /// By both; the number is the share of the vectors.
+    Both(f32),
+}
+
+/// Hands the query's words and vectors to the engine.
+pub(super) fn take_aim<'q>(
+    search: &mut Search<'q>,
+    query: &'q SearchQuery,
     kind: SearchKind,
-) -> Result<(SearchResult, Option<u32>), ApiError> {
-    let in_index = |error: milli::Error| {
-        ApiError::new(errors::code(&error), format!("Index `{uid}`: {error}"))
-    };
-    match kind {
+) -> Result<Aim, ApiError> {
+    Ok(match kind {
         SearchKind::Keyword => {
             if let Some(q) = &query.q {
                 search.query(q);
             }
-            Ok((search.execute().map_err(in_index)?, None))
+            Aim::Words
         }
         SearchKind::Semantic(named) => {
             let vector = match &query.vector {
@@ -206,21 +213,43 @@ fn run(
                     .map_err(|error| refusal(milli::vector::Error::from(error).into()))?,
             };
             search.semantic(named.name, named.embedder, named.quantized, Some(vector));
-            let result = search.execute().map_err(in_index)?;
-            let hits = u32::try_from(result.document_scores.len()).unwrap_or(u32::MAX);
-            Ok((result, Some(hits)))
+            Aim::Vectors
         }
         SearchKind::Hybrid(named, ratio) => {
             if let Some(q) = &query.q {
                 search.query(q);
             }
             search.semantic(named.name, named.embedder, named.quantized, query.vector.clone());
-            search.execute_hybrid(ratio).map_err(in_index)
+            Aim::Both(ratio)
         }
+    })
+}
+
+/// Runs the search; with vectors, also tells how many hits they brought. Only what the engine
+/// refuses while searching is told with the index's name, as in Meilisearch.
+pub(super) fn run(
+    search: &Search<'_>,
+    uid: &str,
+    aim: Aim,
+) -> Result<(SearchResult, Option<u32>), ApiError> {
+    let in_index = |error: milli::Error| {
+        ApiError::new(errors::code(&error), format!("Index `{uid}`: {error}"))
+    };
+    match aim {
+        Aim::Words => Ok((search.execute().map_err(in_index)?, None)),
+        Aim::Vectors => {
+            let result = search.execute().map_err(in_index)?;
+            let hits = u32::try_from(result.document_scores.len()).unwrap_or(u32::MAX);
+            Ok((result, Some(hits)))
+        }
+        Aim::Both(ratio) => search.execute_hybrid(ratio).map_err(in_index),
     }
 }
 
-fn hit_request<'q>(query: &'q SearchQuery, locales: Option<&'q [Language]>) -> HitRequest<'q> {
+pub(super) fn hit_request<'q>(
+    query: &'q SearchQuery,
+    locales: Option<&'q [Language]>,
+) -> HitRequest<'q> {
     HitRequest {
         retrieve: query.attributes_to_retrieve.as_ref(),
         vectors: query.retrieve_vectors,
@@ -241,11 +270,11 @@ fn hit_request<'q>(query: &'q SearchQuery, locales: Option<&'q [Language]>) -> H
 }
 
 /// The languages of `locales`; codes that the engine doesn't know say nothing to it.
-fn languages(query: &SearchQuery) -> Option<Vec<Language>> {
+pub(super) fn languages(query: &SearchQuery) -> Option<Vec<Language>> {
     let codes = query.locales.as_ref()?;
     Some(codes.iter().filter_map(|locale| locales::language(locale.code())).collect())
 }
 
-fn refusal(error: milli::Error) -> ApiError {
+pub(super) fn refusal(error: milli::Error) -> ApiError {
     ApiError::new(errors::code(&error), error.to_string())
 }

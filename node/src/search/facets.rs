@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use milli_core as milli;
 use milli_core::heed::RoTxn;
-use milli_core::{DEFAULT_VALUES_PER_FACET, Index};
+use milli_core::{DEFAULT_VALUES_PER_FACET, Index, OrderBy};
 use roaring::RoaringBitmap;
 use serde::Serialize;
 
@@ -17,12 +17,44 @@ pub(crate) struct FacetStats {
 }
 
 /// The facets of one search.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Facets {
     /// Documents by value, by facet.
     pub(crate) distribution: BTreeMap<String, IndexMap<String, u64>>,
     /// For the facets that hold numbers.
     pub(crate) stats: BTreeMap<String, FacetStats>,
+}
+
+impl Facets {
+    /// Adds what was counted in another index: counts of values that are printed alike are summed.
+    pub(crate) fn add(&mut self, other: Facets) {
+        for (name, values) in other.distribution {
+            let known = self.distribution.entry(name).or_default();
+            for (value, count) in values {
+                *known.entry(value).or_default() += count;
+            }
+        }
+        for (name, stats) in other.stats {
+            self.stats
+                .entry(name)
+                .and_modify(|known| {
+                    known.min = known.min.min(stats.min);
+                    known.max = known.max.max(stats.max);
+                })
+                .or_insert(stats);
+        }
+    }
+
+    /// Sorts summed values, and keeps the first `values_max` of each facet.
+    pub(crate) fn sort(&mut self, order: impl Fn(&str) -> OrderBy, values_max: Option<usize>) {
+        for (name, values) in &mut self.distribution {
+            match order(name) {
+                OrderBy::Lexicographic => values.sort_keys(),
+                OrderBy::Count => values.sort_by(|_, left, _, right| right.cmp(left)),
+            }
+            values.truncate(values_max.unwrap_or(usize::MAX));
+        }
+    }
 }
 
 /// Counts the values of `names` (`*` for all) over `candidates`.

@@ -60,6 +60,39 @@ pub(crate) fn append_hits(
     found: Found<'_>,
     out: &mut Vec<u8>,
 ) -> milli::Result<()> {
+    out.push(b'[');
+    let mut position = 0;
+    write_hits(
+        index,
+        rtxn,
+        request,
+        found,
+        |_, _| {},
+        |hit| {
+            if position > 0 {
+                out.push(b',');
+            }
+            position += 1;
+            out.extend_from_slice(hit);
+        },
+    )?;
+    out.push(b']');
+    Ok(())
+}
+
+/// Writes each hit and gives its bytes to `take`. `add` may write a further member behind the
+/// document's own, given the hit's position.
+///
+/// # Errors
+/// The database fails, or a stored document is not JSON.
+pub(crate) fn write_hits(
+    index: &Index,
+    rtxn: &RoTxn<'_>,
+    request: &HitRequest<'_>,
+    found: Found<'_>,
+    add: impl Fn(usize, &mut ObjectWriter<'_>),
+    mut take: impl FnMut(&[u8]),
+) -> milli::Result<()> {
     let fields = index.fields_ids_map(rtxn)?;
     let visible = Visible::of(index, rtxn, &fields, request)?;
     let displayed: Vec<&str> = visible.displayed.iter().filter_map(|id| fields.name(*id)).collect();
@@ -98,14 +131,13 @@ pub(crate) fn append_hits(
     let vectors = Vectors::of(index, rtxn, visible.vectors)?;
     let paths = visible.retrieved_paths(&fields);
     let mut documents = DocumentWriter::new(index, rtxn, &fields, Some(paths), vectors);
-    out.push(b'[');
+    let mut out = Vec::with_capacity(1024);
     for (position, (id, score)) in found.ids.iter().zip(found.scores).enumerate() {
-        if position > 0 {
-            out.push(b',');
-        }
-        append_hit(&mut documents, formatter.as_ref(), request, *id, score, out)?;
+        out.clear();
+        let add = |hit: &mut ObjectWriter<'_>| add(position, hit);
+        append_hit(&mut documents, formatter.as_ref(), request, (*id, score), add, &mut out)?;
+        take(&out);
     }
-    out.push(b']');
     Ok(())
 }
 
@@ -113,8 +145,8 @@ fn append_hit(
     documents: &mut DocumentWriter<'_>,
     formatter: Option<&Formatter<'_>>,
     request: &HitRequest<'_>,
-    id: DocumentId,
-    score: &[ScoreDetails],
+    (id, score): (DocumentId, &[ScoreDetails]),
+    add: impl Fn(&mut ObjectWriter<'_>),
     out: &mut Vec<u8>,
 ) -> milli::Result<()> {
     let mut hit = ObjectWriter::begin(out);
@@ -124,6 +156,7 @@ fn append_hit(
     {
         hit.value("_geoDistance", &distance);
     }
+    add(&mut hit);
     if let Some(formatter) = formatter {
         let (formatted, matches) = formatter.format(documents.parse_all(id)?);
         if !formatted.is_empty() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use milli_core as milli;
+use milli_core::UserError;
 use milli_core::vector::{Embedder, EmbeddingConfigs};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::search::SearchQuery;
@@ -72,10 +73,13 @@ pub(crate) fn decide_kind(
     match wish(query.q.as_deref(), hybrid, dimensions.is_some()) {
         Wish::Keyword => Ok(SearchKind::Keyword),
         Wish::Semantic { embedder } => {
-            named(&embedders()?, embedder, dimensions).map(SearchKind::Semantic)
+            named(&embedders()?, embedder, dimensions, UserError::InvalidSearchEmbedder)
+                .map(SearchKind::Semantic)
         }
-        Wish::Hybrid { embedder, ratio } => named(&embedders()?, embedder, dimensions)
-            .map(|embedder| SearchKind::Hybrid(embedder, ratio)),
+        Wish::Hybrid { embedder, ratio } => {
+            named(&embedders()?, embedder, dimensions, UserError::InvalidSearchEmbedder)
+                .map(|embedder| SearchKind::Hybrid(embedder, ratio))
+        }
         Wish::Unclear => Err(ApiError::new(
             Code::MissingSearchHybrid,
             "Invalid request: missing `hybrid` parameter when `vector` is present.",
@@ -83,19 +87,29 @@ pub(crate) fn decide_kind(
     }
 }
 
+/// The embedder that similar documents are looked for with.
+///
+/// # Errors
+/// `invalid_similar_embedder`.
+pub(crate) fn similar_embedder(
+    embedders: &EmbeddingConfigs,
+    name: &str,
+) -> Result<NamedEmbedder, ApiError> {
+    named(embedders, name, None, UserError::InvalidSimilarEmbedder)
+}
+
 fn named(
     embedders: &EmbeddingConfigs,
     name: &str,
     dimensions: Option<usize>,
+    unknown: fn(String) -> UserError,
 ) -> Result<NamedEmbedder, ApiError> {
-    use milli::UserError;
     let refuse = |error: UserError| {
         let error = milli::Error::from(error);
         ApiError::new(errors::code(&error), error.to_string())
     };
-    let (embedder, _, quantized) = embedders
-        .get(name)
-        .ok_or_else(|| refuse(UserError::InvalidSearchEmbedder(name.to_owned())))?;
+    let (embedder, _, quantized) =
+        embedders.get(name).ok_or_else(|| refuse(unknown(name.to_owned())))?;
     let expected = embedder.dimensions();
     if let Some(found) = dimensions.filter(|found| *found != expected) {
         return Err(refuse(UserError::InvalidVectorDimensions { expected, found }));

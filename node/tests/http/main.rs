@@ -3,6 +3,7 @@
 mod answers;
 mod client;
 mod documents;
+mod finding;
 mod manners;
 mod refusals;
 mod vectors;

@@ -147,9 +147,23 @@ const CASES: &[Case] = &[
     case(
         "POST",
         "/multi-search",
-        r#"{"federation":{},"queries":[]}"#,
-        (501, "miroir_not_supported"),
-        "The embedded node does not support federated search. Use a Meilisearch server for it.",
+        r#"{"federation":{},"queries":[{"indexUid":"films"},{"indexUid":"nothing"}]}"#,
+        (400, "index_not_found"),
+        "Inside `.queries[1]`: Index `nothing` not found.",
+    ),
+    case(
+        "POST",
+        "/indexes/films/facet-search",
+        r#"{"facetName":"title"}"#,
+        (400, "invalid_facet_search_facet_name"),
+        "Attribute `title` is not facet-searchable. Available facet-searchable attributes patterns are: `year`. To make it facet-searchable add it to the `filterableAttributes` index settings.",
+    ),
+    case(
+        "POST",
+        "/indexes/films/similar",
+        r#"{"id":1,"embedder":"nothing"}"#,
+        (400, "invalid_similar_embedder"),
+        "Cannot find embedder with name `nothing`.",
     ),
     case(
         "GET",
