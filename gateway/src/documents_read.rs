@@ -7,7 +7,6 @@
 
 use bytes::Bytes;
 use futures::future::join_all;
-use http::Method;
 use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::Routing;
 use miroir_wire::documents_query::{BrowseQuery, GetDocument};
@@ -213,6 +212,36 @@ fn render(query: &BrowseQuery, pages: &[DocumentPage], total: u64) -> Vec<u8> {
     out
 }
 
+/// One document as a replica of its shard has it, with the fields that are Miroir's own.
+///
+/// # Errors
+/// `document_not_found`, `miroir_shard_unavailable`.
+pub(crate) async fn read_stored(
+    context: &GatewayContext,
+    scope: ReadScope<'_>,
+    id: &str,
+    query: &GetDocument,
+) -> Result<Bytes, Failure> {
+    let ReadScope { routing, index, .. } = scope;
+    let shard = shard_of(id, index.shards);
+    let key = ReadKey::new(query_hash(id.as_bytes()));
+    let unavailable = context.health.unavailable.load();
+    let usable = |node: &miroir_storage::ids::NodeId| {
+        routing.nodes.contains_key(node) && !unavailable.contains(node)
+    };
+    let mut plan = plan_shards(index, &usable, key.hash, vec![shard]);
+    if !plan.missing.is_empty() {
+        plan = plan_shards(index, &|_| true, key.hash, vec![shard]);
+    }
+    let path = document_path(id, query);
+    let request = |_: &PlannedCall| NodeRequest::get(path.clone());
+    let gathered = gather(context, scope, key, plan, request, check_document).await?;
+    match gathered.parts.into_iter().next() {
+        Some(part) => Ok(part.answer),
+        None => Err(Failure::shards_unavailable(&gathered.missing)),
+    }
+}
+
 /// Reads one document from a replica of its shard.
 ///
 /// # Errors
@@ -227,28 +256,9 @@ pub async fn get_document(
     let index = resolve(routing, name)?;
     let settings = context.settings.get(index);
     let scope = ReadScope { routing, index, settings: &settings };
-    let shard = shard_of(id, index.shards);
-    let key = ReadKey::new(query_hash(id.as_bytes()));
-    let unavailable = context.health.unavailable.load();
-    let usable = |node: &miroir_storage::ids::NodeId| {
-        routing.nodes.contains_key(node) && !unavailable.contains(node)
-    };
-    let mut plan = plan_shards(index, &usable, key.hash, vec![shard]);
-    if !plan.missing.is_empty() {
-        plan = plan_shards(index, &|_| true, key.hash, vec![shard]);
-    }
-    let path = document_path(id, query);
-    let request = |_: &PlannedCall| NodeRequest {
-        method: Method::GET,
-        path: path.clone(),
-        body: Bytes::new(),
-    };
-    let gathered = gather(context, scope, key, plan, request, check_document).await?;
-    let Some(part) = gathered.parts.into_iter().next() else {
-        return Err(Failure::shards_unavailable(&gathered.missing));
-    };
-    let mut body = Vec::with_capacity(part.answer.len());
-    write_fields(&mut body, &part.answer, &HitCuts { reserved: true, ..Default::default() });
+    let document = read_stored(context, scope, id, query).await?;
+    let mut body = Vec::with_capacity(document.len());
+    write_fields(&mut body, &document, &HitCuts { reserved: true, ..Default::default() });
     Ok(ReadAnswer {
         body,
         missing: Vec::new(),

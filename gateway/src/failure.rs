@@ -47,6 +47,15 @@ impl Failure {
         self
     }
 
+    /// Puts `note` behind the message.
+    pub fn noted(mut self, note: &str) -> Self {
+        match &mut self {
+            Self::Api(error) => error.message.push_str(note),
+            Self::Node { error, .. } => error.message.push_str(note),
+        }
+        self
+    }
+
     /// Whether an index, a task, a job or a key is not there, as far as this pod knows.
     pub fn says_not_found(&self) -> bool {
         match self {

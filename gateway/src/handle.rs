@@ -18,13 +18,14 @@ use miroir_wire::content::check_json_content_type;
 use miroir_wire::documents_query::{BrowseQuery, GetDocument};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::{Health, Version, check_index_uid};
-use miroir_wire::search::SearchQuery;
+use miroir_wire::search::{FacetSearchQuery, SearchQuery, SimilarQuery};
 
 use crate::admin::{self, AdminRoute};
 use crate::auth::{Door, Refusal, check_right};
 use crate::context::{GatewayContext, RequestParts, StalePolicy};
 use crate::cors;
 use crate::documents_read::{get_document, list_documents};
+use crate::facet_search::facet_search;
 use crate::failure::Failure;
 use crate::grant::Grant;
 use crate::intake::{Wording, read_body};
@@ -32,9 +33,11 @@ use crate::jobs::JobsRoute;
 use crate::jobs_stream;
 use crate::keys;
 use crate::marks;
+use crate::multi_search::multi_search;
 use crate::reply::{DEGRADED, Reply};
 use crate::router::{LogRoute, Route, route};
-use crate::search::{multi_search, search_index};
+use crate::search::search_index;
+use crate::similar::similar;
 use crate::stats::{all_stats, index_stats};
 
 /// Handles one request.
@@ -166,6 +169,22 @@ async fn dispatch(
             check_index_uid(index)?;
             grant.demand_rules(index, &mut search.filter);
             Ok(search_index(context, &routing, index, &search, false).await?.into())
+        }
+        Route::FacetSearch { index } => {
+            let mut search = FacetSearchQuery::from_json(body)?;
+            check_index_uid(index)?;
+            grant.demand_rules(index, &mut search.filter);
+            Ok(facet_search(context, &routing, index, &search).await?.into())
+        }
+        Route::Similar { index } => {
+            let mut search = if method == Method::POST {
+                SimilarQuery::from_json(body)?
+            } else {
+                SimilarQuery::from_query_string(query)?
+            };
+            check_index_uid(index)?;
+            grant.demand_rules(index, &mut search.filter);
+            Ok(similar(context, &routing, index, &search).await?.into())
         }
         Route::MultiSearch => Ok(multi_search(context, &routing, body, grant).await?.into()),
         Route::ListDocuments { index } => {

@@ -1,7 +1,7 @@
 //! The HTTP front: routes, auth, query planning, scatter and the exact merge.
 //!
-//! A read goes one way: [`handle`] ([`router`], [`rights`], [`auth`]) → [`search`], [`documents_read`] or
-//! [`stats`] (resolve the index against one routing view) → [`plan`] (which nodes, which shards)
+//! A read goes one way: [`handle`] ([`router`], [`rights`], [`auth`]) → [`search`], [`facet_search`],
+//! [`mod@similar`], [`federated`], [`documents_read`] or [`stats`] (resolve the index against one routing view) → [`plan`] (which nodes, which shards)
 //! → [`scatter`] (the calls, and what to do when one fails or is [`late`]) → [`merge`]. It takes no lock, waits
 //! for no actor and writes no log. Rules are pure and apart from I/O: [`plan`], [`node_query`],
 //! [`node_error`], [`disguise`], [`merge`].
@@ -16,9 +16,12 @@ pub mod context;
 pub mod cors;
 pub mod disguise;
 pub mod documents_read;
+pub mod facet_search;
 pub mod failure;
+pub mod federated;
 pub mod grant;
 pub mod handle;
+mod hybrid_search;
 pub mod intake;
 pub mod jobs;
 mod jobs_pod;
@@ -31,6 +34,7 @@ pub mod late;
 pub mod log_routes;
 pub mod marks;
 pub mod merge;
+pub mod multi_search;
 pub mod node_error;
 pub mod node_lists;
 pub mod node_query;
@@ -43,6 +47,7 @@ pub mod scatter;
 pub mod search;
 mod second_round;
 pub mod server;
+pub mod similar;
 pub mod stats;
 mod tenant_token;
 pub mod window;

@@ -25,6 +25,11 @@ pub struct NodeLists {
 }
 
 impl NodeLists {
+    /// Whether a list is as long as it was asked to be, and so may not be all there is.
+    pub fn any_is_full(&self, asked: usize) -> bool {
+        asked > 0 && self.answers.iter().any(|answer| answer.hit_count() >= asked)
+    }
+
     /// Adds what was gathered; `asked` says how many hits a call was asked for, of the `end` that
     /// the page could need.
     fn add(

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::disguise::{disguise, disguise_filter};
 use crate::merge::MergePlan;
-use crate::merge::facets::FacetRules;
+use crate::merge::facets::{FacetRules, write_string};
 use crate::merge::rank::HitOrder;
 use crate::merge::render::{AddedField, HitCuts};
 use crate::read_settings::ReadSettings;
@@ -39,6 +39,8 @@ pub struct NodeQuery {
     /// What finds the same documents and shows none of them, for counting facets again. None when
     /// a further filter would change more than which documents are counted.
     counting: Option<SearchQuery>,
+    /// The attributes that nodes are asked for; `None` for all.
+    pub retrieved: Option<BTreeSet<String>>,
     /// How the answers are merged.
     pub merge: MergePlan,
 }
@@ -67,6 +69,26 @@ impl NodeQuery {
 }
 
 impl NodeQuery {
+    /// The query as one of several that a node is to federate, about the index it calls `uid`.
+    pub fn federated_body(&self, uid: &str, weight: f64, shard_filter: Option<&str>) -> Vec<u8> {
+        let mut body = b"{\"indexUid\":".to_vec();
+        write_string(&mut body, uid);
+        body.extend_from_slice(b",\"federationOptions\":{\"weight\":");
+        // Writing into memory can't fail.
+        let _ = serde_json::to_writer(&mut body, &weight);
+        body.push(b'}');
+        if let Some(filter) = join_filters(self.filter.as_ref(), shard_filter) {
+            body.extend_from_slice(b",\"filter\":");
+            let _ = serde_json::to_writer(&mut body, &filter);
+        }
+        let rest = self.body.strip_prefix(b"{").unwrap_or_default();
+        if rest != b"}" {
+            body.push(b',');
+        }
+        body.extend_from_slice(rest);
+        body
+    }
+
     /// Whether there is a [`counting_body`](Self::counting_body).
     pub fn can_count_again(&self) -> bool {
         self.counting.is_some()
@@ -137,6 +159,19 @@ pub fn prepare(
     settings: &ReadSettings,
     lists: Lists,
 ) -> Result<NodeQuery, ApiError> {
+    prepare_with(query, settings, lists, None)
+}
+
+/// The same; hits come with the field `key` in any case, by which documents are told apart.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(
+    query: &SearchQuery,
+    settings: &ReadSettings,
+    lists: Lists,
+    key: Option<&str>,
+) -> Result<NodeQuery, ApiError> {
     let mut sent = query.clone();
     let filter = client_filter(sent.filter.take(), Code::InvalidSearchFilter)?;
     let in_pages = sent.is_finite_pagination();
@@ -157,9 +192,13 @@ pub fn prepare(
         Lists::Many => query.distinct.clone().or_else(|| settings.distinct.clone()),
     };
     set_attributes(&mut sent, settings.displayed.as_ref());
-    let (field, formatted_field) =
-        distinct.as_deref().and_then(|path| add_field(&mut sent, path)).unzip();
-    let formatted_field = formatted_field.flatten();
+    let (mut fields, mut formatted_fields) = (Vec::new(), Vec::new());
+    for path in distinct.as_deref().into_iter().chain(key) {
+        if let Some((field, formatted)) = add_field(&mut sent, path) {
+            fields.push(field);
+            formatted_fields.extend(formatted);
+        }
+    }
     let (facets, counts_distinct) = set_facets(&mut sent, settings, distinct.as_deref(), in_pages);
     for name in sent.sort.iter_mut().flatten().chain(sent.distinct.as_mut()) {
         *name = disguise(name).into_owned();
@@ -174,8 +213,9 @@ pub fn prepare(
         formatted,
         score: score && !query.show_ranking_score,
         details: details && !query.show_ranking_score_details,
-        field,
-        formatted_field,
+        fields,
+        formatted_fields,
+        federation: None,
         displayed: (query.show_ranking_score_details || query.show_matches_position)
             .then(|| settings.displayed.clone())
             .flatten(),
@@ -202,6 +242,7 @@ pub fn prepare(
         window: asked,
         may_narrow: lists == Lists::Many && is_prefix_stable,
         counting,
+        retrieved: sent.attributes_to_retrieve.take(),
         merge: MergePlan {
             order,
             distinct,
@@ -342,6 +383,13 @@ fn node_values_max(settings: &ReadSettings) -> usize {
     let max =
         node_facet_values_max(settings.facet_values_max as u64, settings.total_hits_max as u64);
     usize::try_from(max).unwrap_or(usize::MAX)
+}
+
+/// How the facets `names` of a federated search are merged, and what nodes are to be asked for.
+pub fn federated_facets(names: &[String], settings: &ReadSettings) -> (FacetRules, Vec<String>) {
+    let mut sent = SearchQuery { facets: Some(names.to_vec()), ..SearchQuery::default() };
+    let (rules, _) = set_facets(&mut sent, settings, None, false);
+    (rules, sent.facets.unwrap_or_default())
 }
 
 /// Sets the facets to ask for; the second part says whether the distinct attribute is among them

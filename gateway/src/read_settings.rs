@@ -24,6 +24,10 @@ pub struct ReadSettings {
     pub has_sort_rules: bool,
     /// The relevance rules stand in their default order, none left out.
     pub default_relevance: bool,
+    /// The embedders by name.
+    pub embedders: BTreeSet<String>,
+    /// The ranking rules by name.
+    pub ranking_rules: Vec<String>,
     /// `pagination.maxTotalHits`.
     pub total_hits_max: usize,
     /// `faceting.maxValuesPerFacet`.
@@ -75,12 +79,30 @@ impl ReadSettings {
             .then(|| displayed.into_iter().collect()),
             has_sort_rules: ranking_rules.iter().any(is_sort),
             default_relevance: relevance == RELEVANCE_RULES,
+            ranking_rules,
+            embedders: settings
+                .get("embedders")
+                .and_then(Value::as_object)
+                .map(|embedders| embedders.keys().cloned().collect())
+                .unwrap_or_default(),
             total_hits_max: number("/pagination/maxTotalHits", TOTAL_HITS_MAX_DEFAULT),
             facet_values_max: number("/faceting/maxValuesPerFacet", FACET_VALUES_MAX_DEFAULT),
             facets_by_count,
             distinct: settings.get("distinctAttribute").and_then(Value::as_str).map(str::to_owned),
             filterable: read_filterable(settings.get("filterableAttributes")),
         }
+    }
+
+    /// Whether a custom rule stands before all relevance rules, and so orders hits of vectors.
+    pub fn sorts_before_relevance(&self) -> bool {
+        let first = self.ranking_rules.iter().find(|rule| *rule != "sort");
+        first.is_some_and(|rule| rule.ends_with(":asc") || rule.ends_with(":desc"))
+    }
+
+    /// Whether the values of a facet are ordered by count, and not by name.
+    pub fn orders_by_count(&self, facet: &str) -> bool {
+        let said = self.facets_by_count.get(facet).or_else(|| self.facets_by_count.get("*"));
+        said.copied().unwrap_or(false)
     }
 
     /// Whether `field` may be filtered, and so counted as a facet.

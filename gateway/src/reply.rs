@@ -8,7 +8,7 @@ use miroir_wire::error::Code;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::failure::{Failure, list_shards};
-use crate::search::ReadAnswer;
+use crate::search::{InexactHits, ReadAnswer};
 
 /// Seconds after which a client may try again when too much is going on.
 const RETRY_AFTER_S: &str = "10";
@@ -67,13 +67,21 @@ impl From<ReadAnswer> for Reply {
             let shards = format!("shards={}", list_shards(&answer.missing));
             headers.push((DEGRADED, shards));
         }
+        let mut inexact = Vec::new();
         if !answer.inexact_facets.is_empty() {
             let names: Vec<String> = answer
                 .inexact_facets
                 .iter()
                 .map(|name| utf8_percent_encode(name, NON_ALPHANUMERIC).to_string())
                 .collect();
-            headers.push(("x-miroir-inexact", format!("facets={}", names.join(","))));
+            inexact.push(format!("facets={}", names.join(",")));
+        }
+        if !answer.inexact_hits.is_empty() {
+            let reasons: Vec<&str> = answer.inexact_hits.iter().map(InexactHits::name).collect();
+            inexact.push(format!("hits={}", reasons.join(",")));
+        }
+        if !inexact.is_empty() {
+            headers.push(("x-miroir-inexact", inexact.join("; ")));
         }
         if let Some(version) = answer.settings_version {
             headers.push(("x-miroir-settings-version", version.to_string()));

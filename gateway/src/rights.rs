@@ -3,7 +3,7 @@
 //! | routes | action | index |
 //! |---|---|---|
 //! | `/`, `/health`, `/_miroir/ready`, and what is no route | none | |
-//! | `…/search`, `/multi-search` | `search` | the path's; each query's |
+//! | `…/search`, `…/facet-search`, `…/similar`, `/multi-search` | `search` | the path's; each query's |
 //! | `…/documents` by `GET`, `…/fetch` | `documents.get` | the path's |
 //! | `…/documents` by `POST`, `PUT` | `documents.add` | the path's; `indexes.create` too, to create it |
 //! | `…/documents` by `DELETE`, `…/delete`, `…/delete-batch` | `documents.delete` | the path's |
@@ -31,7 +31,9 @@ impl Route {
                 Right::Exempt
             }
             Self::Version => Right::Key(Action::Version, None),
-            Self::Search { index } => Right::Key(Action::Search, Some(index)),
+            Self::Search { index } | Self::FacetSearch { index } | Self::Similar { index } => {
+                Right::Key(Action::Search, Some(index))
+            }
             Self::MultiSearch => Right::Key(Action::Search, None),
             Self::ListDocuments { index }
             | Self::FetchDocuments { index }

@@ -3,7 +3,7 @@
 //! | routes | answered by |
 //! |---|---|
 //! | `/health`, `/version`, `/` | this pod |
-//! | searches, document reads, stats | [`crate::search`], [`crate::documents_read`], [`crate::stats`] |
+//! | searches, document reads, stats | [`crate::search`], [`crate::facet_search`], [`crate::similar`], [`crate::documents_read`], [`crate::stats`] |
 //! | everything that lives in the coordinator log: writes, settings, indexes, tasks | [`LogRoute`], by whoever implements [`crate::context::LogRoutes`] |
 //! | API keys | [`crate::keys`] |
 //! | pods, roles, actors, jobs | [`crate::admin`], by whoever implements its [`crate::admin::AdminSource`] |
@@ -31,6 +31,16 @@ pub enum Route {
     Ready,
     /// `GET` and `POST /indexes/{index}/search`
     Search {
+        /// The client's name of the index.
+        index: String,
+    },
+    /// `POST /indexes/{index}/facet-search`
+    FacetSearch {
+        /// The client's name of the index.
+        index: String,
+    },
+    /// `GET` and `POST /indexes/{index}/similar`
+    Similar {
         /// The client's name of the index.
         index: String,
     },
@@ -117,7 +127,7 @@ impl Route {
     pub fn takes_json(&self) -> bool {
         use LogRoute as Log;
         match self {
-            Self::MultiSearch | Self::FetchDocuments { .. } => true,
+            Self::MultiSearch | Self::FetchDocuments { .. } | Self::FacetSearch { .. } => true,
             Self::Keys(route) => matches!(route, KeyRoute::Create | KeyRoute::Patch { .. }),
             Self::Log(route) => matches!(
                 route,
@@ -135,13 +145,21 @@ impl Route {
 
     /// Whether it is a search, which is refused in Meilisearch's own way when there are too many.
     pub fn is_search(&self) -> bool {
-        matches!(self, Self::Search { .. } | Self::MultiSearch)
+        matches!(
+            self,
+            Self::Search { .. }
+                | Self::FacetSearch { .. }
+                | Self::Similar { .. }
+                | Self::MultiSearch
+        )
     }
 
     /// The index that it reads, `Some(None)` when it reads several; `None` when it reads none.
     pub fn reads(&self) -> Option<Option<&str>> {
         match self {
             Self::Search { index }
+            | Self::FacetSearch { index }
+            | Self::Similar { index }
             | Self::ListDocuments { index }
             | Self::FetchDocuments { index }
             | Self::GetDocument { index, .. }
@@ -268,6 +286,8 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
         [] if patch => Route::Log(LogRoute::UpdateIndex { index }),
         [] => only(delete, Route::Log(LogRoute::DeleteIndex { index })),
         ["search"] => only(get || post, Route::Search { index }),
+        ["similar"] => only(get || post, Route::Similar { index }),
+        ["facet-search"] => only(post, Route::FacetSearch { index }),
         ["stats"] => only(get, Route::IndexStats { index }),
         ["documents"] if get => Route::ListDocuments { index },
         ["documents"] if post || put => Route::Log(LogRoute::AddDocuments { index, partial: put }),
@@ -302,8 +322,6 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
                 Route::Log(LogRoute::ChangeSetting { index, name: (*name).to_owned() }),
             ),
         },
-        ["facet-search"] => Route::NotSupported("Use `search` with `facets`."),
-        ["similar"] => Route::NotSupported(LATER),
         ["fields"] => Route::NotSupported("Use `GET /indexes/{index_uid}/settings` and `stats`."),
         ["compact"] => Route::NotSupported("Compact each node by itself."),
         _ => Route::Unknown,
@@ -324,6 +342,8 @@ mod tests {
             (Method::GET, "/indexes/movies/search", Route::Search { index: index() }),
             (Method::POST, "/indexes/movies/search/", Route::Search { index: index() }),
             (Method::PUT, "/indexes/movies/search", Route::WrongMethod),
+            (Method::POST, "/indexes/movies/facet-search", Route::FacetSearch { index: index() }),
+            (Method::GET, "/indexes/movies/facet-search", Route::WrongMethod),
             (
                 Method::GET,
                 "/indexes/movies/documents/a%20b",
@@ -382,9 +402,7 @@ mod tests {
         ] {
             assert_eq!(route(&method, path), expected, "{method} {path}");
         }
-        for path in
-            ["/network", "/chats/x", "/tasks/compact", "/indexes/a/similar", "/indexes/a/fields"]
-        {
+        for path in ["/network", "/chats/x", "/tasks/compact", "/indexes/a/fields"] {
             assert!(matches!(route(&Method::POST, path), Route::NotSupported(_)), "{path}");
         }
     }

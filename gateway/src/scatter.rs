@@ -44,13 +44,15 @@ pub struct ReadScope<'a> {
     pub settings: &'a ReadSettings,
 }
 
-/// What to send to one node: a method, the path under `/indexes/{uid}`, and perhaps a JSON body.
+/// What to send to one node: a method, a path, and perhaps a JSON body.
 #[derive(Clone, Debug)]
 pub struct NodeRequest {
     /// HTTP method.
     pub method: Method,
-    /// Path and query behind `/indexes/{uid}`, beginning with `/`.
+    /// Path and query, beginning with `/`; behind `/indexes/{uid}` unless `at_root`.
     pub path: String,
+    /// The path is no index's.
+    pub at_root: bool,
     /// JSON; empty for none.
     pub body: Bytes,
 }
@@ -58,7 +60,13 @@ pub struct NodeRequest {
 impl NodeRequest {
     /// A `POST` with a JSON body.
     pub fn post(path: &str, body: Vec<u8>) -> Self {
-        Self { method: Method::POST, path: path.to_owned(), body: Bytes::from(body) }
+        let body = Bytes::from(body);
+        Self { method: Method::POST, path: path.to_owned(), at_root: false, body }
+    }
+
+    /// A `GET`.
+    pub fn get(path: String) -> Self {
+        Self { method: Method::GET, path, at_root: false, body: Bytes::new() }
     }
 }
 
@@ -313,7 +321,11 @@ pub async fn send_to(
         base: node.address.clone(),
         key: node.key.clone(),
         method: request.method,
-        path: format!("/indexes/{}{}", index.uid, request.path),
+        path: if request.at_root {
+            request.path
+        } else {
+            format!("/indexes/{}{}", index.uid, request.path)
+        },
         content_type: (!request.body.is_empty()).then_some("application/json"),
         body: request.body,
         timeout: context.config.node_timeout,

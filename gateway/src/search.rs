@@ -1,23 +1,20 @@
-//! The walk of a search: resolve, plan, scatter, perhaps count facets again, merge. And of a
-//! multi-search: several of them.
+//! The walk of a search: resolve, plan, scatter, perhaps count facets again, merge.
 //!
 //! With part of the cluster away: other replicas are asked (see [`crate::scatter`]); what is still
 //! missing is named in `X-Miroir-Degraded`, or refuses the search by policy.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::future::join_all;
 use miroir_storage::ids::{IndexUid, ShardId};
 use miroir_storage::routing::{IndexRouting, Routing};
 use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::search::{MultiSearchQuery, SearchQuery};
+use miroir_wire::search::SearchQuery;
 use tokio::time::Instant;
 
 use crate::context::GatewayContext;
 use crate::failure::Failure;
-use crate::grant::Grant;
+use crate::hybrid_search::{HybridSearch, semantic_ratio};
 use crate::late::ask_alone;
 use crate::merge::answer::NodeAnswer;
 use crate::merge::count_order::Recounted;
@@ -28,9 +25,6 @@ use crate::plan::query_hash;
 use crate::scatter::{ReadKey, ReadScope, plan_now};
 use crate::second_round::count_again;
 
-/// Sub-queries of one multi-search.
-const QUERIES_MAX: usize = 100;
-
 /// The answer to a read, and what is to be said about it in headers.
 #[derive(Clone, Debug, Default)]
 pub struct ReadAnswer {
@@ -40,10 +34,50 @@ pub struct ReadAnswer {
     pub missing: Vec<ShardId>,
     /// Facets that may not be exact, see [`crate::merge::count_order`].
     pub inexact_facets: Vec<String>,
+    /// Why hits, their order or their number may not be what one node would answer.
+    pub inexact_hits: Vec<InexactHits>,
     /// The settings version it was made with; none when several indexes were read.
     pub settings_version: Option<u64>,
     /// A settings change was in flight.
     pub settings_pending: bool,
+}
+
+/// A reason why hits may differ from what one node would answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InexactHits {
+    /// Neighbours were looked for in an approximate index, one on each node.
+    Vectors,
+    /// A rule would have to be applied to all documents together, and nodes don't let it.
+    Rules,
+    /// The page lies beyond what nodes give.
+    Window,
+}
+
+impl InexactHits {
+    /// As the header says it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Vectors => "vectors",
+            Self::Rules => "rules",
+            Self::Window => "window",
+        }
+    }
+}
+
+impl ReadAnswer {
+    /// Takes over what is to be said of a part of the answer, all but its body and its settings.
+    pub(crate) fn add_marks(&mut self, part: &Self) {
+        self.missing.extend(&part.missing);
+        self.missing.sort_unstable();
+        self.missing.dedup();
+        self.inexact_facets.extend(part.inexact_facets.iter().cloned());
+        self.inexact_facets.sort_unstable();
+        self.inexact_facets.dedup();
+        self.inexact_hits.extend(&part.inexact_hits);
+        self.inexact_hits.sort_unstable();
+        self.inexact_hits.dedup();
+        self.settings_pending |= part.settings_pending;
+    }
 }
 
 /// The index that readers see under `name`.
@@ -88,6 +122,15 @@ pub async fn search_index(
         }
         plan = plan_now(context, scope, &key);
     }
+    if let Some(ratio) = semantic_ratio(query) {
+        let hybrid = HybridSearch { context, scope, key, query, ratio, started };
+        let (mut prepared, parts) = hybrid.ask(plan).await?;
+        prepared.merge.index_uid = index_uid;
+        if !caps_totals(context) {
+            prepared.merge.tell_beyond_the_limit(query.offset);
+        }
+        return hybrid.finish(&prepared, parts);
+    }
     let mut prepared = prepare(query, &settings, Lists::Many)?;
     prepared.merge.index_uid = index_uid;
     if !caps_totals(context) {
@@ -104,20 +147,31 @@ pub async fn search_index(
             Err(error) => return Err(unreadable(error)),
         }
     };
-    Ok(answer_of(index, merged, lists.missing))
+    let is_inexact = goes_by_vectors(query) && lists.any_is_full(prepared.window.hits);
+    let mut answer = answer_of(index, merged, lists.missing);
+    answer.inexact_hits.extend(is_inexact.then_some(InexactHits::Vectors));
+    Ok(answer)
+}
+
+/// Whether vectors find the hits, alone.
+fn goes_by_vectors(query: &SearchQuery) -> bool {
+    let has_words = query.q.as_deref().is_some_and(|q| !q.trim().is_empty());
+    let share = query.hybrid.as_ref().map_or(0.0, |hybrid| hybrid.semantic_ratio.get());
+    share > 0.0 && (has_words || query.vector.is_some())
 }
 
 /// As the oldest node does.
-fn caps_totals(context: &GatewayContext) -> bool {
+pub(crate) fn caps_totals(context: &GatewayContext) -> bool {
     let oldest = context.health.oldest_version.load();
     oldest.as_ref().as_deref().is_none_or(|oldest| EngineVersion::parse(oldest).caps_totals())
 }
 
-fn answer_of(index: &IndexRouting, merged: Merged, missing: Vec<ShardId>) -> ReadAnswer {
+pub(crate) fn answer_of(index: &IndexRouting, merged: Merged, missing: Vec<ShardId>) -> ReadAnswer {
     ReadAnswer {
         body: merged.body,
         missing,
         inexact_facets: merged.inexact_facets,
+        inexact_hits: Vec::new(),
         settings_version: Some(index.settings_version),
         settings_pending: index.settings_pending,
     }
@@ -139,14 +193,14 @@ fn finish(
 }
 
 /// The outer form was checked when the answer came; facets are read only in the merge.
-fn unreadable(error: MergeError) -> Failure {
+pub(crate) fn unreadable(error: impl std::error::Error) -> Failure {
     tracing::warn!(%error, "a node's answer can't be read");
     ApiError::new(Code::Internal, "A node's answer could not be read.").into()
 }
 
 /// The hash of what finds and orders the hits of a query. Its window and what is shown of hits are
 /// no part of it: pages are cut from one list, and the list stays when a score is asked for, say.
-fn hash_of(uid: &IndexUid, query: &SearchQuery) -> u64 {
+pub(crate) fn hash_of(uid: &IndexUid, query: &SearchQuery) -> u64 {
     let ordering = SearchQuery {
         q: query.q.clone(),
         vector: query.vector.clone(),
@@ -162,63 +216,6 @@ fn hash_of(uid: &IndexUid, query: &SearchQuery) -> u64 {
     // Writing into memory can't fail.
     let _ = serde_json::to_writer(&mut words, &ordering);
     query_hash(&words)
-}
-
-/// Runs the queries of a multi-search side by side; results come in their order.
-///
-/// # Errors
-/// The first query's that failed or may not be asked, said to be inside of it; `miroir_not_supported` for federation.
-pub async fn multi_search(
-    context: &GatewayContext,
-    routing: &Routing,
-    body: &Bytes,
-    grant: &Grant,
-) -> Result<ReadAnswer, Failure> {
-    let mut request = MultiSearchQuery::from_json(body)?;
-    for (place, (index, query)) in request.queries.iter_mut().enumerate() {
-        grant.check_index(index).map_err(|error| {
-            Failure::from(error).inside(&format!("Inside `.queries[{place}]`: "))
-        })?;
-        grant.demand_rules(index, &mut query.filter);
-    }
-    if request.federation.is_some() {
-        return Err(ApiError::new(
-            Code::MiroirNotSupported,
-            "Federated search is not supported yet. Leave `federation` out and merge the results of the queries.",
-        )
-        .into());
-    }
-    request.check_federation()?;
-    if request.queries.len() > QUERIES_MAX {
-        return Err(ApiError::new(
-            Code::BadRequest,
-            format!("A multi-search may have at most {QUERIES_MAX} queries."),
-        )
-        .into());
-    }
-    let searches = request
-        .queries
-        .iter()
-        .map(|(index, query)| search_index(context, routing, index, query, true));
-    let mut merged = ReadAnswer { body: b"{\"results\":[".to_vec(), ..Default::default() };
-    for (place, result) in join_all(searches).await.into_iter().enumerate() {
-        let answer = result.map_err(|failure| {
-            failure.not_of_the_url().inside(&format!("Inside `.queries[{place}]`: "))
-        })?;
-        if place > 0 {
-            merged.body.push(b',');
-        }
-        merged.body.extend_from_slice(&answer.body);
-        merged.missing.extend(answer.missing);
-        merged.inexact_facets.extend(answer.inexact_facets);
-        merged.settings_pending |= answer.settings_pending;
-    }
-    merged.body.extend_from_slice(b"]}");
-    merged.missing.sort_unstable();
-    merged.missing.dedup();
-    merged.inexact_facets.sort_unstable();
-    merged.inexact_facets.dedup();
-    Ok(merged)
 }
 
 #[cfg(test)]

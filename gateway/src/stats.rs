@@ -107,8 +107,7 @@ async fn read_index(
         plan.calls.first().into_iter().flat_map(|call| nodes_of_group(index, &call.node)).collect();
     let counting = gather(context, scope, key, plan.clone(), count_request, read_total);
     let asking = join_all(group.iter().map(|node| {
-        let request =
-            NodeRequest { method: Method::GET, path: "/stats".to_owned(), body: Bytes::new() };
+        let request = NodeRequest::get("/stats".to_owned());
         ask_one(context, scope, node, request, read_stats)
     }));
     let (counted, asked) = futures::future::join(counting, asking).await;

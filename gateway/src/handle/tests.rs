@@ -25,6 +25,7 @@ use crate::server::Server;
 
 mod admin;
 mod failing_nodes;
+mod finding;
 mod keys;
 mod lists;
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::facets::NodeFacets;
-use crate::json_scan::{Malformed, elements, integer, members};
+use crate::json_scan::{Malformed, elements, integer, member, members};
 
 /// Where a part lies in the body.
 type Span = (usize, usize);
@@ -48,6 +48,14 @@ impl NodeAnswer {
                 b"semanticHitCount" => semantic_hit_count = integer(part.value),
                 b"facetDistribution" if part.value != b"null" => parts.0 = span(),
                 b"facetStats" if part.value != b"null" => parts.1 = span(),
+                // A federated answer; one index is asked for at a time.
+                b"facetsByIndex" => {
+                    for index in members(part.value).take(1) {
+                        let facets = index?.value;
+                        let of = |name| member(facets, name).map(|part| span_in(&body, part));
+                        (parts.0, parts.1) = (of("distribution"), of("stats"));
+                    }
+                }
                 b"queryVector" => parts.2 = span(),
                 b"requestUid" => parts.3 = span(),
                 _ => {}

@@ -55,7 +55,7 @@ impl Distinct {
 }
 
 /// The normal forms of all values that `hit` has at `path`, with their type.
-fn distinct_keys(hit: &[u8], path: &str) -> Vec<String> {
+pub(super) fn distinct_keys(hit: &[u8], path: &str) -> Vec<String> {
     let mut keys = Vec::new();
     collect_at(hit, path, &mut keys);
     keys

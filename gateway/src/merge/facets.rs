@@ -234,7 +234,7 @@ pub(super) fn read_values<'a>(
     Ok(list)
 }
 
-fn sum_values<'a>(lists: impl Iterator<Item = NodeValues<'a>>) -> NodeValues<'a> {
+pub(super) fn sum_values<'a>(lists: impl Iterator<Item = NodeValues<'a>>) -> NodeValues<'a> {
     let mut sums: NodeValues<'a> = Vec::new();
     let mut places: HashMap<(Cow<'a, str>, bool), usize> = HashMap::new();
     for value in lists.flatten() {

@@ -7,15 +7,21 @@
 //! | [`hits`] | merges the lists |
 //! | [`distinct`] | one hit per value across nodes |
 //! | [`facets`] | sums, orders and cuts facets |
+//! | [`facet_values`] | the same for the values that a facet search found |
 //! | [`count_order`] | what must be asked again for facets in order of count, and when they are exact |
 //! | [`normal`] | the engine's normal forms of facet values |
+//! | [`hybrid`] | one list of what words found and what vectors found |
+//! | [`federate`] | one list of the hits of several queries |
 //! | [`render`] | writes hits without what is Miroir's own |
 
 pub mod answer;
 pub mod count_order;
 pub mod distinct;
+pub mod facet_values;
 pub mod facets;
+pub mod federate;
 pub mod hits;
+pub mod hybrid;
 pub mod normal;
 pub mod rank;
 pub mod render;
@@ -26,7 +32,7 @@ use crate::json_scan::Malformed;
 use answer::NodeAnswer;
 use count_order::Recounted;
 use distinct::Distinct;
-use facets::{CountedOnce, FacetRules, NodeFacets, merge_facets, write_string};
+use facets::{CountedOnce, FacetRules, MergedFacets, NodeFacets, merge_facets, write_string};
 use hits::{HitList, RanOut};
 use rank::HitOrder;
 use render::{HitCuts, write_hit};
@@ -143,8 +149,29 @@ pub fn merge_answers(
         WindowEcho::Page { .. } => CountedOnce::All(distinct.path()),
         WindowEcho::Offset { .. } => CountedOnce::Seen(distinct),
     });
-    let mut facets = merge_facets(&nodes, &plan.facets, kept, once)?;
+    let facets = merge_facets(&nodes, &plan.facets, kept, once)?;
+    let semantic_hits = semantic_hit_count(answers, plan, &hits);
+    let found = Found { hits, total: kept, facets, semantic_hits, answers };
+    Ok(write_answer(found, plan, elapsed_ms))
+}
 
+/// What an answer is written from.
+pub(crate) struct Found<'a> {
+    /// The hits of the page.
+    pub(crate) hits: Vec<&'a [u8]>,
+    /// Documents that match, not capped yet.
+    pub(crate) total: u64,
+    /// The facets, perhaps only added for the merge.
+    pub(crate) facets: Option<MergedFacets>,
+    /// `semanticHitCount`.
+    pub(crate) semantic_hits: Option<u64>,
+    /// The answers that this comes from.
+    pub(crate) answers: &'a [NodeAnswer],
+}
+
+/// Writes the answer to one search.
+pub(crate) fn write_answer(found: Found<'_>, plan: &MergePlan, elapsed_ms: u128) -> Merged {
+    let Found { hits, total, mut facets, semantic_hits, answers } = found;
     let hit_bytes: usize = hits.iter().map(|hit| hit.len() + 1).sum();
     let mut out = Vec::with_capacity(hit_bytes + 512);
     out.push(b'{');
@@ -163,7 +190,7 @@ pub fn merge_answers(
     out.extend_from_slice(b"],\"query\":");
     write_string(&mut out, &plan.query);
     write_number(&mut out, "processingTimeMs", u64::try_from(elapsed_ms).unwrap_or(u64::MAX));
-    write_window(&mut out, plan.echo, kept.min(plan.total_hits_max));
+    write_window(&mut out, plan.echo, total.min(plan.total_hits_max));
     let inexact_facets = facets.as_mut().map_or_else(Vec::new, |f| std::mem::take(&mut f.inexact));
     if let Some(facets) = facets
         && !plan.facets.only_added
@@ -173,7 +200,7 @@ pub fn merge_answers(
         out.extend_from_slice(b",\"facetStats\":");
         out.extend_from_slice(&facets.stats);
     }
-    if let Some(count) = semantic_hit_count(answers, plan, &hits) {
+    if let Some(count) = semantic_hits {
         write_number(&mut out, "semanticHitCount", count);
     }
     if let Some(vector) = answers.iter().find_map(NodeAnswer::query_vector) {
@@ -186,7 +213,7 @@ pub fn merge_answers(
         out.extend_from_slice(uid);
     }
     out.push(b'}');
-    Ok(Merged { body: out, inexact_facets })
+    Merged { body: out, inexact_facets }
 }
 
 /// How many hits of the page came from the vector part. One node's own count is of its own page,
@@ -200,14 +227,14 @@ fn semantic_hit_count(answers: &[NodeAnswer], plan: &MergePlan, hits: &[&[u8]]) 
     })
 }
 
-fn write_number(out: &mut Vec<u8>, name: &str, number: u64) {
+pub(crate) fn write_number(out: &mut Vec<u8>, name: &str, number: u64) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn write_window(out: &mut Vec<u8>, echo: WindowEcho, total_hits: u64) {
+pub(crate) fn write_window(out: &mut Vec<u8>, echo: WindowEcho, total_hits: u64) {
     match echo {
         WindowEcho::Page { page, hits_per_page } => {
             let pages = total_hits.div_ceil(hits_per_page.max(1));

@@ -215,6 +215,8 @@ fn find_details(hit: &[u8]) -> &[u8] {
 struct PlacedRule<'a> {
     place: (u64, u8),
     is_vector: bool,
+    /// Of the whole rule, 0 to 1; none for sorts and what has no score.
+    score: Option<f64>,
     value: RuleValue<'a>,
 }
 
@@ -297,9 +299,10 @@ fn read_rule<'a>(name: &'a [u8], details: &'a [u8], rules: &mut SmallVec<[Placed
             None => (rank(facts.score), None),
         },
     };
-    rules.push(PlacedRule { place: (facts.order, 0), is_vector, value: first });
+    let score = facts.score;
+    rules.push(PlacedRule { place: (facts.order, 0), is_vector, score, value: first });
     if let Some(value) = second {
-        rules.push(PlacedRule { place: (facts.order, 1), is_vector, value });
+        rules.push(PlacedRule { place: (facts.order, 1), is_vector, score, value });
     }
 }
 
@@ -343,13 +346,76 @@ fn read_hybrid(hit: &[u8], semantic_ratio: f64) -> SmallVec<[RuleValue<'_>; 8]> 
     values
 }
 
-fn read_score_anywhere(hit: &[u8]) -> f64 {
+pub(super) fn read_score_anywhere(hit: &[u8]) -> f64 {
     member(hit, "_rankingScore").and_then(number).unwrap_or(0.0)
+}
+
+/// How near a hit of a vector search is; none for a document without a vector.
+pub fn similarity(hit: &[u8]) -> Option<f64> {
+    let vectors = members(find_details(hit)).map_while(Result::ok);
+    let vectors = vectors.filter(|rule| rule.key == b"vectorSort").last()?;
+    member(vectors.value, "similarity").and_then(number)
 }
 
 /// Whether a hit of a hybrid or vector search came from its vector part.
 pub fn is_semantic(hit: &[u8]) -> bool {
     members(find_details(hit)).map_while(Result::ok).any(|rule| rule.key == b"vectorSort")
+}
+
+/// What two hits of different queries are compared by, in one place.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WeightedRule<'a> {
+    /// A run of relevance rules: the weighted score of the first run; of a later one, whose score
+    /// nodes don't tell, those of its rules.
+    Scores(SmallVec<[f64; 4]>),
+    /// A weighted similarity.
+    Similarity(f64),
+    /// A sort, which has no weight.
+    Sort(RuleValue<'a>),
+}
+
+/// The rules of a hit of a query of this `weight`; its ranking score, weighted, is that of its
+/// first run of relevance rules, or its first similarity.
+pub fn weighted_rules(
+    hit: &[u8],
+    weight: f64,
+    weighted_score: f64,
+) -> SmallVec<[WeightedRule<'_>; 4]> {
+    let mut rules: SmallVec<[WeightedRule<'_>; 4]> = SmallVec::new();
+    let mut scored = false;
+    let mut last_order = None;
+    for rule in read_rules(find_details(hit)) {
+        let order = Some(rule.place.0);
+        let is_second_half = std::mem::replace(&mut last_order, order) == order;
+        match rule.value {
+            RuleValue::Rank(similarity) if rule.is_vector => {
+                let score = if scored { similarity * weight } else { weighted_score };
+                rules.push(WeightedRule::Similarity(score));
+                scored = true;
+            }
+            RuleValue::Rank(_) | RuleValue::Skipped => {
+                let score = rule.score.unwrap_or_default() * weight;
+                match rules.last_mut() {
+                    Some(WeightedRule::Scores(_)) if is_second_half => {}
+                    Some(WeightedRule::Scores(run)) => run.push(score),
+                    _ => rules.push(WeightedRule::Scores(SmallVec::from_slice(&[score]))),
+                }
+                if let (false, Some(WeightedRule::Scores(run))) = (scored, rules.last_mut()) {
+                    *run = SmallVec::from_slice(&[weighted_score]);
+                }
+            }
+            sort => {
+                scored |= matches!(rules.last(), Some(WeightedRule::Scores(_)));
+                rules.push(WeightedRule::Sort(sort));
+            }
+        }
+    }
+    rules
+}
+
+/// `Greater` when `left` is larger by more than rounding.
+pub fn above_epsilon(left: f64, right: f64) -> Ordering {
+    compare_numbers(left, right)
 }
 
 /// The text of a rule's name, for rendering.

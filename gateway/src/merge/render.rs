@@ -23,14 +23,25 @@ pub struct HitCuts {
     pub score: bool,
     /// `_rankingScoreDetails` was added.
     pub details: bool,
-    /// This field was added (dotted path), to tell distinct values apart.
-    pub field: Option<AddedField>,
-    /// The same field where `_formatted` has it only because of that: what is highlighted or
-    /// cropped shows there, asked for or not.
-    pub formatted_field: Option<AddedField>,
+    /// These fields were added (dotted paths), to tell distinct values or documents apart.
+    pub fields: Vec<AddedField>,
+    /// Those of them that `_formatted` has only because of that: what is highlighted or cropped
+    /// shows there, asked for or not.
+    pub formatted_fields: Vec<AddedField>,
+    /// What `_federation` says of hits, in the client's words instead of the node's.
+    pub federation: Option<Federated>,
     /// The displayed attributes, when not all are: sort rules over others are hidden in details,
     /// and matches in others are cut.
     pub displayed: Option<BTreeSet<String>>,
+}
+
+/// Which of a client's queries found a hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Federated {
+    /// The client's name of the index.
+    pub index: String,
+    /// The query's position in the request.
+    pub position: usize,
 }
 
 /// A field that was asked for on top of the client's.
@@ -53,8 +64,9 @@ impl HitCuts {
         !self.reserved
             && !self.score
             && !self.details
-            && self.field.is_none()
+            && self.fields.is_empty()
             && self.displayed.is_none()
+            && self.federation.is_none()
     }
 
     fn drops(&self, key: &[u8]) -> bool {
@@ -88,7 +100,7 @@ pub fn write_hit(out: &mut Vec<u8>, hit: &[u8], cuts: &HitCuts) {
         match part.key {
             b"_formatted" => {
                 let mut formatted = Vec::with_capacity(part.value.len());
-                write_object(&mut formatted, part.value, cuts, cuts.formatted_field.as_ref());
+                write_object(&mut formatted, part.value, cuts, &cuts.formatted_fields);
                 // Left out when there is nothing to show.
                 if formatted != b"{}" {
                     separate.next(out);
@@ -106,7 +118,11 @@ pub fn write_hit(out: &mut Vec<u8>, hit: &[u8], cuts: &HitCuts) {
                 out.extend_from_slice(b"\"_rankingScoreDetails\":");
                 write_details(out, part.value, cuts);
             }
-            _ => write_field(out, part, cuts.field.as_ref(), &mut separate),
+            b"_federation" if cuts.federation.is_some() => {
+                separate.next(out);
+                write_federation(out, part.value, cuts.federation.as_ref());
+            }
+            _ => write_field(out, part, &cuts.fields, &mut separate),
         }
     }
     out.push(b'}');
@@ -119,7 +135,11 @@ fn cut_ends<'a>(hit: &'a [u8], cuts: &HitCuts) -> Option<&'a [u8]> {
     static SCORE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b",\"_rankingScore\":"));
     static DETAILS: LazyLock<Finder<'static>> =
         LazyLock::new(|| Finder::new(b",\"_rankingScoreDetails\":"));
-    if cuts.formatted || cuts.field.is_some() || cuts.displayed.is_some() {
+    if cuts.formatted
+        || !cuts.fields.is_empty()
+        || cuts.displayed.is_some()
+        || cuts.federation.is_some()
+    {
         return None;
     }
     let mut kept = hit.strip_prefix(b"{")?.strip_suffix(b"}")?;
@@ -160,10 +180,10 @@ fn cut_ends<'a>(hit: &'a [u8], cuts: &HitCuts) -> Option<&'a [u8]> {
 
 /// Appends a document without reserved and added fields.
 pub fn write_fields(out: &mut Vec<u8>, object: &[u8], cuts: &HitCuts) {
-    write_object(out, object, cuts, cuts.field.as_ref());
+    write_object(out, object, cuts, &cuts.fields);
 }
 
-fn write_object(out: &mut Vec<u8>, object: &[u8], cuts: &HitCuts, added: Option<&AddedField>) {
+fn write_object(out: &mut Vec<u8>, object: &[u8], cuts: &HitCuts, added: &[AddedField]) {
     out.push(b'{');
     let mut separate = Separator::default();
     for part in members(object).map_while(Result::ok) {
@@ -191,27 +211,34 @@ impl Separator {
 fn write_field(
     out: &mut Vec<u8>,
     part: Member<'_>,
-    added: Option<&AddedField>,
+    added: &[AddedField],
     separate: &mut Separator,
 ) {
-    let Some(field) = added else {
+    if added.is_empty() {
         separate.next(out);
         out.extend_from_slice(part.whole);
         return;
-    };
+    }
     let key = unescape(part.key);
-    if key == field.path.as_str() || (key == field.root() && !field.shares_its_root) {
+    let is_root = |field: &&AddedField| key == field.root();
+    let goes = |field: &AddedField| {
+        key == field.path.as_str() || (is_root(&field) && !field.shares_its_root)
+    };
+    if added.iter().any(goes) {
         return;
     }
-    let rest = field.path.split_once('.').map(|(_, rest)| rest);
-    let (true, Some(rest), Ok(mut value)) =
-        (key == field.root(), rest, serde_json::from_slice::<Value>(part.value))
+    let inside = added.iter().filter(is_root);
+    let inside: Vec<&str> =
+        inside.filter_map(|field| field.path.split_once('.').map(|(_, rest)| rest)).collect();
+    let (false, Ok(mut value)) = (inside.is_empty(), serde_json::from_slice::<Value>(part.value))
     else {
         separate.next(out);
         out.extend_from_slice(part.whole);
         return;
     };
-    remove_path(&mut value, rest);
+    for rest in inside {
+        remove_path(&mut value, rest);
+    }
     if is_empty(&value) {
         return;
     }
@@ -246,6 +273,20 @@ fn remove_path(value: &mut Value, path: &str) {
         }
         _ => {}
     }
+}
+
+/// The node's `_federation` with what the client calls the index and the query.
+fn write_federation(out: &mut Vec<u8>, federation: &[u8], said: Option<&Federated>) {
+    let Some(Federated { index, position }) = said else { return };
+    out.extend_from_slice(b"\"_federation\":{\"indexUid\":");
+    write_string(out, index);
+    out.extend_from_slice(b",\"queriesPosition\":");
+    out.extend_from_slice(itoa::Buffer::new().format(*position).as_bytes());
+    if let Some(score) = member(federation, "weightedRankingScore") {
+        out.extend_from_slice(b",\"weightedRankingScore\":");
+        out.extend_from_slice(score);
+    }
+    out.push(b'}');
 }
 
 /// Keeps the matches in fields that are displayed and not reserved.
@@ -344,7 +385,7 @@ mod tests {
     #[test]
     fn an_added_field_leaves_no_trace() {
         let field = |path: &str, shares_its_root| HitCuts {
-            field: Some(AddedField { path: path.into(), shares_its_root }),
+            fields: vec![AddedField { path: path.into(), shares_its_root }],
             ..Default::default()
         };
         assert_eq!(written(r#"{"a":1,"b":2}"#, &field("a", false)), r#"{"b":2}"#);
@@ -355,12 +396,30 @@ mod tests {
     }
 
     #[test]
+    fn two_added_fields_leave_no_trace() {
+        let of = |path: &str, shares_its_root| AddedField { path: path.into(), shares_its_root };
+        let cuts = HitCuts { fields: vec![of("a.x", true), of("id", false)], ..Default::default() };
+        assert_eq!(written(r#"{"id":1,"a":{"x":1,"y":2},"b":2}"#, &cuts), r#"{"a":{"y":2},"b":2}"#);
+        let cuts = HitCuts { fields: vec![of("a.x", true), of("a.y", true)], ..Default::default() };
+        assert_eq!(written(r#"{"a":{"x":1,"y":2},"b":2}"#, &cuts), r#"{"b":2}"#);
+    }
+
+    #[test]
+    fn federation_is_told_in_the_client_s_words() {
+        let federation = Some(Federated { index: "movies".into(), position: 4 });
+        let cuts = HitCuts { reserved: true, federation, ..Default::default() };
+        let hit = r#"{"_miroir_shard":"†","id":1,"_federation":{"indexUid":"3-movies","queriesPosition":0,"weightedRankingScore":0.25},"_rankingScore":0.5}"#;
+        let seen = r#"{"id":1,"_federation":{"indexUid":"movies","queriesPosition":4,"weightedRankingScore":0.25},"_rankingScore":0.5}"#;
+        assert_eq!(written(hit, &cuts), seen);
+    }
+
+    #[test]
     fn an_added_field_that_is_highlighted_stays_in_formatted() {
-        let added = || Some(AddedField { path: "a".into(), shares_its_root: false });
+        let added = || vec![AddedField { path: "a".into(), shares_its_root: false }];
         let hit = r#"{"a":1,"b":2,"_formatted":{"a":"1","b":"2"}}"#;
-        let mut cuts = HitCuts { formatted: true, field: added(), ..Default::default() };
+        let mut cuts = HitCuts { formatted: true, fields: added(), ..Default::default() };
         assert_eq!(written(hit, &cuts), r#"{"b":2,"_formatted":{"a":"1","b":"2"}}"#);
-        cuts.formatted_field = added();
+        cuts.formatted_fields = added();
         assert_eq!(written(hit, &cuts), r#"{"b":2,"_formatted":{"b":"2"}}"#);
         assert_eq!(written(r#"{"_formatted":{"a":"1"},"b":2}"#, &cuts), r#"{"b":2}"#);
     }

@@ -127,20 +127,20 @@ fn the_distinct_attribute_is_fetched_and_cut_again() {
     let body = body_of(&prepared, None);
     assert_eq!(body["attributesToRetrieve"], json!(["a.b", "a.c", "id"]));
     assert_eq!(
-        prepared.merge.cuts.field,
-        Some(AddedField { path: "a.b".into(), shares_its_root: true })
+        prepared.merge.cuts.fields,
+        [AddedField { path: "a.b".into(), shares_its_root: true }]
     );
-    assert_eq!(prepared.merge.cuts.formatted_field, prepared.merge.cuts.field);
+    assert_eq!(prepared.merge.cuts.formatted_fields, prepared.merge.cuts.fields);
     for shown in [json!({"attributesToHighlight": ["*"]}), json!({"attributesToCrop": ["a:3"]})] {
         let mut query = query.clone();
         if let (Some(query), Some(shown)) = (query.as_object_mut(), shown.as_object()) {
             query.extend(shown.clone());
         }
         let cuts = self::prepared(&query, json!({}), Lists::Many).merge.cuts;
-        assert!(cuts.field.is_some() && cuts.formatted_field.is_none());
+        assert!(!cuts.fields.is_empty() && cuts.formatted_fields.is_empty());
     }
     let whole = json!({"distinct": "a.b", "attributesToRetrieve": ["a"]});
-    assert_eq!(self::prepared(&whole, json!({}), Lists::Many).merge.cuts.field, None);
+    assert_eq!(self::prepared(&whole, json!({}), Lists::Many).merge.cuts.fields, []);
     let counted = self::prepared(
         &json!({"page": 1}),
         json!({"distinctAttribute": "sku", "filterableAttributes": ["sku"]}),

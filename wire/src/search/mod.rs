@@ -295,6 +295,11 @@ pub struct HybridQuery {
 pub struct SemanticRatio(f32);
 
 impl SemanticRatio {
+    /// Vectors only.
+    pub const ONE: SemanticRatio = SemanticRatio(1.0);
+    /// Vectors before words, which still take part: the greatest weight below 1.
+    pub const NEARLY_ONE: SemanticRatio = SemanticRatio(1.0 - f32::EPSILON / 2.0);
+
     /// The weight.
     pub fn get(self) -> f32 {
         self.0
