@@ -316,6 +316,29 @@ fn compare_facets(question: &Question<'_>, reference: &Value, subject: &Value) -
         .collect()
 }
 
+/// Compares the values that a facet search found.
+pub fn compare_facet_hits(
+    question: &Question<'_>,
+    field: &str,
+    reference: &Value,
+    subject: &Value,
+) -> Vec<Fault> {
+    let values = |answer: &Value| -> Vec<(String, u64)> {
+        let hits = answer["facetHits"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let value = |hit: &Value| text_of(&hit["value"]).to_lowercase();
+        hits.iter().map(|hit| (value(hit), hit["count"].as_u64().unwrap_or(u64::MAX))).collect()
+    };
+    let (by_count, values_max) = (question.facet_by_count(field), question.facet_values_max());
+    if facets_agree(&values(reference), &values(subject), by_count, values_max) {
+        return Vec::new();
+    }
+    vec![Fault::Facet {
+        field: field.to_owned(),
+        reference: reference["facetHits"].clone(),
+        subject: subject["facetHits"].clone(),
+    }]
+}
+
 /// Values and counts in the order answered. Values are compared without case: of several
 /// spellings, which one is printed depends on the order of documents.
 fn counts(distribution: &Value) -> Vec<(String, u64)> {

@@ -15,6 +15,7 @@ use super::documents::text_of;
 use super::excuse::excuse;
 use super::filters::quote;
 use super::order::{OrderFault, Standing, check_order, plainly_equal};
+use super::routes::{judge_facet_search, judge_federation, judge_similar};
 use super::variants::Variant;
 use super::{Case, Object, Route};
 use crate::client::{Api, ApiFault};
@@ -74,8 +75,10 @@ impl Answers for Servers {
         };
         let path = match route {
             Route::Search => format!("/indexes/{index}/search"),
-            Route::MultiSearch => "/multi-search".to_owned(),
+            Route::MultiSearch | Route::Federation => "/multi-search".to_owned(),
             Route::Documents => format!("/indexes/{index}/documents/fetch"),
+            Route::FacetSearch => format!("/indexes/{index}/facet-search"),
+            Route::Similar => format!("/indexes/{index}/similar"),
         };
         let bytes = Bytes::from(Value::Object(body.clone()).to_string());
         let answer = api.send(Method::POST, &path, Some("application/json"), bytes).await?;
@@ -150,6 +153,13 @@ pub async fn judge<A: Answers>(
             }
         }
         Route::Documents => judge_documents(&case.body, &mut verdict),
+        Route::FacetSearch => {
+            if let Some(variant) = variants.iter().find(|variant| variant.index == case.index) {
+                judge_facet_search(case, variant, &mut verdict);
+            }
+        }
+        Route::Similar => judge_similar(answers, case, &mut verdict).await?,
+        Route::Federation => judge_federation(answers, variants, case, &mut verdict).await?,
     }
     Ok(verdict)
 }
@@ -285,7 +295,8 @@ fn standing_probe(body: &Object, ids: &[&String]) -> Object {
         Some(other) => json!([other, only_these]),
     };
     probe.insert("filter".into(), filter);
-    probe.insert("limit".into(), json!(ids.len()));
+    // A window that is filled with good hits by words would leave vectors unasked.
+    probe.insert("limit".into(), json!(ids.len() + 1));
     probe.insert("showRankingScoreDetails".into(), json!(true));
     probe.insert("attributesToRetrieve".into(), json!(["id"]));
     probe

@@ -7,6 +7,7 @@
 //! | [`profile`] | what the documents hold, so that queries ask for things that exist |
 //! | [`variants`] | the index settings that are tried, each an index of its own |
 //! | [`queries`], [`filters`], [`words`] | seeded generation: one number gives one query |
+//! | [`routes`] | facet search, similar documents, federation |
 //! | [`order`] | when are two lists of hits the same, ties aside |
 //! | [`compare`] | when are two answers the same |
 //! | [`judge`](mod@judge) | asks both sides, and the reference again about ties |
@@ -27,6 +28,7 @@ pub mod judge;
 pub mod order;
 pub mod profile;
 pub mod queries;
+pub mod routes;
 pub mod run;
 pub mod shrink;
 pub mod variants;
@@ -55,6 +57,12 @@ pub enum Route {
     MultiSearch,
     /// `POST /indexes/{uid}/documents/fetch`; without a sort the order is the server's own.
     Documents,
+    /// `POST /indexes/{uid}/facet-search`.
+    FacetSearch,
+    /// `POST /indexes/{uid}/similar`.
+    Similar,
+    /// `POST /multi-search` with `federation`.
+    Federation,
 }
 
 /// One generated question.
@@ -62,7 +70,8 @@ pub enum Route {
 pub struct Case {
     /// Its number under the run's seed.
     pub number: u64,
-    /// The index it asks; unused for [`Route::MultiSearch`].
+    /// The index it asks; unused for [`Route::MultiSearch`] and
+    /// [`Route::Federation`].
     pub index: String,
     /// The route.
     pub route: Route,

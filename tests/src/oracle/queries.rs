@@ -15,29 +15,39 @@ use super::{Case, Class, Object, Route};
 
 /// A window that holds every document of the index with vectors: the approximate index then
 /// looks at all of them.
-const WHOLE_VECTOR_WINDOW: usize = VECTOR_DOCUMENTS + 60;
+pub(super) const WHOLE_VECTOR_WINDOW: usize = VECTOR_DOCUMENTS + 60;
 
 /// Draws cases.
 #[derive(Debug)]
 pub struct Generator {
     seed: u64,
-    profile: Profile,
-    variants: Vec<Variant>,
+    pub(super) profile: Profile,
+    pub(super) variants: Vec<Variant>,
 }
 
 /// A body under construction.
-struct Draft {
-    body: Object,
-    class: Class,
-    labels: Vec<&'static str>,
+pub(super) struct Draft {
+    pub(super) body: Object,
+    pub(super) class: Class,
+    pub(super) labels: Vec<&'static str>,
 }
 
 impl Draft {
-    fn set(&mut self, key: &str, value: Value) {
+    /// An empty body of a strict case.
+    pub(super) fn new(label: &'static str) -> Self {
+        Self { body: Object::new(), class: Class::Strict, labels: vec![label] }
+    }
+
+    pub(super) fn into_case(self, number: u64, index: &str, route: Route) -> Case {
+        let Self { body, class, labels } = self;
+        Case { number, index: index.to_owned(), route, body, class, labels }
+    }
+
+    pub(super) fn set(&mut self, key: &str, value: Value) {
         self.body.insert(key.to_owned(), value);
     }
 
-    fn label(&mut self, label: &'static str) {
+    pub(super) fn label(&mut self, label: &'static str) {
         self.labels.push(label);
     }
 }
@@ -61,6 +71,9 @@ impl Generator {
         match rng.random_range(0..100) {
             0..5 => self.multi_search(rng, number),
             5..10 => self.documents(rng, number),
+            10..16 => self.facet_search(rng, number),
+            16..19 => self.similar(rng, number),
+            19..24 => self.federation(rng, number),
             _ => {
                 let variant = &self.variants[rng.random_range(0..self.variants.len())];
                 let Draft { body, class, labels } = self.search(rng, variant);
@@ -120,7 +133,7 @@ impl Generator {
         Case { number, index, route: Route::Documents, body, class, labels }
     }
 
-    fn search(&self, rng: &mut ChaCha12Rng, variant: &Variant) -> Draft {
+    pub(super) fn search(&self, rng: &mut ChaCha12Rng, variant: &Variant) -> Draft {
         let mut draft = Draft { body: Object::new(), class: Class::Strict, labels: Vec::new() };
         let (q, label) = draw_words(rng, &self.profile);
         draft.label(label);
@@ -175,7 +188,7 @@ impl Generator {
         let ratio = match rng.random_range(0..10) {
             0 | 1 => None,
             2 | 3 => Some(0.0),
-            4..8 => Some(1.0),
+            4..7 => Some(1.0),
             _ => Some(*[0.1, 0.3, 0.5, 0.9].choose(rng).unwrap_or(&0.5)),
         };
         let Some(ratio) = ratio else { return };
@@ -183,9 +196,9 @@ impl Generator {
         draft.set("vector", json!(vector));
         draft.label("vector");
         if ratio > 0.0 && ratio < 1.0 {
-            draft.class = Class::Rate;
             draft.label("hybrid");
-        } else if ratio == 1.0 {
+        }
+        if ratio > 0.0 {
             if rng.random_bool(0.7) {
                 draft.body.remove("offset");
                 draft.body.remove("limit");
@@ -337,7 +350,7 @@ impl Generator {
     }
 
     /// The id, by which documents are told apart, and some other fields.
-    fn some_fields(&self, rng: &mut ChaCha12Rng) -> Vec<String> {
+    pub(super) fn some_fields(&self, rng: &mut ChaCha12Rng) -> Vec<String> {
         if rng.random_bool(0.1) {
             return vec!["*".to_owned()];
         }
@@ -425,6 +438,10 @@ mod tests {
             "frequency",
             "multi-search",
             "documents",
+            "facet search",
+            "facet query",
+            "similar",
+            "federation",
             "attributesToSearchOn",
             "threshold",
             "highlight",
@@ -436,7 +453,7 @@ mod tests {
             assert!(labels.contains(label), "{label}");
         }
         let strict = cases.iter().filter(|case| case.class == Class::Strict).count();
-        assert!(strict > 1600, "{strict}");
+        assert!(strict > 1500, "{strict}");
         let indexes: BTreeSet<&str> = cases.iter().map(|case| case.index.as_str()).collect();
         assert_eq!(indexes.len(), generator.variants().len() + 1);
     }

@@ -52,9 +52,9 @@ pub async fn shrink<A: Answers>(
 /// The same question with answers that are easier to read, shortest first.
 fn shorter_answers(case: &Case) -> Vec<Case> {
     let shown = match case.route {
-        Route::Search => "attributesToRetrieve",
+        Route::Search | Route::Similar => "attributesToRetrieve",
         Route::Documents => "fields",
-        Route::MultiSearch => return Vec::new(),
+        Route::MultiSearch | Route::FacetSearch | Route::Federation => return Vec::new(),
     };
     let mut ids = case.body.clone();
     ids.insert(shown.to_owned(), json!(["id"]));
@@ -75,11 +75,13 @@ fn same_kind(before: &[Fault], after: &[Fault]) -> bool {
 /// Cases one step simpler, the boldest steps first.
 pub fn simpler_cases(case: &Case) -> Vec<Case> {
     match case.route {
-        Route::Search | Route::Documents => simpler_bodies(&case.body)
-            .into_iter()
-            .map(|body| Case { body, ..case.clone() })
-            .collect(),
-        Route::MultiSearch => simpler_batches(case),
+        Route::Search | Route::Documents | Route::FacetSearch | Route::Similar => {
+            simpler_bodies(&case.body)
+                .into_iter()
+                .map(|body| Case { body, ..case.clone() })
+                .collect()
+        }
+        Route::MultiSearch | Route::Federation => simpler_batches(case),
     }
 }
 
@@ -88,7 +90,8 @@ fn simpler_batches(case: &Case) -> Vec<Case> {
         return Vec::new();
     };
     let with = |queries: Vec<Value>| {
-        let body = Object::from_iter([("queries".to_owned(), Value::Array(queries))]);
+        let mut body = case.body.clone();
+        body.insert("queries".to_owned(), Value::Array(queries));
         Case { body, ..case.clone() }
     };
     let mut simpler = Vec::new();
@@ -96,7 +99,9 @@ fn simpler_batches(case: &Case) -> Vec<Case> {
         let Some(body) = query.as_object() else { continue };
         // Alone and without the batch around it.
         let mut alone = body.clone();
-        if let Some(Value::String(index)) = alone.remove("indexUid") {
+        if case.route == Route::MultiSearch
+            && let Some(Value::String(index)) = alone.remove("indexUid")
+        {
             simpler.push(Case { index, route: Route::Search, body: alone, ..case.clone() });
         }
         if queries.len() > 1 {

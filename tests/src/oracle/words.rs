@@ -70,7 +70,7 @@ fn typo(rng: &mut ChaCha12Rng, profile: &Profile) -> String {
 }
 
 /// `word` with a letter dropped, doubled, replaced or swapped with the next.
-fn slip(rng: &mut ChaCha12Rng, word: &str) -> String {
+pub(super) fn slip(rng: &mut ChaCha12Rng, word: &str) -> String {
     let mut letters: Vec<char> = word.chars().collect();
     if letters.len() < 2 {
         return word.to_owned();

@@ -1,5 +1,6 @@
 //! The table of bad requests, and of bad writes that are accepted.
 
+mod finding;
 mod vectors;
 
 use http::Method;
@@ -74,6 +75,7 @@ fn request(
 pub fn refused() -> Vec<Refused> {
     let mut table = payloads();
     table.extend(searches());
+    table.extend(finding::refused());
     table.extend(settings());
     table.extend(indexes_and_documents());
     table.extend(tasks_and_keys());
