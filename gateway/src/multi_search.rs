@@ -33,6 +33,9 @@ pub async fn multi_search(
         })?;
         grant.demand_rules(index, &mut query.filter);
     }
+    for index in request.federation.iter().flat_map(|all| all.facets_by_index.keys()) {
+        grant.check_index(index)?;
+    }
     request.check_federation()?;
     if request.queries.len() > QUERIES_MAX {
         return Err(ApiError::new(
