@@ -50,7 +50,7 @@ pub async fn answer(
             let keys = ring.newest_first();
             Ok(Reply::json(200, &page.of(keys.into_iter().map(view))))
         }
-        KeyRoute::Get { key } => Ok(Reply::json(200, &view(&find(&ring(), key)?))),
+        KeyRoute::Get { key } => Ok(Reply::json(200, &view(find(&ring(), key)?.as_ref()))),
         KeyRoute::Create => {
             let now = context.seams.clock.now();
             let asked = CreateKey::from_json(&request.body, now)?;
@@ -87,7 +87,7 @@ pub async fn answer(
             let patch = ApiKeyPatch { uid: uid.clone(), name, description, at };
             context.log.change_keys(Command::PatchApiKey(patch)).await?;
             // As it is now; gone if it was deleted meanwhile.
-            Ok(Reply::json(200, &view(&find(&ring(), &uid)?)))
+            Ok(Reply::json(200, &view(find(&ring(), &uid)?.as_ref())))
         }
         KeyRoute::Delete { key } => {
             let uid = find(&ring(), key)?.key.uid.clone();
