@@ -378,7 +378,10 @@ async fn a_multi_search_answers_in_the_order_of_its_queries() {
     assert_eq!((status, answer["code"].as_str()), (400, Some("index_not_found")));
     let federated = json!({"queries": [query(1)], "federation": {}});
     let (status, answer, _) = world.ask("POST", "/multi-search", Some(federated)).await;
-    assert_eq!((status, answer["code"].as_str()), (501, Some("miroir_not_supported")));
+    assert_eq!(
+        (status, answer["code"].as_str()),
+        (400, Some("invalid_multi_search_query_pagination"))
+    );
 }
 
 /// Lists documents `first..` as the window asks.
@@ -469,7 +472,9 @@ async fn malformed_requests_are_refused_as_meilisearch_refuses_them() {
         (search, json, "{\"limit\":-1}", (400, "invalid_search_limit")),
         ("/indexes/movie%20s/search", json, "{}", (400, "invalid_index_uid")),
         ("/indexes/unknown/search", json, "{}", (404, "index_not_found")),
-        ("/indexes/movies/facet-search", json, "{}", (501, "miroir_not_supported")),
+        ("/indexes/movies/facet-search", json, "{}", (400, "missing_facet_search_facet_name")),
+        ("/indexes/movies/similar", json, "{}", (400, "bad_request")),
+        ("/indexes/movies/documents/edit", json, "{}", (501, "miroir_not_supported")),
     ] {
         let (status, code) = post(path, content_type, body).await;
         assert_eq!((status, code.as_str()), expected, "{path} {body}");

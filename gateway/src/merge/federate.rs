@@ -191,7 +191,7 @@ mod tests {
     fn words(id: u32, query: usize, score: f64, weight: f64) -> String {
         let weighted = score * weight;
         format!(
-            r#"{{"id":{id},"_federation":{{"indexUid":"0-a","queriesPosition":{query},"weightedRankingScore":{weighted}}},"_rankingScoreDetails":{{"words":{{"order":0,"matchingWords":1,"maxMatchingWords":1,"score":{score}}}}}}}"#
+            r#"{{"id":{id},"_federation":{{"indexUid":"0-a","queriesPosition":{query},"weightedRankingScore":{weighted}}},"_rankingScoreDetails":{{"proximity":{{"order":0,"score":{score}}}}}}}"#
         )
     }
 

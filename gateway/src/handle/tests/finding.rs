@@ -131,7 +131,7 @@ fn federated(hits: &[(u32, u32, f64)], total: u64) -> (u16, String) {
             json!({"_miroir_shard": "†", "id": id,
                 "_federation": {"indexUid": "3-movies", "queriesPosition": query, "weightedRankingScore": weighted},
                 "_rankingScore": 1.0,
-                "_rankingScoreDetails": {"words": {"order": 0, "matchingWords": 1, "maxMatchingWords": 1, "score": weighted}}})
+                "_rankingScoreDetails": {"proximity": {"order": 0, "score": weighted}}})
         })
         .collect();
     let facets = json!({"3-movies": {"distribution": {"g": {"x": total}}, "stats": {}}});
