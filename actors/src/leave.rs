@@ -16,6 +16,7 @@ use std::time::Duration;
 use miroir_storage::ids::PodId;
 use serde::{Deserialize, Serialize};
 
+use crate::job_worker;
 use crate::peer_watcher::LEAVING;
 use crate::peers::Peers;
 use crate::pod::PodContext;
@@ -31,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct LeaveProgress {
     /// It was ordered to leave.
     pub leaving: bool,
-    /// It holds roles, or leads the log.
+    /// It holds roles, leads the log, or works on chunks of jobs.
     pub holds_roles: bool,
     /// Payloads in its journal.
     pub journalled: u64,
@@ -53,7 +54,7 @@ pub fn progress(pod: &PodContext) -> LeaveProgress {
     let published = pod.peers.published();
     LeaveProgress {
         leaving: published.contains_key(LEAVING),
-        holds_roles: pod.holds_roles() || pod.leads(),
+        holds_roles: pod.holds_roles() || pod.leads() || job_worker::holds_chunks(pod),
         journalled: pod.journal.usage().records as u64,
         retiring: published.contains_key(RETIRING),
     }
