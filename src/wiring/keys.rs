@@ -8,16 +8,18 @@ use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::tables::api_keys::ApiKeyRecord;
 use miroir_wire::keys::Key;
 
-use super::propose;
 use crate::config::Config;
 
 /// Before a pod that did not begin the cluster makes them, and between its tries: the pod that did
-/// makes them at once, and by then gossip has told whether all pods know of keys.
+/// makes them at once.
 const LATER: Duration = Duration::from_secs(5);
+/// Between the tries of the pod that begins the cluster: gossip has yet to tell it that the other
+/// pods know of keys.
+const SOON: Duration = Duration::from_millis(250);
 
-/// Makes them, once in the cluster's life, when there is a master key: now, by the pod that begins
-/// the cluster or is alone; else in the background, for clusters that are older than keys or had
-/// no master key at first.
+/// Makes them, once in the cluster's life, when there is a master key: now, by a pod that begins
+/// alone; soon, in the background, by one that begins a cluster of several; later for clusters that
+/// are older than keys or had no master key at first.
 ///
 /// # Errors
 /// When the log stopped.
@@ -31,23 +33,32 @@ pub async fn make_first_keys(
         return Ok(());
     }
     let init = first_keys(seams);
-    if begins {
-        return propose(log, &init, seams).await;
+    if begins && is_agreed(log, &init).await? {
+        return Ok(());
     }
+    let pause = if begins { SOON } else { LATER };
     let (log, clock) = (log.clone(), seams.clock.clone());
     seams.tasks.spawn("first API keys", async move {
         loop {
-            clock.sleep(LATER).await;
-            if log.routing().api_keys.begun {
+            clock.sleep(pause).await;
+            if log.routing().api_keys.begun || is_agreed(&log, &init).await.unwrap_or(true) {
                 return;
-            }
-            match log.propose(&init).await {
-                Ok(_) | Err(ProposeError::Stopped | ProposeError::Fatal(_)) => return,
-                Err(error) => tracing::info!(%error, "the first API keys can't be made yet"),
             }
         }
     });
     Ok(())
+}
+
+/// Whether the log has taken `init`, which does no harm twice; else it is for another try.
+async fn is_agreed(log: &CoordinatorLog, init: &Command) -> Result<bool, ProposeError> {
+    match log.propose(init).await {
+        Ok(_) => Ok(true),
+        Err(error @ (ProposeError::Stopped | ProposeError::Fatal(_))) => Err(error),
+        Err(error) => {
+            tracing::info!(%error, "the first API keys can't be made yet");
+            Ok(false)
+        }
+    }
 }
 
 fn first_keys(seams: &Seams) -> Command {
