@@ -3,7 +3,7 @@
 //! ```text
 //! order ──> leaving: no role and no copy is given to the pod; its own payloads go to others
 //!      ──> roles are elsewhere, another pod leads the log
-//!      ──> its journal holds nothing that an open task needs
+//!      ──> its journal holds nothing that an open task needs, and takes nothing more
 //!      ──> retiring: the membership role removes it from the log's members; it accepts no write
 //! ```
 //! Until it is removed the pod serves as before, and afterwards searches that say how old they may
@@ -90,7 +90,9 @@ pub fn begin(pod: &Arc<PodContext>) -> Result<LeaveProgress, LeaveRefusal> {
             {
                 tracing::warn!(%error, "leadership of the log was not handed over, trying again");
             }
-            if !now.holds_roles && now.journalled == 0 {
+            // A pod that has not heard of the order may send a copy at any moment: it is told no
+            // from the moment on in which nothing is left.
+            if !now.holds_roles && pod.journal.close_if_empty() {
                 break;
             }
             pod.seams.clock.sleep(LOOK).await;

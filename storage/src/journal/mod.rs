@@ -85,6 +85,9 @@ pub enum JournalError {
         /// Its version.
         version: u8,
     },
+    /// It was closed for good; see [`Journal::close_if_empty`].
+    #[error("journal takes nothing more")]
+    Closed,
     /// The disk failed. An append that ends so is not acknowledged, though its bytes may be
     /// found after a restart.
     #[error("journal disk failed: {0}")]
@@ -139,7 +142,7 @@ impl Journal {
     /// If the returned future is dropped before its end, the record is released.
     ///
     /// # Errors
-    /// `Full` or `Io`; nothing is acknowledged then.
+    /// `Full`, `Closed` or `Io`; nothing is acknowledged then.
     pub async fn append(
         &self,
         payload: impl Into<Payload>,
@@ -197,6 +200,14 @@ impl Journal {
     pub fn recovered(&self) -> Vec<JournalSequence> {
         let earlier = ..self.shared.first_of_run;
         self.shared.lock().records.range(earlier).map(|(key, _)| JournalSequence(*key)).collect()
+    }
+
+    /// Refuses appends from now on if the journal holds nothing, not even what is being written.
+    /// It stays so until it is opened anew.
+    pub fn close_if_empty(&self) -> bool {
+        let mut state = self.shared.lock();
+        state.closed |= state.records.is_empty() && state.queue.is_empty() && !state.writing;
+        state.closed
     }
 
     /// How full the journal is.

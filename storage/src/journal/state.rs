@@ -92,6 +92,8 @@ pub(super) struct State {
     pub(super) bytes_pending: u64,
     /// Somebody drains the queue.
     pub(super) writing: bool,
+    /// Appends are refused from now on.
+    pub(super) closed: bool,
     /// The writer begins a new segment first, so that the (wholly released) newest can go.
     pub(super) rotate: bool,
     /// Every append below is on disk or refused.

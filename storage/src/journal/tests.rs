@@ -313,6 +313,35 @@ async fn an_append_given_up_leaves_no_record() -> Result<(), JournalError> {
     Ok(())
 }
 
+#[tokio::test]
+async fn it_closes_only_when_nothing_is_in_it() -> Result<(), JournalError> {
+    let directory = tempfile::tempdir()?;
+    let files = Arc::new(RealFiles::new(directory.path())?);
+    let journal = Journal::open(files.clone(), ONE_SEGMENT, &Seams::real())?;
+    let kept = journal.append(Bytes::from_static(b"kept")).await?;
+    assert!(!journal.close_if_empty());
+    let another = journal.append(Bytes::from_static(b"another")).await?;
+    journal.release(kept);
+    assert!(!journal.close_if_empty());
+    {
+        // In line, or on its way to the disk.
+        let mut under_way = pin!(journal.append(Bytes::from_static(b"under way")));
+        if under_way.as_mut().now_or_never().is_none() {
+            journal.release(another);
+            assert!(!journal.close_if_empty());
+            under_way.await.map(|sequence| journal.release(sequence))?;
+        }
+    }
+    journal.release(another);
+    while !journal.close_if_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(journal.append(Bytes::from_static(b"late")).await, Err(JournalError::Closed)));
+    let journal = Journal::open(files, ONE_SEGMENT, &Seams::real())?;
+    journal.append(Bytes::from_static(b"a new life")).await?;
+    Ok(())
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<u8>),

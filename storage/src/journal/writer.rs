@@ -70,6 +70,9 @@ impl Shared {
         }
         let needed = frame_bytes(&payload);
         let mut state = self.lock();
+        if state.closed {
+            return Err(JournalError::Closed);
+        }
         let used = state.bytes_used();
         if used + needed > self.config.bytes_max {
             if used - state.bytes_reclaimable() + needed > self.config.bytes_max {
