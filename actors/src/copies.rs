@@ -2,7 +2,10 @@
 //!
 //! The pod that accepts a write keeps its payload, and so does one more pod: the index's writer,
 //! if that is another. A pod that is to leave the cluster keeps none: two others do. Both fsync
-//! before the write gets its place in the log (safety rule 1).
+//! before the write gets its place in the log (safety rule 1). Where one pod's disk is all of the
+//! log, nothing can be kept safer than that disk; the second copy is taken there if it is to be had
+//! at once, for what the cluster becomes: a pod that began it alone may be gone before its first
+//! tasks have ended.
 //! Who holds what is in the task's record; copies that no open task names are given back by
 //! their pod's [`crate::journal_keeper`], so nobody has to be told.
 //!
@@ -42,6 +45,8 @@ const HOLDERS_TRIED_MAX: usize = 2;
 const HOLDER_PATIENCE: Duration = Duration::from_secs(4);
 /// Between two rounds of asking, unless other pods are seen before.
 const HOLDER_PAUSE: Duration = Duration::from_millis(100);
+/// How long a copy may take that is good to have, beside a second for every [`BYTES_PER_SECOND`].
+const WISHED_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a copy may take, beside a second for every [`BYTES_PER_SECOND`].
 const COPY_TIMEOUT: Duration = Duration::from_secs(3);
 /// What any network between pods is expected to carry.
@@ -61,18 +66,16 @@ pub async fn append(
     preferred: Option<&PodId>,
 ) -> Result<Vec<Holder>, AcceptError> {
     let peers = pod.peers.now();
-    if peers.copies < 2 {
-        let sequence = pod.journal.append(payload).await.map_err(refused)?;
-        return Ok(vec![(pod.id.clone(), sequence)]);
-    }
-    if peers.live.get(&pod.id).is_some_and(|own| own.leaving) {
+    if peers.copies >= 2 && peers.live.get(&pod.id).is_some_and(|own| own.leaving) {
         return append_away(pod, payload, preferred).await;
     }
     let here = pod.journal.append(payload.clone());
-    let there = append_elsewhere(&pod.peers, &pod.seams.clock, payload, preferred, None);
+    let need = if peers.copies < 2 { Need::Wish } else { Need::Must };
+    let there = append_elsewhere(&pod.peers, &pod.seams.clock, payload, preferred, None, need);
     let (here, there) = futures::join!(here, there);
     match (here, there) {
         (Ok(own), Some(other)) => Ok(vec![(pod.id.clone(), own), other]),
+        (Ok(own), None) if need == Need::Wish => Ok(vec![(pod.id.clone(), own)]),
         (Ok(own), None) => {
             pod.journal.release(own);
             Err(AcceptError::NoSecondCopy)
@@ -89,25 +92,60 @@ async fn append_away(
     preferred: Option<&PodId>,
 ) -> Result<Vec<Holder>, AcceptError> {
     let clock = &pod.seams.clock;
-    let first = append_elsewhere(&pod.peers, clock, payload.clone(), preferred, None).await;
+    let first = payload.clone();
+    let first = append_elsewhere(&pod.peers, clock, first, preferred, None, Need::Must).await;
     let first = first.ok_or(AcceptError::NoSecondCopy)?;
     if pod.peers.now().candidates().filter(|other| **other != pod.id).count() < 2 {
         return Ok(vec![first]);
     }
     // What is stored already is found spare by its pod if the second fails.
-    let second = append_elsewhere(&pod.peers, clock, payload, preferred, Some(&first.0)).await;
+    let has = Some(&first.0);
+    let second = append_elsewhere(&pod.peers, clock, payload, preferred, has, Need::Must).await;
     Ok(vec![first, second.ok_or(AcceptError::NoSecondCopy)?])
 }
 
 fn refused(error: JournalError) -> AcceptError {
     match error {
         JournalError::Full { .. } => AcceptError::Overloaded,
+        JournalError::Closed => AcceptError::Left,
         other => AcceptError::Journal(other),
     }
 }
 
-fn patience(bytes: u64) -> Duration {
-    COPY_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND)
+/// How much a second copy matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Without it the write is refused.
+    Must,
+    /// It is good to have.
+    Wish,
+}
+
+impl Need {
+    /// How long one pod may take.
+    fn timeout(self, bytes: u64) -> Duration {
+        let shortest = match self {
+            Self::Must => COPY_TIMEOUT,
+            Self::Wish => WISHED_TIMEOUT,
+        };
+        shortest + Duration::from_secs(bytes / BYTES_PER_SECOND)
+    }
+
+    /// How long to go on asking.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Must => HOLDER_PATIENCE,
+            Self::Wish => Duration::ZERO,
+        }
+    }
+
+    /// How many pods to ask in one round.
+    fn pods_max(self) -> usize {
+        match self {
+            Self::Must => HOLDERS_TRIED_MAX,
+            Self::Wish => 1,
+        }
+    }
 }
 
 /// Asks the pods that may hold the second copy until one has it, those that are seen meanwhile
@@ -119,15 +157,16 @@ async fn append_elsewhere(
     payload: Payload,
     preferred: Option<&PodId>,
     has: Option<&PodId>,
+    need: Need,
 ) -> Option<Holder> {
-    let timeout = patience(payload.len() as u64);
-    let deadline = clock.instant() + HOLDER_PATIENCE;
+    let timeout = need.timeout(payload.len() as u64);
+    let deadline = clock.instant() + need.patience();
     let mut changes = peers.changes();
     loop {
         let mut others = peers.now().second_holders(peers.own(), preferred);
         others.retain(|other| Some(other) != has);
         let mut full = !others.is_empty();
-        for other in others.into_iter().take(HOLDERS_TRIED_MAX) {
+        for other in others.into_iter().take(need.pods_max()) {
             let body = vec![addressed_to(&other), payload.head.clone(), payload.body.clone()];
             match peers.call(&other, APPEND, body, timeout).await {
                 Ok(answer) => match sequence_from(&answer) {
@@ -184,7 +223,7 @@ pub async fn read(pod: &PodContext, payload: &PayloadRef) -> Result<Bytes, Paylo
     }
     for (holder, sequence) in others {
         let body = vec![addressed_to(holder), Bytes::copy_from_slice(&sequence.0.to_le_bytes())];
-        match pod.peers.call(holder, READ, body, patience(payload.bytes)).await {
+        match pod.peers.call(holder, READ, body, Need::Must.timeout(payload.bytes)).await {
             Ok(bytes) => return Ok(bytes),
             Err(PeerCallError::Refused(why)) if why == MISSING => {
                 tracing::error!(pod = %holder, %sequence, "payload of an accepted task is not in the pod's journal");
@@ -311,7 +350,7 @@ mod tests {
             clock.sleep(Duration::from_secs(2)).await;
             see(&view, "c", &clock);
         };
-        let append = append_elsewhere(&view, &clock, payload(), None, None);
+        let append = append_elsewhere(&view, &clock, payload(), None, None, Need::Must);
         let (holder, ()) = futures::join!(append, later);
         assert_eq!(holder, Some((PodId::from("c"), JournalSequence(7))));
     }
@@ -325,9 +364,20 @@ mod tests {
         ] {
             let journal = Arc::new(OneJournal { takes: "", refusal, calls: AtomicUsize::new(0) });
             let view = beside_b(&journal, &clock);
-            assert_eq!(append_elsewhere(&view, &clock, payload(), None, None).await, None);
+            let append = append_elsewhere(&view, &clock, payload(), None, None, Need::Must);
+            assert_eq!(append.await, None);
             assert_eq!(journal.calls.load(Ordering::Relaxed) == 1, asked_once);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_is_only_wished_for_is_asked_for_once() {
+        let clock = Clock::simulated();
+        let refusal = PeerCallError::Unreachable("gone".into());
+        let journal = Arc::new(OneJournal { takes: "", refusal, calls: AtomicUsize::new(0) });
+        let view = beside_b(&journal, &clock);
+        assert_eq!(append_elsewhere(&view, &clock, payload(), None, None, Need::Wish).await, None);
+        assert_eq!(journal.calls.load(Ordering::Relaxed), 1);
     }
 
     #[test]
