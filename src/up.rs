@@ -32,6 +32,8 @@ use state::UpState;
 /// How long a cluster may take until it is ready: loading large indexes from a cold disk takes
 /// its time, and after this something is wrong.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a cluster that serves may take to find its voters before `up` says that it is ready.
+const VOTERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of `miroir up`.
 #[derive(Debug, Args)]
@@ -174,13 +176,25 @@ async fn become_ready(fleet: &mut Fleet, transport: &HttpTransport) -> anyhow::R
     loop {
         let (pods, nodes) = (fleet.pod_urls(), fleet.node_urls());
         tokio::select! {
-            () = readiness::wait(transport, &pods, &nodes) => return Ok(()),
+            () = readiness::wait(transport, &pods, &nodes) => break,
             change = fleet.watch() => match change {
                 // Ask again at the new address.
                 Change::AddressChanged => {}
                 Change::Failed(error) => return Err(error),
             },
         }
+    }
+    // From now on any pod may be killed. What doesn't settle at once may do so later.
+    let (pods, key) = (fleet.pod_urls(), fleet.state.admin_key.clone());
+    let settled = readiness::wait_for_voters(transport, &pods, key.reveal());
+    tokio::select! {
+        settled = tokio::time::timeout(VOTERS_TIMEOUT, settled) => {
+            if settled.is_err() {
+                tracing::warn!("not every pod has its place in the coordinator log yet");
+            }
+            Ok(())
+        }
+        failure = watch_until_failure(fleet) => failure,
     }
 }
 
