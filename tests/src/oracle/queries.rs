@@ -152,6 +152,11 @@ impl Generator {
             self.draw_vector(rng, &mut draft);
         }
         self.draw_distinct_and_facets(rng, variant, &mut draft);
+        // The engine joins two lists, each with the documents that stand for their values in it;
+        // which those are is arbitrary, so what meets in both is too.
+        if draft.labels.contains(&"hybrid") && draft.labels.contains(&"distinct") {
+            draft.class = Class::Rate;
+        }
         self.draw_matching(rng, variant, &mut draft);
         self.draw_shape(rng, variant, &mut draft);
         draft
