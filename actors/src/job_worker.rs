@@ -1,12 +1,12 @@
 //! Works on the chunks of jobs (spec 02, Jobs).
 //!
-//! One on every pod. Owns: which chunks this pod claims, and the work on them ([`work`]), each in a
+//! One on every pod. Owns: which chunks this pod claims, and the work on them (`work.rs`), each in a
 //! task of its own. Does not own: the jobs, their chunks and how far each is; that is the log's
 //! ([`miroir_storage::tables::jobs`]), so whoever claims a chunk next goes on from there. A claim is
 //! fenced by its number: what a former holder proposes is refused. A chunk is taken over when its
-//! holder is dead by gossip, or not heard of for 30 s ([`plan`]).
+//! holder is dead by gossip, or not heard of for 30 s (`plan.rs`).
 //!
-//! Told by the root when chunks came or were given back; looks by itself every [`LOOK`], since it
+//! Told by the root when chunks came or were given back; looks by itself every second, since it
 //! must notice silence. Gives back this pod's copy of a chunk as soon as it is open no more. A
 //! restart leaves the former life's work running: its next proposal is refused, since this life
 //! claims its chunks anew.

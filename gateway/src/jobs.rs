@@ -3,7 +3,7 @@
 //! | route | answer | refusals |
 //! |---|---|---|
 //! | `POST /_miroir/jobs/imports?index=…[&primaryKey=…]` | 201 [`JobView`] | 400; 503 `miroir_overloaded` when too many are open |
-//! | the same with `stream=true` and the whole file as body | 202 [`JobView`] | as above, and see [`crate::jobs_stream`] |
+//! | the same with `stream=true` and the whole file as body | 202 [`JobView`] | as above, and see `jobs_stream.rs` |
 //! | `PUT /_miroir/jobs/{id}/chunks/{n}` | 200 [`ChunkView`] | 400 `missing_payload`, 409 `miroir_job_conflict`, 413, 503 `miroir_overloaded` when too much waits |
 //! | `POST /_miroir/jobs/{id}/seal?chunks=N` | 200 [`JobView`] | 409 `miroir_job_conflict` |
 //! | `GET /_miroir/jobs` | [`JobsAnswer`] | |

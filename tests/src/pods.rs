@@ -138,10 +138,15 @@ impl Pod {
         &self.config
     }
 
-    fn not_ready(&self, reason: impl Into<String>) -> ProcessFault {
+    /// The last of what it logged.
+    pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n");
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains("openraft")).collect();
+        lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
+    }
+
+    fn not_ready(&self, reason: impl Into<String>) -> ProcessFault {
+        let tail = self.log_tail();
         ProcessFault::NotReady { reason: reason.into(), log: self.log.clone(), tail }
     }
 }

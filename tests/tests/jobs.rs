@@ -64,14 +64,23 @@ async fn job_on(api: &Api, job: u64) -> Value {
 }
 
 /// Waits until `wanted` is what the job is.
-async fn job_when(api: &Api, job: u64, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+async fn job_when(
+    pods: &[Pod],
+    api: &Api,
+    job: u64,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let view = job_on(api, job).await;
         if wanted(&view) {
             return view;
         }
-        assert!(Instant::now() < deadline, "not {what}: {view}");
+        if Instant::now() > deadline {
+            let logs: Vec<String> = pods.iter().map(Pod::log_tail).collect();
+            panic!("not {what}: {view}\n{}", logs.join("\n\n"));
+        }
         tokio::time::sleep(POLL).await;
     }
 }
@@ -131,7 +140,7 @@ async fn an_import_goes_on_on_other_pods_and_nothing_is_taken_twice() {
         assert_eq!(view["failure"], Value::Null, "{view}");
         done > bytes / 10 && done < bytes / 10 * 8 && !view["pods"][0].is_null()
     };
-    let held = job_when(&admin[1], job, "under way", is_under_way).await;
+    let held = job_when(&pods, &admin[1], job, "under way", is_under_way).await;
     let holder = held["pods"][0].as_str().expect("a pod").to_owned();
     let at = pods.iter().position(|pod| pod.member.id == holder).expect("one of the pods");
     pods[at].signal(Signal::KILL).expect("kill -9");
@@ -140,7 +149,7 @@ async fn an_import_goes_on_on_other_pods_and_nothing_is_taken_twice() {
     let done_before = job_on(alive, job).await["bytesDone"].as_u64();
     let is_taken_over =
         |view: &Value| view["bytesDone"].as_u64() > done_before && view["pods"][0] != json!(holder);
-    job_when(alive, job, "taken over", is_taken_over).await;
+    job_when(&pods, alive, job, "taken over", is_taken_over).await;
     let (done, took) = (&held["bytesDone"], since.elapsed());
     println!("killed {holder} at {done} of {bytes} bytes; taken over after {took:?}");
     pods[at].start_again().await.expect("started again");
@@ -159,7 +168,7 @@ async fn an_import_goes_on_on_other_pods_and_nothing_is_taken_twice() {
     let master = cluster.ready.master_key.as_str();
     for (pod, admin) in pods.iter().zip(&admin) {
         let ended = |view: &Value| view["status"] == json!("succeeded");
-        let view = job_when(admin, job, "succeeded", ended).await;
+        let view = job_when(&pods, admin, job, "succeeded", ended).await;
         assert_eq!(view["documents"], json!(LINES), "{view}");
         assert_eq!((&view["tasks"], &view["skipped"]), (&json!(tasks), &json!(0)), "{view}");
         assert_eq!(view["chunks"]["done"], json!(chunks.len()), "{view}");
@@ -175,7 +184,7 @@ async fn an_import_goes_on_on_other_pods_and_nothing_is_taken_twice() {
     let jobs = admin[at].get("/_miroir/jobs").await.expect("jobs");
     assert_eq!((&jobs["backgroundQueueDepth"], &jobs["jobs"][0]["id"]), (&json!(0), &json!(job)));
 
-    streams(&admin[0], &admin[1]).await;
+    streams(&pods, &admin[0], &admin[1]).await;
     for pod in &pods {
         let log = std::fs::read_to_string(pod.log()).expect("a log");
         assert!(!log.contains("panicked"), "{} panicked: {log}", pod.member.id);
@@ -183,7 +192,7 @@ async fn an_import_goes_on_on_other_pods_and_nothing_is_taken_twice() {
 }
 
 /// Whole files as one request, good lines and bad ones.
-async fn streams(admin: &Api, other: &Api) {
+async fn streams(pods: &[Pod], admin: &Api, other: &Api) {
     let body = Bytes::from("{\"id\":1}\n{\"id\":2}\n\nno document\n{\"id\":3}\n");
     let kind = Some("application/x-ndjson");
     for (policy, status, documents, skipped) in
@@ -193,7 +202,8 @@ async fn streams(admin: &Api, other: &Api) {
         let answer = admin.send(Method::POST, &path, kind, body.clone()).await.expect("an answer");
         assert_eq!(answer.status, 202, "{}", answer.json());
         let job = answer.json()["id"].as_u64().expect("a number");
-        let ended = job_when(other, job, "ended", |view| view["status"] != json!("running")).await;
+        let ended =
+            job_when(pods, other, job, "ended", |view| view["status"] != json!("running")).await;
         assert_eq!(ended["status"], json!(status), "{ended}");
         assert_eq!((&ended["documents"], &ended["skipped"]), (&json!(documents), &json!(skipped)));
         assert_eq!(ended["errors"][0]["line"], json!(4), "{ended}");

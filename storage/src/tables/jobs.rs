@@ -6,7 +6,7 @@
 //! | `CHUNKS` | job, chunk's number, both big-endian | [`ChunkRecord`] |
 //! | `OPEN_CHUNKS` | as `CHUNKS` | its bytes, 8, big-endian |
 //!
-//! Written by [`crate::commands::Command::Job`] alone; the rules are in [`rules`]. A chunk is open
+//! Written by [`crate::commands::Command::Job`] alone; the rules are in `rules.rs`. A chunk is open
 //! from its upload until it is done or its job has ended: as long its payload must stay in the
 //! journals it names. At most [`CHUNKS_MAX`] rows for a job; ended jobs leave by `Prune`.
 
