@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::pod::{PodConfig, PodContext, start_pod};
+use miroir_actors::registration::register;
 use miroir_actors::task_pruner::TaskRetention;
 use miroir_gateway::admin_pod::PodAdmin;
 use miroir_gateway::context::{
@@ -19,19 +20,15 @@ use miroir_gateway::log_routes::PodRoutes;
 use miroir_gateway::server::Server;
 use miroir_membership::health::HealthLimits;
 use miroir_seams::{HttpTransport, NodeTransport, Reactors, RealFiles, Seams};
-use miroir_storage::commands::Command;
 use miroir_storage::engine::{Engine, SledEngine};
 use miroir_storage::ids::{GroupId, NodeId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig, ProposeError, Start};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
 use miroir_storage::tables::nodes::NodeRecord;
 
 use self::cluster::Peering;
 use crate::config::{self, Config, Secret};
 use crate::exit::Stop;
-
-/// Between tries to tell the log what the configuration says, while it takes nothing.
-const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a pod that starts waits for the news before it serves.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
@@ -52,7 +49,7 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
         peering = Peering::open(&config, engine.as_ref(), &seams) => peering?,
         () = &mut stop => return Ok(()),
     };
-    let begins = peering.start == Start::Alone;
+    let begins = (peering.start == Start::Alone).then(|| seams.entropy.uuid());
     let log = open_log(&config, engine, &peering, &seams).await?;
     let files =
         RealFiles::new(config.pod.data.join("journal")).context("can't open the journal")?;
@@ -69,7 +66,7 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
     );
     let drain = peering.serve(&pod, &seams);
     tokio::select! {
-        registered = register_nodes(&config, &log, begins, &seams) => registered?,
+        registered = register_cluster(&config, &log, begins, &seams) => registered?,
         () = &mut stop => {
             log.shutdown().await;
             return Ok(());
@@ -148,67 +145,27 @@ async fn open_log(
     CoordinatorLog::open(log_config, seams.clone()).await.context("can't open the coordinator log")
 }
 
-/// Names the cluster if this pod begins it, else waits until it belongs to one; then writes its
-/// first API keys to the log, and the configured nodes: new ones, and new addresses or keys of
-/// known ones.
-async fn register_nodes(
+/// Writes what the configuration says of the cluster to the log, and the first API keys.
+async fn register_cluster(
     config: &Config,
     log: &CoordinatorLog,
-    begins: bool,
+    begins: Option<String>,
     seams: &Seams,
 ) -> anyhow::Result<()> {
-    while log.routing().cluster_id.is_empty() {
-        if begins {
-            let cluster_id = seams.entropy.uuid();
-            propose(log, &Command::InitCluster { cluster_id }, seams).await?;
-        } else {
-            seams.clock.sleep(REGISTER_PAUSE).await;
-        }
-    }
-    keys::make_first_keys(config, log, begins, seams).await?;
-    for node in &config.nodes {
-        let record = NodeRecord {
-            id: NodeId(node.id.clone()),
-            address: node.url.trim_end_matches('/').to_owned(),
-            group: GroupId(node.group),
-            key: key_of(node, config),
-        };
-        let id = record.id.clone();
-        let group = record.group;
-        if log.routing().nodes.get(&id).is_none_or(|known| **known != record) {
-            propose(log, &Command::PutNode(record), seams).await?;
-        }
-        let routing = log.routing();
-        anyhow::ensure!(
-            routing.nodes.get(&id).is_some_and(|kept| kept.group == group),
-            "node {id} is in another replica group already; a node never changes its group",
-        );
-    }
-    let routing = log.routing();
-    let forgotten = routing
-        .nodes
-        .keys()
-        .find(|known| !config.nodes.iter().any(|node| node.id == known.as_str()));
-    anyhow::ensure!(
-        forgotten.is_none(),
-        "node {} holds shards but is not in the configuration; nodes can't be removed yet",
-        forgotten.map(NodeId::as_str).unwrap_or_default()
-    );
-    Ok(())
+    let begun_here = begins.is_some();
+    register(log, begins, node_records(config), seams).await?;
+    keys::make_first_keys(config, log, begun_here, seams).await
 }
 
-/// Proposes what does no harm twice until it is agreed.
-async fn propose(log: &CoordinatorLog, command: &Command, seams: &Seams) -> anyhow::Result<()> {
-    loop {
-        match log.propose(command).await {
-            Ok(_) => return Ok(()),
-            Err(error @ (ProposeError::NoQuorum | ProposeError::Unknown)) => {
-                tracing::warn!(%error, "the log does not take the configuration yet, trying again");
-                seams.clock.sleep(REGISTER_PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+/// The configured nodes, as the log keeps them.
+fn node_records(config: &Config) -> Vec<NodeRecord> {
+    let record = |node: &config::NodeConfig| NodeRecord {
+        id: NodeId(node.id.clone()),
+        address: node.url.trim_end_matches('/').to_owned(),
+        group: GroupId(node.group),
+        key: key_of(node, config),
+    };
+    config.nodes.iter().map(record).collect()
 }
 
 fn key_of(node: &config::NodeConfig, config: &Config) -> Option<String> {

@@ -20,6 +20,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use miroir_seams::planted::{self, Bug};
 use miroir_seams::{Clock, PeerCallError, PeerRefusal};
 use miroir_storage::commands::PayloadRef;
 use miroir_storage::ids::{JournalSequence, PodId};
@@ -66,6 +67,10 @@ pub async fn append(
     preferred: Option<&PodId>,
 ) -> Result<Vec<Holder>, AcceptError> {
     let peers = pod.peers.now();
+    if planted::has(Bug::OneJournal) {
+        let sequence = pod.journal.append(payload).await.map_err(refused)?;
+        return Ok(vec![(pod.id.clone(), sequence)]);
+    }
     if peers.copies >= 2 && peers.live.get(&pod.id).is_some_and(|own| own.leaving) {
         return append_away(pod, payload, preferred).await;
     }

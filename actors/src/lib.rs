@@ -26,6 +26,7 @@
 //! | [`peer_watcher`] | from gossip to the view of the peers |
 //! | [`inspect`] | what every actor is at; the only way to start one and to send to it |
 //! | [`restarts`] | how long an actor that failed waits |
+//! | [`registration`] | telling the log what the configuration says |
 //! | [`drain`] | handing over before a pod stops |
 //! | [`leave`] | leaving the cluster for good |
 //! | [`peer_service`] | what other pods may ask of this one |
@@ -58,6 +59,7 @@ pub mod peers;
 pub mod pod;
 pub mod prepare;
 pub mod registrar;
+pub mod registration;
 pub mod replica_copy;
 pub mod restarts;
 pub mod sent_tasks;

@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use miroir_seams::planted::{self, Bug};
 use miroir_seams::{NodeTransport, Seams};
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::{IndexUid, NodeId, PodId, TaskUid};
@@ -497,6 +498,9 @@ async fn on_role_given(
     role: &str,
     to_this_pod: bool,
 ) {
+    if planted::has(Bug::HolderGoesOn) && !to_this_pod {
+        return;
+    }
     let child = match roles::index_of(role) {
         Some(index) => Child::Writer(index),
         None if role == REGISTRAR => Child::Registrar,

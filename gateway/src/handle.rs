@@ -13,6 +13,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Body;
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::routing::Routing;
 use miroir_wire::content::check_json_content_type;
 use miroir_wire::documents_query::{BrowseQuery, GetDocument};
@@ -101,18 +102,22 @@ where
         (Some(session), Some(index)) => context.log.settle_session(&session, index).await,
         _ => true,
     };
+    // As old as this may the names and in-sync sets be that the answer is made from.
+    let mut age = context.routing.unconfirmed_for();
     let mut answer = dispatch(context, &route, &head.method, &request).await;
     // What another pod told the client a moment ago may not have come here yet.
     if answer.as_ref().is_err_and(Failure::says_not_found) && context.log.catch_up().await {
+        age = context.routing.unconfirmed_for();
         answer = dispatch(context, &route, &head.method, &request).await;
     }
-    let mut reply = answer?;
+    // What is not found may be what has not come here yet: that is said of refusals too.
+    let mut reply = answer.unwrap_or_else(Reply::from);
     if !is_settled {
         reply.headers.push((marks::SESSION, "behind".to_owned()));
     }
-    // Looked at after the nodes have answered: what they said is at most this much older.
+    // Looked at again after the nodes have answered: what they said is at most this much older.
     if route.reads().is_some() {
-        mark_stale(context, &mut reply)?;
+        mark_stale(context, age.max(context.routing.unconfirmed_for()), &mut reply)?;
     }
     Ok(reply)
 }
@@ -217,9 +222,8 @@ async fn dispatch(
 }
 
 /// Says so when nobody has confirmed this pod's state for too long, or refuses the answer.
-fn mark_stale(context: &GatewayContext, reply: &mut Reply) -> Result<(), ApiError> {
-    let age = context.routing.unconfirmed_for();
-    if age <= context.config.max_staleness {
+fn mark_stale(context: &GatewayContext, age: Duration, reply: &mut Reply) -> Result<(), ApiError> {
+    if age <= context.config.max_staleness || planted::has(Bug::StaleUnsaid) {
         return Ok(());
     }
     if context.config.stale_policy == StalePolicy::Refuse {

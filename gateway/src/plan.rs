@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::ids::{GroupId, NodeId, ShardId};
 use miroir_storage::routing::IndexRouting;
 use miroir_wire::reserved::{SHARD_FIELD, shard_token};
@@ -159,7 +160,11 @@ fn view_group<'a>(
             }
         }
         let mut reachable = false;
-        for node in &replicas.in_sync {
+        let readable = match planted::has(Bug::ReadOutOfSync) {
+            true => &replicas.replicas,
+            false => &replicas.in_sync,
+        };
+        for node in readable {
             if *usable_known.entry(node).or_insert_with(|| usable(node)) {
                 view.nodes.entry(node).or_default().readable.push(shard);
                 reachable = true;

@@ -14,17 +14,24 @@ const SIMULATED_EPOCH_S: i64 = 1_767_225_600;
 #[derive(Clone, Debug)]
 pub struct Clock {
     simulated_since: Option<tokio::time::Instant>,
+    /// How far its wall-clock time is ahead of the date it should show.
+    ahead: time::Duration,
 }
 
 impl Clock {
     /// The operating system's clock.
     pub fn real() -> Self {
-        Self { simulated_since: None }
+        Self { simulated_since: None, ahead: time::Duration::ZERO }
     }
 
     /// A clock that starts at a fixed date and advances with tokio's (paused) time.
     pub fn simulated() -> Self {
-        Self { simulated_since: Some(Self::monotonic()) }
+        Self { simulated_since: Some(Self::monotonic()), ahead: time::Duration::ZERO }
+    }
+
+    /// A simulated clock whose wall-clock time is this far ahead, or behind.
+    pub fn simulated_ahead(ahead: time::Duration) -> Self {
+        Self { ahead, ..Self::simulated() }
     }
 
     /// Wall-clock time, UTC.
@@ -37,6 +44,7 @@ impl Clock {
                 OffsetDateTime::from_unix_timestamp(SIMULATED_EPOCH_S)
                     .unwrap_or(OffsetDateTime::UNIX_EPOCH)
                     + passed
+                    + self.ahead
             }
         }
     }

@@ -19,6 +19,7 @@ mod entropy;
 mod files;
 mod memory_files;
 mod peers;
+pub mod planted;
 mod reactors;
 mod tasks;
 mod transport;

@@ -4,7 +4,8 @@
 //! behind shows an earlier moment.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use miroir_actors::pod::PodContext;
 use miroir_seams::Tasks;
@@ -14,20 +15,22 @@ use miroir_storage::routing::Routing;
 use miroir_storage::tables::tasks::TaskRecord;
 use miroir_storage::tables::{TASKS, records};
 
-use crate::client::Entrances;
 use crate::dice::Dice;
 use crate::disk::PodDisk;
+use crate::entrance::Entrances;
 use crate::faults::{Fault, Recovery};
 use crate::history::History;
+use crate::invariants::payloads_are_twice::PayloadsAreTwice;
 use crate::invariants::statuses_are_final::StatusesAreFinal;
 use crate::invariants::{self, Violation, pods_agree};
 use crate::ledger::Ledger;
 use crate::model_node::{ModelNode, NodeTraits};
 use crate::network::{Link, Network};
-use crate::peer_network::PeerNetwork;
+use crate::peer_network::{Partition, PeerNetwork};
 use crate::plan::Plan;
 use crate::pod::{PodWorld, RunningPod};
 use crate::pod_faults::{PodFault, PodRecovery, PodsNow};
+use crate::reader::{Reading, Reads};
 use crate::trace::Trace;
 
 /// Between two looks into the nodes under fire, which cost more.
@@ -69,8 +72,11 @@ pub(crate) struct Cluster {
     pods: Vec<Slot>,
     dice: Dice,
     statuses: StatusesAreFinal,
+    twice: PayloadsAreTwice,
     /// Nodes that lost their disks: what they serve until the pod notices is excused.
-    disk_lost: BTreeSet<NodeId>,
+    disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// What clients read.
+    pub(crate) reads: Reads,
     looked_inside_ms: u64,
     /// The furthest entry that was ever looked at.
     observed: u64,
@@ -91,7 +97,7 @@ impl Cluster {
             })
             .collect();
         let all: Vec<ModelNode> = nodes.values().cloned().collect();
-        let network_dice = Dice::new(plan.seed, "network");
+        let network_dice = (Dice::new(plan.seed, "network"), Dice::new(plan.seed, "reads"));
         let network = Network::new(&all, network_dice, trace.clone(), world_tasks.clone());
         let peers = PeerNetwork::new(Dice::new(plan.seed, "peers"), world_tasks.clone());
         let world = PodWorld {
@@ -114,7 +120,9 @@ impl Cluster {
             pods: (0..plan.pods).map(|_| Slot::default()).collect(),
             dice,
             statuses: StatusesAreFinal::default(),
-            disk_lost: BTreeSet::new(),
+            twice: PayloadsAreTwice::default(),
+            disk_lost: Arc::default(),
+            reads: Reads::default(),
             looked_inside_ms: 0,
             observed: 0,
         }
@@ -158,9 +166,9 @@ impl Cluster {
             if let Some(why) = pod.failure() {
                 failed.push(format!("pod-{number}: {why}"));
             }
-            if let (false, Some(context)) = (slot.is_open, pod.context()) {
+            if let (false, Some(entrance)) = (slot.is_open, pod.entrance()) {
                 slot.is_open = true;
-                self.entrances.set(number, Some(context));
+                self.entrances.set(number, Some(entrance));
                 self.trace.note(format_args!("pod-{number}"), "serves");
             }
         }
@@ -229,7 +237,7 @@ impl Cluster {
             Fault::FillDisk(node) => self.with_node(&node, |node| node.set_disk_full(true)),
             Fault::ChangeSettings(node) => self.with_node(&node, ModelNode::change_settings),
             Fault::LoseDisk(node) => {
-                self.disk_lost.insert(node.clone());
+                self.disk_lost().insert(node.clone());
                 self.with_node(&node, ModelNode::lose_disk);
             }
         }
@@ -257,12 +265,14 @@ impl Cluster {
                     self.crash_pod(pod).await;
                 }
             }
-            PodFault::Drain(pod) => {
-                if let Some(slot) = self.pods.get_mut(pod)
-                    && let Some(running) = &slot.running
-                {
-                    slot.drains = true;
-                    running.begin_drain();
+            PodFault::Drain(pod) => self.begin_drain(pod),
+            PodFault::Flap(pod) => self.peers.set_partition(pod, Some(Partition::Full)),
+            // Each in its turn, by what follows.
+            PodFault::Roll => {}
+            PodFault::FillDisk(pod) => self.set_disk_full(pod, true),
+            PodFault::Damage(pod) => {
+                if let Some(slot) = self.pods.get(pod) {
+                    slot.disk.damage(&self.dice);
                 }
             }
             PodFault::LoseDisk(pod) => {
@@ -279,6 +289,11 @@ impl Cluster {
         match recovery {
             PodRecovery::Start(pod) => self.start_pod(pod).await,
             PodRecovery::Join(pod) => self.peers.set_partition(pod, None),
+            PodRecovery::CutAgain(pod) => {
+                self.peers.set_partition(pod, Some(Partition::Full));
+            }
+            PodRecovery::DrainNext(pod) => self.begin_drain(pod),
+            PodRecovery::FreeDisk(pod) => self.set_disk_full(pod, false),
             PodRecovery::GoOn(pod) => self.peers.set_stalled(pod, false),
             PodRecovery::Stop(pod) => {
                 // Not when it crashed meanwhile, or has been started again since.
@@ -288,6 +303,21 @@ impl Cluster {
                     running.stop(&self.world, &disk).await;
                 }
             }
+        }
+    }
+
+    fn begin_drain(&mut self, pod: usize) {
+        if let Some(slot) = self.pods.get_mut(pod)
+            && let Some(running) = &slot.running
+        {
+            slot.drains = true;
+            running.begin_drain();
+        }
+    }
+
+    fn set_disk_full(&mut self, pod: usize, full: bool) {
+        if let Some(slot) = self.pods.get(pod) {
+            slot.disk.full.store(full, Ordering::Relaxed);
         }
     }
 
@@ -314,6 +344,22 @@ impl Cluster {
             && pods_agree::unsettled(&serving, self.plan.pods).is_none()
     }
 
+    fn disk_lost(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.disk_lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How clients read in this world.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading {
+            entrances: self.entrances.clone(),
+            ledger: self.world.ledger.clone(),
+            network: self.network.clone(),
+            disk_lost: self.disk_lost.clone(),
+            reads: self.reads.clone(),
+            trace: self.trace.clone(),
+        }
+    }
+
     fn with_node(&self, node: &NodeId, act: impl FnOnce(&ModelNode)) {
         if let Some(node) = self.nodes.get(node) {
             act(node);
@@ -327,6 +373,9 @@ impl Cluster {
             node.restart();
             node.set_slowness(1);
             node.set_disk_full(false);
+        }
+        for slot in &self.pods {
+            slot.disk.full.store(false, Ordering::Relaxed);
         }
         self.start_all().await;
     }
@@ -356,13 +405,19 @@ impl Cluster {
         self.violations.extend(self.statuses.observe(&tasks));
         self.violations.extend(invariants::tasks_end_in_order::check(&tasks));
         let now_ms = self.trace.now_ms();
+        let serving = self.serving();
+        // Of two pods one is the only voter, which has the only journal.
+        if self.plan.pods > 2 {
+            let (count, history) = (self.plan.pods, self.history.all());
+            self.violations.extend(self.twice.observe(&serving, count, &tasks, &history, now_ms));
+        }
         if now_ms < self.looked_inside_ms + LOOK_INSIDE_EVERY_MS {
             return;
         }
         self.looked_inside_ms = now_ms;
-        self.violations.extend(pods_agree::check(&self.serving()));
+        self.violations.extend(pods_agree::check(&serving));
         let mut excused = self.network.served_late();
-        excused.extend(self.disk_lost.iter().cloned());
+        excused.extend(self.disk_lost().iter().cloned());
         self.violations.extend(invariants::visible_when_succeeded::check(
             &pod.context.log.routing(),
             &tasks,
@@ -373,7 +428,8 @@ impl Cluster {
     }
 }
 
-fn tasks_of(pod: &PodContext) -> Vec<TaskRecord> {
+/// Every task that a pod shows.
+pub(crate) fn tasks_of(pod: &PodContext) -> Vec<TaskRecord> {
     let found = pod.log.engine().scan(TASKS, ALL_KEYS, Direction::Forward, usize::MAX);
     let found = found.unwrap_or_default();
     found.iter().filter_map(|(_, bytes)| records::decode(bytes).ok()).collect()

@@ -14,6 +14,8 @@ use miroir_storage::engine::{
     Batch, Direction, Durability, Engine, EngineError, KeyRange, MemoryEngine, Pair, Table,
 };
 
+use crate::dice::Dice;
+
 /// Whether a pod still runs. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
@@ -45,6 +47,8 @@ pub struct PodDisk {
     pub files: MemoryFiles,
     /// Starts of the pod's process on this disk.
     pub starts: Arc<AtomicU64>,
+    /// The journal can't grow.
+    pub full: Arc<AtomicBool>,
 }
 
 impl PodDisk {
@@ -52,6 +56,22 @@ impl PodDisk {
     pub fn crash(&self, commits_kept: usize, bytes_kept: usize) {
         self.engine.crash(commits_kept);
         self.files.crash(bytes_kept);
+    }
+
+    /// Changes one byte of the journal that was synced, behind its head.
+    pub fn damage(&self, dice: &Dice) {
+        let names = self.files.list().unwrap_or_default();
+        let Some(mut file) = dice.pick(&names).and_then(|name| self.files.open(name).ok()) else {
+            return;
+        };
+        let size = file.size().unwrap_or(0);
+        let Ok(mut bytes) = file.read_at(0, usize::try_from(size).unwrap_or(0)) else { return };
+        let place = dice.between(SEGMENT_HEAD_BYTES, size.max(SEGMENT_HEAD_BYTES)) as usize;
+        let Some(byte) = bytes.get_mut(place) else { return };
+        *byte ^= 1 << dice.between(0, 7);
+        // In memory: neither fails.
+        let _rewritten = file.truncate(0).and_then(|()| file.append(&bytes));
+        let _synced = file.sync();
     }
 }
 
@@ -95,11 +115,16 @@ impl Engine for LifeEngine {
     }
 }
 
+/// More than the head of a segment: what stands there is damaged by torn writes alone.
+const SEGMENT_HEAD_BYTES: u64 = 64;
+
 /// The journal's files as one life of a pod sees them.
 #[derive(Debug)]
 pub struct LifeFiles {
     /// The disk.
     pub files: MemoryFiles,
+    /// It takes no more bytes.
+    pub full: Arc<AtomicBool>,
     /// The life.
     pub life: Life,
 }
@@ -113,7 +138,7 @@ impl Files for LifeFiles {
     fn open(&self, name: &str) -> io::Result<Box<dyn LogFile>> {
         self.life.check()?;
         let file = self.files.open(name)?;
-        Ok(Box::new(LifeFile { file, life: self.life.clone() }))
+        Ok(Box::new(LifeFile { file, life: self.life.clone(), full: self.full.clone() }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -124,7 +149,7 @@ impl Files for LifeFiles {
     fn scratch(&self) -> io::Result<Box<dyn LogFile>> {
         self.life.check()?;
         let file = self.files.scratch()?;
-        Ok(Box::new(LifeFile { file, life: self.life.clone() }))
+        Ok(Box::new(LifeFile { file, life: self.life.clone(), full: self.full.clone() }))
     }
 
     fn blocks(&self) -> bool {
@@ -136,6 +161,7 @@ impl Files for LifeFiles {
 struct LifeFile {
     file: Box<dyn LogFile>,
     life: Life,
+    full: Arc<AtomicBool>,
 }
 
 impl LogFile for LifeFile {
@@ -146,6 +172,9 @@ impl LogFile for LifeFile {
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.life.check()?;
+        if self.full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.file.append(bytes)
     }
 
@@ -181,6 +210,6 @@ mod tests {
         assert!(engine.commit(Batch::new(), Durability::Synced).is_ok());
         life.end();
         assert!(engine.commit(Batch::new(), Durability::Synced).is_err());
-        assert!(LifeFiles { files: disk.files, life }.open("a").is_err());
+        assert!(LifeFiles { files: disk.files, full: disk.full, life }.open("a").is_err());
     }
 }

@@ -8,6 +8,7 @@ use miroir_storage::routing::Routing;
 use crate::dice::Dice;
 use crate::network::Link;
 use crate::plan::{Plan, Weather};
+use crate::without::Kind;
 
 /// After a node has lost its disk no other node is touched for this long: rule 1 holds only
 /// while one in-sync replica keeps its disk, and the pod must first notice.
@@ -63,6 +64,8 @@ pub struct Faults {
     next_at_ms: u64,
     recoveries: Vec<(u64, Recovery)>,
     disk_lost_at_ms: Option<u64>,
+    /// Faults chosen so far.
+    count: u64,
     /// Of their own, so that they leave a seed's other faults as they are.
     strangers: Dice,
     stranger_at_ms: u64,
@@ -87,6 +90,7 @@ impl Faults {
             next_at_ms,
             recoveries,
             disk_lost_at_ms: None,
+            count: 0,
             strangers,
             stranger_at_ms,
             operators,
@@ -103,6 +107,11 @@ impl Faults {
     /// Every recovery that has not come yet, for healing.
     pub fn all_recoveries(&mut self) -> Vec<Recovery> {
         self.recoveries.drain(..).map(|(_, recovery)| recovery).collect()
+    }
+
+    /// Faults that were chosen, left out or not.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// What somebody else does to a node, when it is due.
@@ -132,6 +141,8 @@ impl Faults {
         let pause = self.plan.fault_pause_ms;
         self.next_at_ms = now_ms + self.dice.between(pause / 4, pause * 2);
         let fault = self.choose(now_ms, routing)?;
+        self.count += 1;
+        let left_out = self.plan.without.leaves_out(Kind::Fault, self.count - 1);
         let length_ms = match self.dice.between(0, 3) {
             0 => self.dice.between(1, 800),
             1 => self.dice.between(500, 8_000),
@@ -146,6 +157,9 @@ impl Faults {
             Fault::LoseDisk(_) | Fault::ChangeSettings(_) | Fault::RestartActor(_) => None,
             Fault::CrashPod => Some(Recovery::StartPod),
         };
+        if left_out {
+            return None;
+        }
         self.recoveries.extend(recovery.map(|recovery| (now_ms + length_ms, recovery)));
         Some(fault)
     }

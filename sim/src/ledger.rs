@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use miroir_storage::commands::{Command, Fence, Outcome};
-use miroir_storage::ids::Epoch;
+use miroir_storage::ids::{Epoch, TaskUid};
 use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::roles::writer_role;
 use twox_hash::XxHash64;
@@ -26,14 +26,17 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Inner {
     applied: BTreeMap<Place, (usize, u64)>,
+    /// When each task was first known to have ended, virtual milliseconds.
+    ended: BTreeMap<TaskUid, u64>,
+    newest: Option<TaskUid>,
     /// The newest epoch of each role, as far as the outcomes told.
     epochs: BTreeMap<String, Epoch>,
     found: Vec<Violation>,
 }
 
 impl Ledger {
-    /// A pod applied a command; true when it is the first to say so.
-    pub fn note(&self, pod: usize, event: &AppliedEvent) -> bool {
+    /// A pod applied a command, at this virtual time; true when it is the first to say so.
+    pub fn note(&self, pod: usize, event: &AppliedEvent, now_ms: u64) -> bool {
         let place = (event.log_index, event.position);
         let text = format!("{:?} {:?}", event.command, event.outcome);
         let digest = XxHash64::oneshot(0, text.as_bytes());
@@ -48,10 +51,22 @@ impl Ledger {
         }
         let is_newest = inner.applied.last_key_value().is_none_or(|(last, _)| *last < place);
         inner.applied.insert(place, (pod, digest));
+        inner.follow_tasks(event, now_ms);
         if is_newest {
             inner.follow_epochs(event);
         }
         true
+    }
+
+    /// Tasks that were known to have ended at that time, virtual milliseconds.
+    pub fn ended_by(&self, time_ms: u64) -> Vec<TaskUid> {
+        let inner = self.lock();
+        inner.ended.iter().filter(|(_, at)| **at <= time_ms).map(|(uid, _)| *uid).collect()
+    }
+
+    /// The newest task that any pod has applied.
+    pub fn newest(&self) -> Option<TaskUid> {
+        self.lock().newest
     }
 
     /// What did not hold since the last call.
@@ -65,6 +80,23 @@ impl Ledger {
 }
 
 impl Inner {
+    fn follow_tasks(&mut self, event: &AppliedEvent, now_ms: u64) {
+        match (&event.command, &event.outcome) {
+            (_, Outcome::Enqueued { uid, .. }) => self.newest = self.newest.max(Some(*uid)),
+            (Command::FinishTasks(endings), Outcome::Done) => {
+                for ending in endings {
+                    self.ended.entry(ending.uid).or_insert(now_ms);
+                }
+            }
+            (Command::CancelTasks { .. }, Outcome::Matched(uids)) => {
+                for uid in uids {
+                    self.ended.entry(*uid).or_insert(now_ms);
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn follow_epochs(&mut self, event: &AppliedEvent) {
         match (&event.command, &event.outcome) {
             (

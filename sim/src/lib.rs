@@ -9,12 +9,15 @@
 //! | [`network`] | the way to the nodes, and what goes wrong on it |
 //! | [`peer_network`] | the way between pods, and what goes wrong on it |
 //! | [`disk`], [`pod`], [`cluster`] | disks that forget, pods that crash, all of them together |
-//! | [`client`] | who writes |
+//! | [`entrance`] | the way of clients into pods: the real gateway, without sockets |
+//! | [`client`], [`reader`] | who writes, who reads |
 //! | [`ledger`] | what the pods applied |
 //! | [`operation`], [`workload`], [`history`] | what clients write, and what they know of it |
 //! | [`expected`], [`invariants`] | what must hold |
 //! | [`faults`], [`pod_faults`] | what goes wrong with nodes and pods |
+//! | [`without`] | what is left out of a world to see a failure better |
 //! | [`run`] | one run: faults, healing, checks |
+//! | [`scale`] | gossip of very many pods, apart from all that |
 //! | [`trace`], [`dice`] | the record, and the choices |
 //!
 //! The binary `sim` runs, replays and searches; it also makes `getrandom` follow the seed.
@@ -23,6 +26,7 @@ pub mod client;
 pub mod cluster;
 pub mod dice;
 pub mod disk;
+pub mod entrance;
 pub mod expected;
 pub mod faults;
 pub mod history;
@@ -35,6 +39,9 @@ pub mod peer_network;
 pub mod plan;
 pub mod pod;
 pub mod pod_faults;
+pub mod reader;
 pub mod run;
+pub mod scale;
 pub mod trace;
+pub mod without;
 pub mod workload;

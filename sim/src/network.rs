@@ -5,7 +5,7 @@
 //! they open, or is lost); on open links each message may meet one of [`FaultRates`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +14,13 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use miroir_seams::{NodeCall, NodeTransport, Tasks, TransportError};
 use miroir_storage::ids::NodeId;
+use miroir_wire::reserved::{SHARD_FIELD, parse_shard_token};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::dice::Dice;
 use crate::disk::Life;
-use crate::model_node::ModelNode;
+use crate::model_node::{ModelNode, id_text};
 use crate::peer_network::PeerNetwork;
 use crate::trace::Trace;
 
@@ -26,6 +28,9 @@ use crate::trace::Trace;
 const HANGING_LOOK: Duration = Duration::from_millis(500);
 /// A request that its sender gave up arrives at most this much after that.
 const LATE_MS_MAX: u64 = 40_000;
+
+/// Documents of one request that the trace names.
+const NAMED_MAX: usize = 12;
 
 /// What a link does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +80,10 @@ pub struct Network {
     nodes: BTreeMap<String, ModelNode>,
     weather: Mutex<Weather>,
     under_way: AtomicUsize,
+    gone_wrong: AtomicU64,
     dice: Dice,
+    /// Of their own, so that reads leave the fates of all else as they are.
+    read_dice: Dice,
     trace: Trace,
     tasks: Tasks,
 }
@@ -101,10 +109,20 @@ pub fn address_of(node: &NodeId) -> String {
 
 impl Network {
     /// Open links to `nodes`; what is under way is carried by `tasks`.
-    pub fn new(nodes: &[ModelNode], dice: Dice, trace: Trace, tasks: Tasks) -> Arc<Self> {
+    pub fn new(
+        nodes: &[ModelNode],
+        (dice, read_dice): (Dice, Dice),
+        trace: Trace,
+        tasks: Tasks,
+    ) -> Arc<Self> {
         let nodes = nodes.iter().map(|node| (address_of(&node.id), node.clone())).collect();
         let under_way = AtomicUsize::new(0);
-        Arc::new(Self { nodes, weather: Mutex::default(), under_way, dice, trace, tasks })
+        let (weather, gone_wrong) = Default::default();
+        Arc::new(Self { nodes, weather, under_way, gone_wrong, dice, read_dice, trace, tasks })
+    }
+
+    fn dice(&self, is_read: bool) -> &Dice {
+        if is_read { &self.read_dice } else { &self.dice }
     }
 
     /// Changes a link.
@@ -144,6 +162,11 @@ impl Network {
         self.weather().served_late.clone()
     }
 
+    /// Messages that met a fault of their own.
+    pub fn gone_wrong(&self) -> u64 {
+        self.gone_wrong.load(Ordering::Relaxed)
+    }
+
     /// Requests that have not come to their end.
     pub fn under_way(&self) -> usize {
         self.under_way.load(Ordering::Relaxed)
@@ -157,7 +180,7 @@ impl Network {
         self.weather().links.get(node).copied().unwrap_or(Link::Open)
     }
 
-    fn fate(&self) -> Fate {
+    fn fate(&self, dice: &Dice) -> Fate {
         let rates = self.weather().rates;
         let FaultRates {
             lost_request,
@@ -180,7 +203,7 @@ impl Network {
         let faulty: u64 = faults.iter().map(|(_, rate)| rate).sum();
         let with_fine: Vec<(Fate, u64)> =
             faults.into_iter().chain([(Fate::Fine, 1000_u64.saturating_sub(faulty))]).collect();
-        self.dice.weighted(&with_fine).unwrap_or(Fate::Fine)
+        dice.weighted(&with_fine).unwrap_or(Fate::Fine)
     }
 
     /// Carries one request to its node and its answer back.
@@ -188,12 +211,13 @@ impl Network {
         &self,
         node: &ModelNode,
         call: &NodeCall,
-        fate: Fate,
+        (fate, is_read): (Fate, bool),
     ) -> Option<Result<Response<Bytes>, TransportError>> {
         let sent = tokio::time::Instant::now();
-        tokio::time::sleep(self.dice.millis(1, 8)).await;
+        let dice = self.dice(is_read);
+        tokio::time::sleep(dice.millis(1, 8)).await;
         if fate == Fate::Late {
-            tokio::time::sleep(call.timeout + self.dice.millis(1, LATE_MS_MAX)).await;
+            tokio::time::sleep(call.timeout + dice.millis(1, LATE_MS_MAX)).await;
         }
         while self.link(&node.id) == Link::Hanging {
             tokio::time::sleep(HANGING_LOOK).await;
@@ -212,7 +236,7 @@ impl Network {
         let Some((status, body)) = node.answer(method, path, &call.body) else {
             return Some(Err(TransportError::Unreachable("connection refused".into())));
         };
-        if method != Method::GET {
+        if method != Method::GET && !is_read {
             let late = sent.elapsed() >= call.timeout;
             let old_after = self.weather().old_after;
             if late || old_after.is_some_and(|age| sent.elapsed() >= age) {
@@ -224,12 +248,13 @@ impl Network {
             self.trace.note(
                 &node.id,
                 format!(
-                    "{method} {path} -> {status}{task}{fate}{}",
-                    if late { " LATE" } else { "" }
+                    "{method} {path} -> {status}{task}{fate}{}{}",
+                    if late { " LATE" } else { "" },
+                    documents_in(method, path, &call.body),
                 ),
             );
         }
-        tokio::time::sleep(self.dice.millis(1, 8)).await;
+        tokio::time::sleep(dice.millis(1, 8)).await;
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         match fate {
             Fate::LostAnswer | Fate::Late => None,
@@ -244,26 +269,34 @@ impl Network {
         }
     }
 
-    async fn exchange(self: &Arc<Self>, call: NodeCall) -> Result<Response<Bytes>, TransportError> {
+    async fn exchange(
+        self: &Arc<Self>,
+        call: NodeCall,
+        is_read: bool,
+    ) -> Result<Response<Bytes>, TransportError> {
+        let dice = self.dice(is_read);
         let Some(node) = self.nodes.get(&call.base).cloned() else {
             return Err(TransportError::BadAddress(call.base));
         };
         let link = self.link(&node.id);
         if link == Link::Refusing || (link == Link::Open && !node.is_up()) {
-            tokio::time::sleep(self.dice.millis(1, 3)).await;
+            tokio::time::sleep(dice.millis(1, 3)).await;
             return Err(TransportError::Unreachable("connection refused".into()));
         }
-        let fate = match (link, self.fate()) {
+        let fate = match (link, self.fate(dice)) {
             // What a hanging link took is lost, or arrives when the link opens.
-            (Link::Hanging, _) if self.dice.chance(500) => Fate::LostRequest,
+            (Link::Hanging, _) if dice.chance(500) => Fate::LostRequest,
             (_, fate) => fate,
         };
+        if fate != Fate::Fine {
+            self.gone_wrong.fetch_add(1, Ordering::Relaxed);
+        }
         let limit = call.timeout;
         let (reply, answered) = oneshot::channel();
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let network = self.clone();
         self.tasks.spawn("network", async move {
-            if let Some(outcome) = network.carry(&node, &call, fate).await {
+            if let Some(outcome) = network.carry(&node, &call, (fate, is_read)).await {
                 let _gave_up = reply.send(outcome);
                 network.under_way.fetch_sub(1, Ordering::Relaxed);
             } else {
@@ -278,6 +311,25 @@ impl Network {
             Ok(Err(_)) | Err(_) => Err(TransportError::TimedOut(limit)),
         }
     }
+}
+
+/// The documents that a request names, each with its shard where it says so, for the trace.
+fn documents_in(method: &Method, path: &str, body: &[u8]) -> String {
+    let path = path.split('?').next().unwrap_or_default();
+    let whole = method == Method::DELETE || path.ends_with("/documents/delete");
+    if whole {
+        return " @all".to_owned();
+    }
+    let list: Vec<Value> = serde_json::from_slice(body).unwrap_or_default();
+    let named = list.iter().take(NAMED_MAX).map(|item| {
+        let shard = item.get(SHARD_FIELD).and_then(Value::as_str).and_then(parse_shard_token);
+        let id = item.get("id").unwrap_or(item);
+        match shard {
+            Some(shard) => format!(" {}@s{shard}", id_text(id)),
+            None => format!(" {}@", id_text(id)),
+        }
+    });
+    named.collect()
 }
 
 fn answer(status: StatusCode, body: Bytes) -> Response<Bytes> {
@@ -297,6 +349,8 @@ pub struct LifeTransport {
     pub pod: usize,
     /// Its life.
     pub life: Life,
+    /// It carries nothing but reads.
+    pub reads: bool,
 }
 
 impl LifeTransport {
@@ -307,7 +361,7 @@ impl LifeTransport {
             return Ok(());
         }
         self.peers.while_stalled(self.pod).await;
-        if call.method == Method::GET {
+        if call.method == Method::GET || self.reads {
             return Ok(());
         }
         let node = self.network.nodes.get(&call.base).map(|node| node.id.clone());
@@ -328,7 +382,7 @@ impl NodeTransport for LifeTransport {
             return std::future::pending().await;
         }
         let outcome = match self.wait_out_stall(&call).await {
-            Ok(()) => self.network.exchange(call).await,
+            Ok(()) => self.network.exchange(call, self.reads).await,
             Err(error) => Err(error),
         };
         self.peers.while_stalled(self.pod).await;

@@ -1,13 +1,18 @@
 //! What clients ask for: one write each, and the way it enters the pod.
 
 use bytes::Bytes;
-use miroir_actors::accept::{RequestedWork, WriteRequest};
+use http::Method;
+use miroir_actors::accept::{RequestedWork, WriteMarks, WriteRequest};
 use miroir_actors::payload::encode_documents;
+use miroir_membership::placement::shard_of;
 use miroir_storage::commands::Work;
 use miroir_storage::ids::TaskUid;
 use miroir_wire::content::{PayloadKind, read_documents};
 use miroir_wire::error::ApiError;
 use serde_json::{Map, Value};
+
+use crate::entrance::Asked;
+use crate::model_node::id_text;
 
 /// A JSON object.
 pub type Document = Map<String, Value>;
@@ -86,6 +91,15 @@ pub struct Operation {
     pub request: Request,
 }
 
+/// The filter that holds when all terms do, as JSON.
+fn filter_of(terms: &[Term]) -> String {
+    let all: Vec<Value> = terms.iter().map(|term| Value::String(term.expression())).collect();
+    match all.as_slice() {
+        [only] => only.to_string(),
+        _ => Value::Array(all).to_string(),
+    }
+}
+
 /// The `customMetadata` of an operation.
 pub fn label(number: u64) -> String {
     format!("op-{number}")
@@ -97,6 +111,39 @@ pub fn number_of(label: &str) -> Option<u64> {
 }
 
 impl Operation {
+    /// Whether no index of its name is written to.
+    pub fn is_of_no_index(&self) -> bool {
+        matches!(self.request, Request::Swap(_) | Request::Cancel(_))
+    }
+
+    /// The request as a client sends it, for what carries `customMetadata`.
+    pub fn asked(&self, marks: &WriteMarks) -> Option<Asked> {
+        let documents = format!("/indexes/{}/documents", self.name);
+        let metadata = format!("customMetadata={}", label(self.number));
+        let (method, path, body) = match &self.request {
+            Request::Documents { partial, primary_key, documents: all } => {
+                let method = if *partial { Method::PUT } else { Method::POST };
+                let key =
+                    primary_key.as_ref().map_or(String::new(), |key| format!("primaryKey={key}&"));
+                let body = serde_json::to_vec(all).unwrap_or_default();
+                (method, format!("{documents}?{key}{metadata}"), body)
+            }
+            Request::DeleteIds(ids) => {
+                let body = serde_json::to_vec(ids).unwrap_or_default();
+                (Method::POST, format!("{documents}/delete-batch?{metadata}"), body)
+            }
+            Request::DeleteMatching(terms) => {
+                let body = format!("{{\"filter\":{}}}", filter_of(terms));
+                (Method::POST, format!("{documents}/delete?{metadata}"), body.into_bytes())
+            }
+            Request::Clear => (Method::DELETE, format!("{documents}?{metadata}"), Vec::new()),
+            _ => return None,
+        };
+        let key = marks.key.iter().map(|key| ("idempotency-key", key.key.clone()));
+        let session = marks.session.iter().map(|session| ("x-miroir-session", session.clone()));
+        Some(Asked { method, path, body: body.into(), headers: key.chain(session).collect() })
+    }
+
     /// The request as the gateway hands it to the write path.
     ///
     /// # Errors
@@ -119,13 +166,7 @@ impl Operation {
                 single: false,
             },
             Request::DeleteMatching(terms) => {
-                let all: Vec<Value> =
-                    terms.iter().map(|term| Value::String(term.expression())).collect();
-                let filter = match all.as_slice() {
-                    [only] => only.to_string(),
-                    _ => Value::Array(all).to_string(),
-                };
-                RequestedWork::Plain(Work::DeleteByFilter { filter })
+                RequestedWork::Plain(Work::DeleteByFilter { filter: filter_of(terms) })
             }
             Request::Clear => RequestedWork::Plain(Work::Clear),
             Request::Settings(patch) => RequestedWork::Plain(Work::Settings {
@@ -147,7 +188,7 @@ impl Operation {
                 uids: uids.clone(),
             }),
         };
-        let of_no_index = matches!(self.request, Request::Swap(_) | Request::Cancel(_));
+        let of_no_index = self.is_of_no_index();
         let creates_index = matches!(
             self.request,
             Request::Documents { .. } | Request::Settings(_) | Request::Create { .. }
@@ -160,29 +201,33 @@ impl Operation {
         })
     }
 
-    /// One line for the trace.
-    pub fn describe(&self) -> String {
+    /// One line for the trace; each document with its shard of so many.
+    pub fn describe(&self, shards: u32) -> String {
+        let placed = |id: &str| format!("{id}@s{}", shard_of(id, shards));
         let what = match &self.request {
             Request::Documents { partial, primary_key, documents } => {
                 let ids: Vec<String> = documents
                     .iter()
-                    .map(|d| d.get("id").map_or("?".to_owned(), crate::model_node::id_text))
+                    .map(|d| d.get("id").map_or("?".to_owned(), |id| placed(&id_text(id))))
                     .collect();
                 let verb = if *partial { "update" } else { "add" };
                 let key = primary_key.as_ref().map_or(String::new(), |key| format!(" key {key}"));
                 format!("{verb} {}{key}", ids.join(" "))
             }
-            Request::DeleteIds(ids) => format!("delete {}", ids.join(" ")),
+            Request::DeleteIds(ids) => {
+                let ids: Vec<String> = ids.iter().map(|id| placed(id)).collect();
+                format!("delete {}", ids.join(" "))
+            }
             Request::DeleteMatching(terms) => {
                 let all: Vec<String> = terms.iter().map(Term::expression).collect();
-                format!("delete where {}", all.join(" AND "))
+                format!("delete where {} @all", all.join(" AND "))
             }
-            Request::Clear => "clear".to_owned(),
+            Request::Clear => "clear @all".to_owned(),
             Request::Settings(patch) => format!("settings {patch}"),
             Request::Create { primary_key } => format!("create {primary_key:?}"),
             Request::Update { primary_key } => format!("change key {primary_key:?}"),
-            Request::DeleteIndex => "delete index".to_owned(),
-            Request::Swap(other) => format!("swap with {other}"),
+            Request::DeleteIndex => "delete index @all".to_owned(),
+            Request::Swap(other) => format!("swap with {other} @all"),
             Request::Cancel(uids) => {
                 let uids: Vec<String> = uids.iter().map(ToString::to_string).collect();
                 format!("cancel {}", uids.join(" "))

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub struct PeerNetwork {
     weather: Mutex<Weather>,
     dice: Dice,
     tasks: Tasks,
+    datagrams: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// Where peers call a pod.
@@ -91,7 +94,8 @@ pub fn peer_address(pod: usize) -> String {
 
 /// Where a pod gossips.
 pub fn gossip_address(pod: usize) -> SocketAddr {
-    ([10, 0, 0, u8::try_from(pod).unwrap_or(u8::MAX)], PORT).into()
+    let [.., a, b, c] = (pod as u64).to_be_bytes();
+    ([10, a, b, c], PORT).into()
 }
 
 fn pod_called(address: &str) -> Option<usize> {
@@ -100,7 +104,10 @@ fn pod_called(address: &str) -> Option<usize> {
 
 fn pod_gossiping(address: SocketAddr) -> usize {
     match address {
-        SocketAddr::V4(address) => usize::from(address.ip().octets()[3]),
+        SocketAddr::V4(address) => {
+            let [_, a, b, c] = address.ip().octets();
+            [a, b, c].into_iter().fold(0, |number, byte| number << 8 | usize::from(byte))
+        }
         SocketAddr::V6(_) => usize::MAX,
     }
 }
@@ -108,7 +115,9 @@ fn pod_gossiping(address: SocketAddr) -> usize {
 impl PeerNetwork {
     /// A network without pods; what is under way is carried by `tasks`.
     pub fn new(dice: Dice, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { weather: Mutex::default(), dice, tasks })
+        let weather = Mutex::default();
+        let (datagrams, bytes) = Default::default();
+        Arc::new(Self { weather, dice, tasks, datagrams, bytes })
     }
 
     /// A pod answers calls from now on, by tasks of its own.
@@ -261,7 +270,14 @@ impl PeerNetwork {
         }
     }
 
+    /// Datagrams sent so far, and their bytes.
+    pub fn sent(&self) -> (u64, u64) {
+        (self.datagrams.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
     fn send(self: &Arc<Self>, datagram: &[u8], from: SocketAddr, to: SocketAddr) {
+        self.datagrams.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(datagram.len() as u64, Ordering::Relaxed);
         let rates = self.weather().rates;
         if self.dice.chance(rates.lost_datagram) {
             return;

@@ -8,9 +8,18 @@ use miroir_storage::ids::{GroupId, NodeId};
 use crate::dice::Dice;
 use crate::network::FaultRates;
 use crate::peer_network::PeerRates;
+use crate::without::Without;
 
 /// Longer than fire, rest and quiet together.
 const RETENTION_SHORT: Duration = Duration::from_secs(3600);
+
+/// Worlds of seeds below this are as they were when the corpus began, so that it stays worth its
+/// name; later ones have more in them.
+pub const SEEDS_KEPT: u64 = 10_000;
+/// Of later worlds: with the quiet time that follows, 300 s and more.
+const FIRE_MS_MIN: u64 = 155_000;
+/// Of later worlds.
+const FAULTS_MIN: u64 = 5;
 
 /// Pods at most.
 const PODS_MAX: usize = 7;
@@ -28,6 +37,12 @@ pub enum Habit {
     Indexes,
     /// Everything.
     Everything,
+    /// Very few documents, written again and again, half of them partly.
+    HotDocuments,
+    /// Many names; most operations make, delete and swap indexes.
+    ManyIndexes,
+    /// Deletions by filter between settings that allow and forbid them.
+    FilterDeletions,
 }
 
 /// How bad the faults are.
@@ -90,6 +105,24 @@ pub struct Plan {
     pub retention: TaskRetention,
     /// Requests may arrive here after their senders gave up.
     pub late_node: Option<NodeId>,
+    /// Clients that only read; of their own dice.
+    pub readers: u64,
+    /// Clients write and read in sessions; likewise.
+    pub sessions: bool,
+    /// Clients send nearly all writes under idempotency keys, and again after clear answers.
+    pub insists: bool,
+    /// Pods that start when the others have long formed the cluster.
+    pub late_pods: usize,
+    /// Pods' wall clocks are days apart.
+    pub skews_clocks: bool,
+    /// Pods also flap, are restarted one after the other, run out of disk, find damage.
+    pub more_pod_faults: bool,
+    /// Virtual time under fire at least, milliseconds, also when clients are done.
+    pub fire_ms_min: u64,
+    /// Faults at least, if they come within the time under fire at most.
+    pub faults_min: u64,
+    /// What is left out of the world.
+    pub without: Without,
     /// Longest usual batch of a node, milliseconds.
     pub batch_ms_max: u64,
 }
@@ -97,6 +130,55 @@ pub struct Plan {
 impl Plan {
     /// The plan of `seed`.
     pub fn new(seed: u64) -> Self {
+        let plan = Self::base(seed);
+        if seed < SEEDS_KEPT { plan } else { plan.grown() }
+    }
+
+    /// The same world, longer, with readers, sessions, more generators and more kinds of faults.
+    fn grown(self) -> Self {
+        let dice = Dice::new(self.seed, "grown");
+        let habits = [
+            (self.habit, 5),
+            (Habit::HotDocuments, 2),
+            (Habit::ManyIndexes, 2),
+            (Habit::FilterDeletions, 2),
+        ];
+        let habit = dice.weighted(&habits).unwrap_or(self.habit);
+        let weather = match self.weather {
+            Weather::Calm => Weather::Nodes,
+            other => other,
+        };
+        let (names, ids) = match habit {
+            Habit::HotDocuments => (self.names.len().min(2), dice.between(1, 5)),
+            Habit::ManyIndexes => (dice.between(4, 7) as usize, self.ids.min(12)),
+            _ => (self.names.len(), self.ids),
+        };
+        let names = ["a", "b", "c", "d", "e", "f", "g"].into_iter().take(names);
+        let clients = dice.between(2, 4);
+        let late = dice.weighted(&[(0, 3), (1, 2), (2, 1)]).unwrap_or(0) as usize;
+        Self {
+            habit,
+            weather,
+            names: names.map(str::to_owned).collect(),
+            ids,
+            clients,
+            operations: dice.between(200, 280).div_ceil(clients),
+            pause_ms_max: dice.weighted(&[(300, 2), (1500, 3), (4000, 3)]).unwrap_or(1500),
+            fire_ms_min: FIRE_MS_MIN,
+            faults_min: FAULTS_MIN,
+            readers: dice.weighted(&[(0, 2), (1, 5), (3, 1)]).unwrap_or(0),
+            sessions: dice.chance(600),
+            insists: dice.chance(200),
+            late_pods: late.min(self.pods.saturating_sub(1)),
+            // What is a matter of days can't be told within an hour then.
+            skews_clocks: dice.chance(400) && !self.prunes(),
+            more_pod_faults: true,
+            ..self
+        }
+    }
+
+    /// The plan as it was when the corpus began.
+    fn base(seed: u64) -> Self {
         let dice = Dice::new(seed, "plan");
         let groups = dice.weighted(&[(1, 6), (2, 3)]).unwrap_or(1);
         let replication_factor = dice.weighted(&[(1, 2), (2, 5), (3, 2)]).unwrap_or(2) as usize;
@@ -173,6 +255,15 @@ impl Plan {
                 true => TaskRetention { time: RETENTION_SHORT, ..TaskRetention::default() },
                 false => TaskRetention::default(),
             },
+            readers: 0,
+            sessions: false,
+            insists: false,
+            late_pods: 0,
+            skews_clocks: false,
+            more_pod_faults: false,
+            fire_ms_min: 0,
+            faults_min: 0,
+            without: Without::default(),
             batch_ms_max: dice.weighted(&[(5, 2), (60, 3), (2000, 1)]).unwrap_or(60),
         }
     }
@@ -180,7 +271,8 @@ impl Plan {
     /// The same world with another number of pods.
     #[must_use]
     pub fn with_pods(self, pods: usize) -> Self {
-        Self { pods: pods.clamp(1, PODS_MAX), ..self }
+        let pods = pods.clamp(1, PODS_MAX);
+        Self { pods, late_pods: self.late_pods.min(pods - 1), ..self }
     }
 
     /// Every node with its group.

@@ -12,13 +12,14 @@ use miroir_actors::peer_service::PodService;
 use miroir_actors::peer_watcher;
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, PodMessage, start_pod};
+use miroir_actors::registration::register;
 use miroir_membership::gossip::{Gossip, GossipConfig, INTERVAL, PodFacts, SeedSource};
 use miroir_membership::secrets::ClusterSecrets;
-use miroir_seams::Seams;
+use miroir_seams::{Clock, Seams};
 use miroir_storage::commands::Command;
 use miroir_storage::ids::{NodeId, PodId};
 use miroir_storage::journal::{Journal, JournalConfig};
-use miroir_storage::log::{CoordinatorLog, LogConfig, ProposeError, Start};
+use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
 use miroir_storage::raft::{NoPeers, PeerAddresses, RaftId};
 use miroir_storage::routing::{NodeRecord, Routing};
 use ractor::ActorCell;
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::dice::Dice;
 use crate::disk::{Life, LifeEngine, LifeFiles, PodDisk};
+use crate::entrance::Entrance;
 use crate::ledger::Ledger;
 use crate::network::{LifeTransport, Network, address_of};
 use crate::peer_network::{LifePeers, PeerNetwork, gossip_address, peer_address};
@@ -34,11 +36,13 @@ use crate::trace::Trace;
 
 /// How long the actors of a killed pod may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between tries to tell the log what the configuration says, while it takes nothing.
-const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// Before the log is subscribed to again.
+const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
+/// Wall clocks are wrong by this much at most, seconds: less than old tasks are kept.
+const SKEW_S_MAX: u64 = 2 * 24 * 3600;
 /// More than a disk ever holds unsynced.
 const KEPT_WHOLE: usize = 1 << 40;
-const SECRET: &str = "the secret of the simulated cluster, long enough";
+pub(crate) const SECRET: &str = "the secret of the simulated cluster, long enough";
 
 /// What all pods of a world share.
 #[derive(Clone, Debug)]
@@ -64,6 +68,7 @@ pub fn pod_id(number: usize) -> PodId {
 #[derive(Debug, Default)]
 struct Parts {
     context: Option<Arc<PodContext>>,
+    entrance: Option<Entrance>,
     gossip: Option<Gossip>,
     root: Option<Address<PodMessage>>,
     /// It serves clients.
@@ -107,7 +112,12 @@ impl RunningPod {
         seed: u64,
     ) -> Result<Self, StartError> {
         let life = Life::default();
-        let seams = Seams::seeded(seed);
+        let mut seams = Seams::seeded(seed);
+        if world.plan.skews_clocks {
+            let dice = Dice::new(seed, "clock");
+            let ahead = dice.between(0, SKEW_S_MAX * 2) as i64 - SKEW_S_MAX as i64;
+            seams.clock = Clock::simulated_ahead(time::Duration::seconds(ahead));
+        }
         let parts = Arc::<Mutex<Parts>>::default();
         let pod = Self { number, life, seams, parts };
         let start = Starting {
@@ -135,6 +145,12 @@ impl RunningPod {
     pub fn context(&self) -> Option<Arc<PodContext>> {
         let parts = lock(&self.parts);
         parts.context.clone().filter(|_| parts.ready)
+    }
+
+    /// The way of clients into it, once it serves.
+    pub fn entrance(&self) -> Option<Entrance> {
+        let parts = lock(&self.parts);
+        parts.entrance.clone().filter(|_| parts.ready)
     }
 
     /// Why it gave up, if it did.
@@ -253,7 +269,8 @@ impl Starting {
             },
         };
         let log = CoordinatorLog::open(config, seams.clone()).await.map_err(failed)?;
-        let files = Arc::new(LifeFiles { files: self.disk.files.clone(), life: life.clone() });
+        let (files, full) = (self.disk.files.clone(), self.disk.full.clone());
+        let files = Arc::new(LifeFiles { files, full, life: life.clone() });
         let journal_config = JournalConfig { bytes_max: 1 << 24, segment_bytes: 4 << 10 };
         let journal = Journal::open(files, journal_config, seams).map_err(failed)?;
         let to_nodes = Arc::new(LifeTransport {
@@ -261,7 +278,9 @@ impl Starting {
             peers: self.world.peers.clone(),
             pod: self.number,
             life: life.clone(),
+            reads: false,
         });
+        let for_reads = Arc::new(LifeTransport { reads: true, ..LifeTransport::clone(&to_nodes) });
         let (own, now) = (pod_id(self.number), seams.clock.instant());
         let view = match &peering {
             None => PeersView::alone(own, now),
@@ -269,7 +288,9 @@ impl Starting {
         };
         let config = pod_config(plan);
         let pod = PodContext::new(config, log.clone(), journal, to_nodes, view, seams.clone());
+        let entrance = Entrance::new(self.number, pod.clone(), for_reads).map_err(failed)?;
         lock(&self.parts).context = Some(pod.clone());
+        lock(&self.parts).entrance = Some(entrance);
         follow_log(self.number, &log, seams, &self.world);
         if let Some(Peering { gossip, facts, .. }) = peering {
             let facts = PodFacts { raft_id: log.metrics().raft_id.0, ..facts };
@@ -278,7 +299,8 @@ impl Starting {
             let service = Arc::new(PodService::new(pod.clone()));
             self.world.peers.serve(self.number, service, seams.tasks.clone(), life.clone());
         }
-        register_nodes(plan, &log, start == Start::Alone, seams).await?;
+        let begins = (start == Start::Alone).then(|| "simulated".to_owned());
+        register(&log, begins, node_records(plan), seams).await.map_err(failed)?;
         let root = start_pod(pod.clone()).await.map_err(failed)?;
         lock(&self.parts).root = Some(root.clone());
         lock(&self.parts).ready = true;
@@ -337,7 +359,10 @@ impl Starting {
         let gossip = gossip.await.map_err(failed)?;
         let start = match known.is_empty() {
             false => Start::Join,
-            true => peer_watcher::form(&gossip, plan.pods, &self.seams.clock).await,
+            true => {
+                let expected = plan.pods - plan.late_pods;
+                peer_watcher::form(&gossip, expected, &self.seams.clock).await
+            }
         };
         self.world.trace.note(format_args!("pod-{}", self.number), format!("begins as {start:?}"));
         Ok(Peering { gossip, facts, start })
@@ -354,41 +379,10 @@ fn pod_config(plan: &Plan) -> PodConfig {
     }
 }
 
-/// Names the cluster if this pod begins it, else waits until it belongs to one; then writes the
-/// nodes to the log.
-async fn register_nodes(
-    plan: &Plan,
-    log: &CoordinatorLog,
-    begins: bool,
-    seams: &Seams,
-) -> Result<(), StartError> {
-    while log.routing().cluster_id.is_empty() {
-        if begins {
-            let cluster_id = "simulated".to_owned();
-            propose(log, &Command::InitCluster { cluster_id }, seams).await?;
-        } else {
-            seams.clock.sleep(REGISTER_PAUSE).await;
-        }
-    }
-    for (id, group) in plan.nodes() {
-        let record = NodeRecord { address: address_of(&id), id, group, key: None };
-        if log.routing().nodes.get(&record.id).is_none_or(|known| **known != record) {
-            propose(log, &Command::PutNode(record), seams).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn propose(log: &CoordinatorLog, command: &Command, seams: &Seams) -> Result<(), StartError> {
-    loop {
-        match log.propose(command).await {
-            Ok(_) => return Ok(()),
-            Err(ProposeError::NoQuorum | ProposeError::Unknown) => {
-                seams.clock.sleep(REGISTER_PAUSE).await;
-            }
-            Err(error) => return Err(failed(error)),
-        }
-    }
+/// The nodes of the plan, as the log keeps them.
+fn node_records(plan: &Plan) -> Vec<NodeRecord> {
+    let record = |(id, group)| NodeRecord { address: address_of(&id), id, group, key: None };
+    plan.nodes().into_iter().map(record).collect()
 }
 
 /// Writes what is applied to the ledger, and what is applied for the first time to the trace.
@@ -398,13 +392,13 @@ fn follow_log(number: usize, log: &CoordinatorLog, seams: &Seams, world: &PodWor
     seams.tasks.spawn("trace of the log", async move {
         loop {
             while let Some(event) = events.recv().await {
-                if world.ledger.note(number, &event) {
+                if world.ledger.note(number, &event, world.trace.now_ms()) {
                     let what = format!("{} {:?}", describe(&event.command), event.outcome);
                     world.trace.note(format_args!("log/{number}"), what);
                 }
             }
             // Another state was installed, or the log has ended.
-            clock.sleep(REGISTER_PAUSE).await;
+            clock.sleep(SUBSCRIBE_PAUSE).await;
             events = log.subscribe().events;
         }
     });

@@ -4,6 +4,7 @@
 use crate::dice::Dice;
 use crate::peer_network::Partition;
 use crate::plan::{Plan, Weather};
+use crate::without::Kind;
 
 /// How long a pod that is to stop has for handing over.
 pub const DRAIN_MS: u64 = 6_000;
@@ -23,6 +24,14 @@ pub enum PodFault {
     Drain(usize),
     /// Its process dies and its disk is gone.
     LoseDisk(usize),
+    /// It is cut off and joined again, over and over.
+    Flap(usize),
+    /// All are told to stop and started again, one after the other.
+    Roll,
+    /// Its journal's disk has no space.
+    FillDisk(usize),
+    /// A byte of its journal is not what was written.
+    Damage(usize),
 }
 
 /// What puts it right.
@@ -36,6 +45,12 @@ pub enum PodRecovery {
     GoOn(usize),
     /// A drained pod's process ends.
     Stop(usize),
+    /// Its disk has space again.
+    FreeDisk(usize),
+    /// No recovery, but what follows of the fault: it is cut off again.
+    CutAgain(usize),
+    /// Likewise: the next one is told to stop.
+    DrainNext(usize),
 }
 
 /// What the choice depends on.
@@ -55,6 +70,8 @@ pub struct PodFaults {
     next_at_ms: u64,
     recoveries: Vec<(u64, PodRecovery)>,
     disk_lost: bool,
+    /// Faults chosen so far.
+    count: u64,
 }
 
 impl PodFaults {
@@ -63,7 +80,7 @@ impl PodFaults {
         let dice = Dice::new(plan.seed, "pod faults");
         let next_at_ms = dice.between(500, 15_000);
         let recoveries = Vec::new();
-        Self { plan: plan.clone(), dice, next_at_ms, recoveries, disk_lost: false }
+        Self { plan: plan.clone(), dice, next_at_ms, recoveries, disk_lost: false, count: 0 }
     }
 
     /// The recoveries that are due, earliest first.
@@ -79,8 +96,24 @@ impl PodFaults {
         self.due_recoveries(u64::MAX)
     }
 
+    /// Faults that were chosen, left out or not.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// The next fault, when it is due.
     pub fn due_fault(&mut self, now_ms: u64, pods: &PodsNow) -> Option<PodFault> {
+        let waiting = self.recoveries.len();
+        let fault = self.choose(now_ms, pods)?;
+        self.count += 1;
+        if self.plan.without.leaves_out(Kind::PodFault, self.count - 1) {
+            self.recoveries.truncate(waiting);
+            return None;
+        }
+        Some(fault)
+    }
+
+    fn choose(&mut self, now_ms: u64, pods: &PodsNow) -> Option<PodFault> {
         let suffers = matches!(self.plan.weather, Weather::Pods | Weather::Storm);
         if self.plan.pods < 2 || !suffers || now_ms < self.next_at_ms {
             return None;
@@ -102,8 +135,45 @@ impl PodFaults {
             (PodFault::CrashAll, 1),
             (PodFault::Drain(pod), 3),
         ];
-        let fault = self.dice.weighted(&choices)?;
+        let fault = match self.plan.more_pod_faults && self.dice.chance(350) {
+            true => {
+                let damage = if pods.disk_may_go && !self.disk_lost { 3 } else { 0 };
+                self.dice.weighted(&[
+                    (PodFault::Flap(pod), 3),
+                    (PodFault::Roll, 2),
+                    (PodFault::FillDisk(pod), 2),
+                    (PodFault::Damage(pod), damage),
+                ])?
+            }
+            false => self.dice.weighted(&choices)?,
+        };
         match fault {
+            PodFault::Flap(pod) => {
+                let mut at = 0;
+                for _ in 0..self.dice.between(2, 6) {
+                    at += self.dice.between(100, 4_000);
+                    self.recover_in(now_ms, at, PodRecovery::Join(pod));
+                    at += self.dice.between(100, 4_000);
+                    self.recover_in(now_ms, at, PodRecovery::CutAgain(pod));
+                }
+                self.recover_in(now_ms, at + 1_000, PodRecovery::Join(pod));
+            }
+            PodFault::Roll => {
+                let mut at = 0;
+                for pod in 0..self.plan.pods {
+                    self.recover_in(now_ms, at, PodRecovery::DrainNext(pod));
+                    self.recover_in(now_ms, at + DRAIN_MS, PodRecovery::Stop(pod));
+                    let away = DRAIN_MS + self.dice.between(50, 2_000);
+                    self.recover_in(now_ms, at + away, PodRecovery::Start(pod));
+                    at += away + self.dice.between(500, 6_000);
+                }
+            }
+            PodFault::FillDisk(pod) => {
+                let length = self.dice.between(500, 30_000);
+                self.recover_in(now_ms, length, PodRecovery::FreeDisk(pod));
+            }
+            // One pod's alone: the other copy is all there is of what it spoils.
+            PodFault::Damage(_) => self.disk_lost = true,
             PodFault::Crash(_) | PodFault::LoseDisk(_) => {
                 let length = match self.dice.chance(500) {
                     true => self.dice.between(50, 3_000),

@@ -23,6 +23,7 @@ use crate::invariants::{self, Violation, World, everything_is_in_sync, outcomes_
 use crate::model_node::ModelNode;
 use crate::plan::Plan;
 use crate::pod_faults::PodFaults;
+use crate::reader::Reader;
 use crate::trace::Trace;
 
 /// Virtual time under fire at most; clients that are not done by then stop.
@@ -41,6 +42,8 @@ const OBSERVE_EVERY_MS: u64 = 200;
 const OLD_AFTER: Duration = Duration::from_millis(1500);
 /// Virtual time in which the pods of a healed world must have found their places.
 const SETTLE_MS_MAX: u64 = 180_000;
+/// When pods start that come late.
+const LATE_PODS_MS: u64 = 25_000;
 /// Several pods start within this time of each other.
 const START_MS_MAX: u64 = 2_000;
 
@@ -53,6 +56,16 @@ pub struct Report {
     pub tasks: usize,
     /// Virtual milliseconds.
     pub virtual_ms: u64,
+    /// Operations that clients had to do.
+    pub operations: u64,
+    /// Faults of nodes, links and a pod alone.
+    pub faults: u64,
+    /// Faults of one of several pods.
+    pub pod_faults: u64,
+    /// Messages to nodes that went wrong.
+    pub messages: u64,
+    /// Reads that were answered.
+    pub reads: usize,
 }
 
 /// Runs the world of `plan`. Must be called on a current-thread runtime with a paused clock.
@@ -62,11 +75,14 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     start_pods(&mut cluster).await;
     let clients: Vec<_> = (0..plan.clients)
         .map(|client| {
-            let (entrances, history) = (cluster.entrances.clone(), cluster.history.clone());
-            let client = Client::new(plan, client, entrances, history, trace.clone());
+            let client = Client::new(plan, client, cluster.reading(), cluster.history.clone());
             world_tasks.spawn("client", client.run())
         })
         .collect();
+    for reader in 0..plan.readers {
+        let reader = Reader::new(plan, reader, cluster.reading());
+        world_tasks.spawn("reader", reader.run());
+    }
     let clients_done = || clients.iter().all(tokio::task::JoinHandle::is_finished);
 
     cluster.network.set_rates(plan.rates);
@@ -80,9 +96,22 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     let mut faults = Faults::new(plan);
     let mut pod_faults = PodFaults::new(plan);
     let mut observed_ms = 0;
-    while !clients_done() && trace.now_ms() < FIRE_MS_MAX && cluster.violations.is_empty() {
+    let mut late_pods = plan.late_pods > 0;
+    let goes_on = |made: u64, now_ms: u64| {
+        !clients_done() || now_ms < plan.fire_ms_min || made < plan.faults_min
+    };
+    let mut made = 0;
+    while trace.now_ms() < FIRE_MS_MAX
+        && goes_on(made, trace.now_ms())
+        && cluster.violations.is_empty()
+    {
         tokio::time::sleep(Faults::LOOK).await;
         let now_ms = trace.now_ms();
+        made = faults.count() + pod_faults.count() + cluster.network.gone_wrong();
+        if late_pods && now_ms >= LATE_PODS_MS {
+            late_pods = false;
+            cluster.start_all().await;
+        }
         for recovery in faults.due_recoveries(now_ms) {
             cluster.recover(recovery).await;
         }
@@ -140,6 +169,11 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     let report = Report {
         tasks,
         virtual_ms: trace.now_ms(),
+        operations: plan.clients * plan.operations,
+        faults: faults.count(),
+        messages: cluster.network.gone_wrong(),
+        pod_faults: pod_faults.count(),
+        reads: cluster.reads.all().len(),
         violations: std::mem::take(&mut cluster.violations),
     };
     for violation in &report.violations {
@@ -155,7 +189,7 @@ async fn start_pods(cluster: &mut Cluster) {
         return cluster.start_pod(0).await;
     }
     let dice = Dice::new(cluster.plan.seed, "pod starts");
-    let mut order: Vec<usize> = (0..cluster.plan.pods).collect();
+    let mut order: Vec<usize> = (0..cluster.plan.pods - cluster.plan.late_pods).collect();
     while let Some(pod) = dice.pick(&order).copied() {
         order.retain(|waiting| *waiting != pod);
         cluster.start_pod(pod).await;
@@ -252,6 +286,9 @@ impl Cluster {
             nodes: &self.nodes,
             expected: &expected,
         }));
+        found.extend(invariants::roles_are_held_once::check(&self.serving()));
+        let reads = self.reads.all();
+        found.extend(invariants::reads_are_expected::check(&reads, &tasks, &history, &self.plan));
         self.violations.extend(found);
     }
 }

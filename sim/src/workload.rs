@@ -55,6 +55,22 @@ fn weights(habit: Habit) -> Vec<(Choice, u64)> {
             (DeleteIds, 6),
             (DeleteMatching, 3),
         ],
+        Habit::HotDocuments => {
+            vec![(Add, 40), (Update, 45), (DeleteIds, 8), (DeleteMatching, 3), (Settings, 4)]
+        }
+        Habit::ManyIndexes => vec![
+            (Add, 35),
+            (Update, 5),
+            (Create, 14),
+            (DeleteIndex, 16),
+            (Swap, 18),
+            (UpdateIndex, 2),
+            (Settings, 4),
+            (Cancel, 6),
+        ],
+        Habit::FilterDeletions => {
+            vec![(Add, 45), (Update, 10), (DeleteMatching, 30), (Settings, 12), (Clear, 3)]
+        }
         Habit::Everything => vec![
             (Add, 40),
             (Update, 15),

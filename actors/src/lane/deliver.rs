@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use miroir_seams::Seams;
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Fence, Outcome};
 use miroir_storage::ids::{Epoch, NodeId, TaskUid};
 use miroir_storage::log::{CoordinatorLog, ProposeError};
@@ -244,7 +245,7 @@ impl Delivery {
         }
         loop {
             let mut found = None;
-            if doubtful {
+            if doubtful && !planted::has(Bug::SendUnasked) {
                 match self.look_up(Some(request), &name, mark).await {
                     LookUp::Listed(task) => found = Some(task),
                     LookUp::Replaced => return RequestEnd::NodeReplaced,
@@ -449,6 +450,9 @@ impl Delivery {
     /// be sent again much later, when its node is back: by then another pod may be at work, and
     /// may have stopped looking out for late requests.
     async fn still_holds(&self) -> Result<(), NotAgreed> {
+        if planted::has(Bug::SendUnconfirmed) {
+            return Ok(());
+        }
         let mut wait = RETRY_WAIT_MIN;
         loop {
             let routing = self.log.routing();

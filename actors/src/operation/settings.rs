@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::Method;
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Effect, Ending};
 use miroir_storage::ids::NodeId;
 use miroir_wire::error::ResponseError;
@@ -145,6 +146,9 @@ async fn read_back(arguments: &OperationArguments, node: &NodeId, path: &str) ->
 }
 
 async fn put_back(arguments: &OperationArguments, requests: &[Value]) {
+    if planted::has(Bug::NoSettingsUndo) {
+        return;
+    }
     // What was in force before was accepted before; a refusal now can only be a broken node.
     while let Err(error) = propose(arguments, requests).await {
         tracing::error!(index = %arguments.index(), code = error.code, message = error.message,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::ids::NodeId;
 use ractor::ActorProcessingErr;
 
@@ -19,7 +20,7 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Starts the audits that are due; an audit takes the turn of the lane's next run.
 pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let copying = state.hold.as_ref().is_some_and(|hold| hold.copying);
-    if state.operation.is_some() || copying {
+    if state.operation.is_some() || copying || planted::has(Bug::SkipAudit) {
         return Ok(());
     }
     let now = state.pod.seams.clock.instant();
@@ -92,7 +93,10 @@ pub(super) fn on_disk_lost(
     lane.passed = None;
     lane.provisioned = false;
     lane.lost_disk = true;
-    lane.standing = Standing::NeedsCopy;
+    lane.standing = match planted::has(Bug::KeepEmptyReplica) {
+        true => Standing::CatchingUp,
+        false => Standing::NeedsCopy,
+    };
     reports::forget_results(state, node);
     replicas::leave(myself, state, node, "node has lost its disk");
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Effect, Ending, Work};
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::tables::tasks::{TaskRecord, TaskState};
@@ -190,10 +191,19 @@ pub fn next_run(
         .take_while(|entry| limit.is_none_or(|limit| entry.task.uid <= limit))
         .peekable();
     let first = pending.next()?;
+    if planted::has(Bug::ForgetLaneEntry) && first.task.uid.0 % 7 == 3 && first.bytes() > 0 {
+        return Some(Job { first: first.task.uid, last: first.task.uid, work: JobWork::Pass });
+    }
     let mut job = Job { first: first.task.uid, last: first.task.uid, work: work_of(first)? };
     let mut bytes = first.bytes();
     for next in pending.take(JOINED_TASKS_MAX - 1) {
         let Some(work) = work_of(next) else { break };
+        if planted::has(Bug::JoinAcrossDeletion)
+            && matches!(work, JobWork::DeleteByFilter { .. } | JobWork::DeleteIds { .. })
+            && matches!(job.work, JobWork::Documents { .. })
+        {
+            continue;
+        }
         bytes += next.bytes();
         if bytes > JOINED_BYTES_MAX || !join(&mut job.work, work) {
             break;
@@ -215,6 +225,7 @@ fn work_of(entry: &Entry) -> Option<JobWork> {
         Sendable::Clear => JobWork::Clear,
         Sendable::Settings(requests) => JobWork::Settings { requests: requests.clone() },
         Sendable::Nothing => JobWork::Pass,
+        Sendable::Barrier if planted::has(Bug::PassBarrier) => JobWork::Pass,
         Sendable::Barrier => return None,
     })
 }

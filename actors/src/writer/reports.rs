@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::Ending;
 use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::tables::indexes::in_sync_of;
@@ -112,6 +113,10 @@ pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
             continue;
         }
         let (results, voters) = votes(entry, &state.lanes, &required);
+        let voters = match planted::has(Bug::JudgeByOne) {
+            true => voters.into_iter().filter(|node| results.contains_key(node)).take(1).collect(),
+            false => voters,
+        };
         // Tasks end in order: what is behind an open one waits.
         let in_sync = |shard| in_sync_of(&index.groups, shard);
         let Some(verdict) = judge(&results, &voters, in_sync) else { break };

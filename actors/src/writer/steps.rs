@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Ending, FinishTask, Outcome, Work};
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::log::ProposeError;
@@ -273,6 +274,11 @@ pub(super) fn on_prepared(
     result: Option<Result<Sendable, Box<Decision>>>,
 ) {
     let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) else { return };
+    if planted::has(Bug::ReleaseEarly)
+        && let (Some(Ok(_)), Some(payload)) = (&result, entry.task.work.payload())
+    {
+        copies::release(&state.pod, payload);
+    }
     match result {
         // Looked at again with the next message, at the latest the next tick.
         None => entry.stage = Stage::Started,

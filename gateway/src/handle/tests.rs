@@ -28,6 +28,7 @@ mod failing_nodes;
 mod finding;
 mod keys;
 mod lists;
+mod old_state;
 
 /// What a node does with one call.
 type Script = fn(&NodeCall) -> Result<(u16, String), TransportError>;

@@ -9,6 +9,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use miroir_seams::planted::{self, Bug};
+
 use super::distinct::Distinct;
 use super::rank::{HitOrder, HitRank, RuleValue};
 
@@ -92,8 +94,16 @@ fn merge_sorted<'a>(
     };
     let mut heads: Vec<Head<'a>> = (0..lists.len()).filter_map(|list| head(list, 0)).collect();
     heads.sort_by(Head::compare);
+    let mut before: Option<(HitRank<'a>, usize)> = None;
     while let Some(best) = heads.pop() {
-        if !take(best.hit) {
+        let ties = |(rank, list): (HitRank<'a>, usize)| {
+            list != best.list && rank.compare(&best.rank).is_eq()
+        };
+        let drops = planted::has(Bug::MergeDropsTies) && before.take().is_some_and(ties);
+        if planted::has(Bug::MergeDropsTies) {
+            before = Some((best.rank.clone(), best.list));
+        }
+        if !drops && !take(best.hit) {
             break;
         }
         if let Some(next) = head(best.list, best.position + 1) {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
+use miroir_seams::planted::{self, Bug};
 use miroir_wire::reserved::is_reserved;
 use serde_json::Value;
 
@@ -73,7 +74,9 @@ impl HitCuts {
         match key {
             b"_rankingScore" => self.score,
             b"_rankingScoreDetails" => self.details,
-            [b'_', ..] if self.reserved => std::str::from_utf8(key).is_ok_and(is_reserved),
+            [b'_', ..] if self.reserved && !planted::has(Bug::LeakReserved) => {
+                std::str::from_utf8(key).is_ok_and(is_reserved)
+            }
             _ => false,
         }
     }

@@ -1,19 +1,29 @@
-//! `sim`: runs, replays and searches simulated worlds. Each seed runs in a fresh process, so
-//! that process-wide state (actor ids, hash seeds) begins alike.
+//! `sim`: runs, replays, searches and shrinks simulated worlds. Each world runs in a fresh process,
+//! so that process-wide state (actor ids, hash seeds, a planted bug) begins alike.
 
+#[path = "sim/planted.rs"]
+mod planted;
 #[path = "sim/random.rs"]
 mod random;
+#[path = "sim/scale.rs"]
+mod scale;
+#[path = "sim/shrink.rs"]
+mod shrink;
+#[path = "sim/world.rs"]
+mod world;
 
 use std::io::Write;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use miroir_sim::plan::Plan;
 use miroir_sim::run;
-use miroir_sim::trace::Trace;
+use miroir_sim::trace::{Interests, Trace};
+use planted::PlantedArguments;
+use scale::ScaleArguments;
+use world::World;
 
 /// Trace lines shown with a failure.
 const LINES_SHOWN: usize = 60;
@@ -33,25 +43,23 @@ struct Arguments {
 enum Action {
     /// Runs one world; the last line is the digest of its trace.
     Run {
-        #[arg(long)]
-        seed: u64,
-        /// The number of pods, instead of the seed's own.
-        #[arg(long)]
-        pods: Option<usize>,
+        #[command(flatten)]
+        world: World,
         /// Print every line of the trace.
         #[arg(long)]
         trace: bool,
+        /// With `--trace`: only lines that have one of these, and faults. `actor=pod-1`, `doc=17`,
+        /// `shard=3`, or any text.
+        #[arg(long, requires = "trace", num_args = 1..)]
+        only: Vec<String>,
         /// Print the pod's own logs to standard error, filtered as RUST_LOG is.
         #[arg(long)]
         log: Option<String>,
     },
     /// Runs one world twice, each in a process of its own, and compares the traces.
     Twice {
-        #[arg(long)]
-        seed: u64,
-        /// The number of pods, instead of the seed's own.
-        #[arg(long)]
-        pods: Option<usize>,
+        #[command(flatten)]
+        world: World,
     },
     /// Explores seeds until the time is up; prints how to replay each failure.
     Search {
@@ -70,17 +78,31 @@ enum Action {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Leaves out of a failing world what its failure does not need.
+    Shrink {
+        #[command(flatten)]
+        world: World,
+    },
+    /// Plants bugs and counts the seeds until a check catches each; prints the table.
+    Planted(PlantedArguments),
+    /// Gossip of many pods: how soon they know of each other, and of deaths.
+    Scale(ScaleArguments),
     /// What CI runs: the corpus and some fixed seeds, each twice.
     Budget,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Action::Run { seed, pods, trace, log } => run_seed(World { seed, pods }, trace, log),
-        Action::Twice { seed, pods } => twice(World { seed, pods }),
+        Action::Run { world, trace, only, log } => {
+            run_world(&world, trace.then(|| Interests::new(only)), log)
+        }
+        Action::Twice { world } => twice(&world),
         Action::Search { minutes, from, pods, jobs, keep_going } => {
             search(Duration::from_secs_f64(minutes * 60.0), from, pods, jobs, keep_going)
         }
+        Action::Shrink { world } => shrink::shrink(world),
+        Action::Planted(arguments) => planted::planted(&arguments),
+        Action::Scale(arguments) => scale::scale(&arguments),
         Action::Budget => budget(),
     };
     match outcome {
@@ -95,34 +117,18 @@ fn main() -> ExitCode {
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// Which world: its seed, and its pods where they are not as the seed says.
-#[derive(Clone, Copy)]
-struct World {
-    seed: u64,
-    pods: Option<usize>,
-}
-
-impl World {
-    fn plan(self) -> Plan {
-        let plan = Plan::new(self.seed);
-        match self.pods {
-            Some(pods) => plan.with_pods(pods),
-            None => plan,
-        }
-    }
-
-    fn arguments(self) -> Vec<String> {
-        let mut arguments = vec!["--seed".to_owned(), self.seed.to_string()];
-        if let Some(pods) = self.pods {
-            arguments.extend(["--pods".to_owned(), pods.to_string()]);
-        }
-        arguments
-    }
-}
-
-fn run_seed(world: World, prints: bool, log: Option<String>) -> anyhow::Result<bool> {
+fn run_world(
+    world: &World,
+    prints: Option<Interests>,
+    log: Option<String>,
+) -> anyhow::Result<bool> {
     let seed = world.seed;
     random::seed(seed);
+    if let Some(bug) = world.plant
+        && !miroir_seams::planted::plant(bug)
+    {
+        bail!("bugs can be planted only in a build with debug assertions");
+    }
     let report_panic = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -134,6 +140,7 @@ fn run_seed(world: World, prints: bool, log: Option<String>) -> anyhow::Result<b
         .build()
         .context("runtime")?;
     let held = runtime.block_on(async {
+        let shows_end = prints.is_none();
         let trace = Trace::new(prints);
         if let Some(filter) = log {
             print_logs(&filter, trace.clone());
@@ -144,7 +151,7 @@ fn run_seed(world: World, prints: bool, log: Option<String>) -> anyhow::Result<b
         let (lines, digest) = trace.digest();
         let panics = PANICS.load(Ordering::Relaxed);
         let held = report.violations.is_empty() && panics == 0;
-        if !held && !prints {
+        if !held && shows_end {
             for line in trace.recent(LINES_SHOWN, |_| true) {
                 println!("{line}");
             }
@@ -158,6 +165,10 @@ fn run_seed(world: World, prints: bool, log: Option<String>) -> anyhow::Result<b
         if !held {
             println!("replay: sim run {} --trace", world.arguments().join(" "));
         }
+        println!(
+            "counts ops {} faults {} podfaults {} messages {} reads {}",
+            report.operations, report.faults, report.pod_faults, report.messages, report.reads
+        );
         println!(
             "seed {seed} pods {} {} tasks {} virtual {} s lines {lines} digest {digest:016x}",
             plan.pods,
@@ -191,19 +202,9 @@ fn print_logs(filter: &str, trace: Trace) {
         .init();
 }
 
-fn child(world: World, trace: bool) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("own path")?);
-    command.arg("run").args(world.arguments());
-    if trace {
-        command.arg("--trace");
-    }
-    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
-    Ok(command)
-}
-
-fn twice(world: World) -> anyhow::Result<bool> {
-    let first = child(world, true)?.spawn().context("first run")?;
-    let second = child(world, true)?.output().context("second run")?;
+fn twice(world: &World) -> anyhow::Result<bool> {
+    let first = world.child(true)?.spawn().context("first run")?;
+    let second = world.child(true)?.output().context("second run")?;
     let first = first.wait_with_output().context("first run")?;
     if first.stdout != second.stdout {
         let (a, b) =
@@ -234,8 +235,8 @@ fn search(
     loop {
         let more = started.elapsed() < time && (failed == 0 || keep_going);
         while more && running.len() < jobs.max(1) {
-            let world = World { seed: next, pods };
-            running.push_back((next, child(world, false)?.spawn().context("run")?));
+            let child = World::of(next, pods).child(false)?.spawn().context("run")?;
+            running.push_back((next, child));
             next += 1;
         }
         let Some((seed, process)) = running.pop_front() else { break };
@@ -264,10 +265,8 @@ fn search(
 fn corpus_world(line: &str) -> Option<World> {
     let first = line.split_whitespace().next()?;
     match first.split_once('/') {
-        Some((seed, pods)) => {
-            Some(World { seed: seed.parse().ok()?, pods: Some(pods.parse().ok()?) })
-        }
-        None => Some(World { seed: first.parse().ok()?, pods: None }),
+        Some((seed, pods)) => Some(World::of(seed.parse().ok()?, Some(pods.parse().ok()?))),
+        None => Some(World::of(first.parse().ok()?, None)),
     }
 }
 
@@ -277,10 +276,10 @@ fn budget() -> anyhow::Result<bool> {
         bail!("the corpus is empty");
     }
     let fixed = 1_000_000..1_000_000 + BUDGET_SEEDS;
-    let fixed = fixed.map(|seed| World { seed, pods: None });
+    let fixed = fixed.map(|seed| World::of(seed, None));
     let mut all_held = true;
     for world in corpus.into_iter().chain(fixed) {
-        all_held &= twice(world)?;
+        all_held &= twice(&world)?;
     }
     Ok(all_held)
 }

@@ -62,9 +62,7 @@ pub fn compare(
             && counts(id)
     };
     let is: BTreeMap<String, Document> = model
-        .documents()
-        .remove(index.uid.as_str())
-        .unwrap_or_default()
+        .documents_of(index.uid.as_str())
         .into_iter()
         .filter(|(id, _)| mine(id))
         .map(|(id, mut document)| {

@@ -5,8 +5,11 @@
 //! | [`statuses_are_final`] | 6: a terminal status never changes | all the time |
 //! | [`tasks_end_in_order`] | spec 01, Tasks: tasks of one name end in `taskUid` order | all the time |
 //! | [`visible_when_succeeded`] | 3: a succeeded task is visible in every later read | all the time |
+//! | [`reads_are_expected`] | 3, 4, 10: reads show what has ended, once, and nothing internal | at the end, of all the time |
+//! | `roles_are_held_once` | 5: each role works on one pod, the one that the log names | at the end |
 //! | `pods_agree` | pods that applied the same hold the same; all settle | all the time, at rest |
 //! | [`crate::ledger`] | 5: commands of older epochs take no effect, the same everywhere | all the time |
+//! | `payloads_are_twice` | 1: open payloads are in the journals of two pods | all the time |
 //! | [`acknowledged_is_kept`] | 1, 6: acknowledged writes have their task, refused ones none | at the end |
 //! | [`outcomes_are_expected`] | each task ends as the client's model says | at the end |
 //! | [`documents_are_expected`] | 1, 2: every in-sync replica holds exactly what it must | at the end |
@@ -22,8 +25,11 @@ pub mod everything_is_in_sync;
 pub mod no_stray_indexes;
 pub mod old_tasks_are_pruned;
 pub mod outcomes_are_expected;
+pub(crate) mod payloads_are_twice;
 pub(crate) mod pods_agree;
+pub mod reads_are_expected;
 pub mod replicas_are_equal;
+pub(crate) mod roles_are_held_once;
 pub mod settings_are_equal;
 pub mod statuses_are_final;
 pub mod tasks_end_in_order;

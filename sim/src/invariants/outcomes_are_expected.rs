@@ -17,7 +17,7 @@ pub fn replay(tasks: &[TaskRecord], history: &BTreeMap<u64, Sent>) -> (Expected,
         let Some(sent) = sent_of(history, task) else { continue };
         let code = error_code(task);
         if let Err(difference) = expected.apply(&sent.operation, ending, code.as_deref()) {
-            let operation = sent.operation.describe();
+            let operation = sent.operation.describe(1);
             let evidence = format!("task {} ({operation}) {difference}", task.uid);
             found.push(Violation { property: "outcomes_are_expected", evidence });
         }

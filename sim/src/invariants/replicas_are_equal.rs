@@ -21,7 +21,7 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
         let mut first: BTreeMap<ShardId, (NodeId, BTreeMap<String, Document>)> = BTreeMap::new();
         for (node, model) in world.nodes {
             let mut by_shard: BTreeMap<ShardId, BTreeMap<String, Document>> = BTreeMap::new();
-            for (id, document) in model.documents().remove(uid.as_str()).unwrap_or_default() {
+            for (id, document) in model.documents_of(uid.as_str()) {
                 let shard = shard_of(&id, index.shards);
                 let token = document.get(SHARD_FIELD).and_then(Value::as_str);
                 if token.and_then(parse_shard_token) != Some(shard.0) {

@@ -33,7 +33,8 @@ pub fn check(tasks: &[TaskRecord]) -> Vec<Violation> {
     found
 }
 
-fn names_of(task: &TaskRecord) -> Vec<&str> {
+/// The client names that a task is about.
+pub(super) fn names_of(task: &TaskRecord) -> Vec<&str> {
     match &task.work {
         Work::SwapIndexes { pairs } => {
             pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect()

@@ -20,9 +20,11 @@ use crate::operation::{Operation, Request};
 
 /// What open tasks of one name may be changing.
 #[derive(Debug, Default)]
-struct Touched {
-    everything: bool,
-    ids: BTreeSet<String>,
+pub(super) struct Touched {
+    /// Whatever is there.
+    pub(super) everything: bool,
+    /// Documents by id.
+    pub(super) ids: BTreeSet<String>,
 }
 
 /// Looks at the world at any moment; `excused` nodes are left out.
@@ -37,7 +39,7 @@ pub fn check(
     let mut touched: BTreeMap<&str, Touched> = BTreeMap::new();
     for task in tasks.iter().filter(|task| !task.ended()) {
         if let Some(sent) = sent_of(history, task) {
-            touch(&mut touched, &sent.operation);
+            touched_by(&mut touched, &sent.operation);
         }
     }
     for (name, index) in &routing.indexes {
@@ -58,7 +60,8 @@ pub fn check(
     found
 }
 
-fn touch<'a>(touched: &mut BTreeMap<&'a str, Touched>, operation: &'a Operation) {
+/// Adds what an operation may be changing.
+pub(super) fn touched_by<'a>(touched: &mut BTreeMap<&'a str, Touched>, operation: &'a Operation) {
     let of_name = touched.entry(operation.name.as_str()).or_default();
     match &operation.request {
         Request::Documents { documents, .. } => {

@@ -82,7 +82,7 @@ impl Index {
     }
 
     pub(super) fn delete_matching(&mut self, filter: &Filter) -> Result<u64, Refusal> {
-        self.check_filterable(filter)?;
+        self.check_filterable(filter, "invalid_document_filter")?;
         let before = self.documents.len();
         self.documents.retain(|_, document| !filter.matches(document));
         Ok((before - self.documents.len()) as u64)
@@ -121,16 +121,19 @@ impl Index {
         shown
     }
 
-    pub(super) fn check_filterable(&self, filter: &Filter) -> Result<(), Refusal> {
+    pub(super) fn check_filterable(
+        &self,
+        filter: &Filter,
+        code: &'static str,
+    ) -> Result<(), Refusal> {
         let mut asked = BTreeSet::new();
         filter.attributes(&mut asked);
         let known = filterable(&self.settings);
         match asked.into_iter().find(|attribute| !known.contains(attribute)) {
             None => Ok(()),
-            Some(attribute) => Err(Refusal::invalid(
-                "invalid_document_filter",
-                format!("Attribute `{attribute}` is not filterable."),
-            )),
+            Some(attribute) => {
+                Err(Refusal::invalid(code, format!("Attribute `{attribute}` is not filterable.")))
+            }
         }
     }
 }

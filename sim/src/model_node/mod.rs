@@ -3,7 +3,7 @@
 //! Keeps to what was measured: tasks are durable when they are answered and run later, in
 //! order; waiting document additions are joined and one bad task fails its whole batch; a late
 //! write creates its index again; settings and primary keys are refused where Meilisearch
-//! refuses them; newer nodes have other defaults and print more settings. Leaves out: search ranking, embedders, keys.
+//! refuses them; newer nodes have other defaults and print more settings. Leaves out: words and ranking by them, embedders, keys.
 //!
 //! ```text
 //! up --crash--> down --restart--> up     tasks and data stay, the batch under way is redone
@@ -14,6 +14,7 @@ mod filter;
 mod index;
 mod queue;
 mod routes;
+mod search;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -210,6 +211,11 @@ impl ModelNode {
     pub fn documents(&self) -> BTreeMap<String, BTreeMap<String, Map<String, Value>>> {
         let state = self.lock();
         state.indexes.iter().map(|(uid, index)| (uid.clone(), index.documents.clone())).collect()
+    }
+
+    /// The documents of one index, for the checks.
+    pub fn documents_of(&self, index: &str) -> BTreeMap<String, Map<String, Value>> {
+        self.lock().indexes.get(index).map(|index| index.documents.clone()).unwrap_or_default()
     }
 
     /// The settings of an index as `GET settings` prints them, for the checks.

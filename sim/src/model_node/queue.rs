@@ -118,7 +118,10 @@ pub(super) fn next_batch(tasks: &BTreeMap<u64, Task>) -> Vec<u64> {
 
 /// Runs a batch: one bad task fails all of it (measured on Meilisearch 1.50).
 pub(super) fn run_batch(state: &mut State, batch: &[u64], now: &str) {
-    let before = state.indexes.clone();
+    // A batch is of one index.
+    let index = batch.first().and_then(|uid| state.tasks.get(uid)).map(|task| task.index.clone());
+    let index = index.unwrap_or_default();
+    let before = state.indexes.get(&index).cloned();
     let mut refusal = None;
     let mut details = Vec::new();
     for uid in batch {
@@ -138,14 +141,9 @@ pub(super) fn run_batch(state: &mut State, batch: &[u64], now: &str) {
     }
     if refusal.is_some() {
         // What created the index is committed before the work; everything else is undone.
-        let created: Vec<(String, Index)> = state
-            .indexes
-            .iter()
-            .filter(|(uid, _)| !before.contains_key(*uid))
-            .map(|(uid, index)| (uid.clone(), Index::new(index.created_at.clone(), None)))
-            .collect();
-        state.indexes = before;
-        state.indexes.extend(created);
+        let created = state.indexes.get(&index).map(|made| made.created_at.clone());
+        let left = before.or_else(|| Some(Index::new(created?, None)));
+        state.indexes.extend(left.map(|left| (index, left)));
     }
     for (n, uid) in batch.iter().enumerate() {
         let Some(task) = state.tasks.get_mut(uid) else { continue };

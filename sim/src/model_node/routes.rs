@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::filter::Filter;
 use super::queue::{Status, Task, Work};
-use super::{Refusal, State};
+use super::{Refusal, State, search};
 
 /// A request's parameters, decoded.
 type Query = Vec<(String, String)>;
@@ -78,8 +78,13 @@ fn route(
             documents(state, method, uid, rest, query, body)
         }
         ("POST", ["indexes", uid, "search"]) => {
-            let (page, total) = select(state, uid, &object(body)?, "invalid_search_filter")?;
-            Ok((200, json!({ "hits": page, "estimatedTotalHits": total })))
+            let asked = object(body)?;
+            let index = state.indexes.get(*uid).ok_or_else(|| not_found(uid))?;
+            let filter = read_filter(&asked, "invalid_search_filter")?;
+            if let Some(filter) = &filter {
+                index.check_filterable(filter, "invalid_search_filter")?;
+            }
+            Ok((200, search::search(index, filter.as_ref(), &asked)?))
         }
         _ => Err(Refusal { status: 404, ..Refusal::invalid("not_found", "No such route.".into()) }),
     }
@@ -163,7 +168,7 @@ fn select(
     let index = state.indexes.get(uid).ok_or_else(|| not_found(uid))?;
     let filter = read_filter(asked, filter_code)?;
     if let Some(filter) = &filter {
-        index.check_filterable(filter)?;
+        index.check_filterable(filter, filter_code)?;
     }
     let number = |name, default| {
         asked.get(name).and_then(Value::as_u64).map_or(default, |n| usize::try_from(n).unwrap_or(0))

@@ -16,6 +16,8 @@ use std::ops::{Bound, RangeBounds};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader, Vote};
 
+use miroir_seams::planted::{self, Bug};
+
 use super::store::{Store, StoreError};
 use super::{Entry, LOG, LogId, RAFT, RaftId, StorageError, StorageIoError, TypeConfig};
 use crate::engine::{Batch, Direction, Durability, Engine, KeyRange, last};
@@ -204,8 +206,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 .map_err(|error| StorageIoError::write_log_entry(entry.log_id, &error))?;
             batch.put(LOG, &log_key(entry.log_id.index), bytes);
         }
+        let durability = match planted::has(Bug::LogUnsynced) {
+            true => Durability::Lazy,
+            false => Durability::Synced,
+        };
         let written: Result<(), StoreError> =
-            self.store.run(move |engine| Ok(engine.commit(batch, Durability::Synced)?)).await;
+            self.store.run(move |engine| Ok(engine.commit(batch, durability)?)).await;
         match written {
             Ok(()) => {
                 callback.log_io_completed(Ok(()));

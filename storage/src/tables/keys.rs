@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use miroir_seams::planted::{self, Bug};
+
 use super::records::{Record, decode, encode, text_from, u64_from};
 use super::{ApplyError, KEY_ORDER, KEYS, META, SESSIONS};
 use crate::commands::{IdempotencyKey, Outcome};
@@ -59,6 +61,9 @@ impl Record for SessionRecord {
 /// The answer to a request whose key was seen before.
 pub(crate) fn answer(tx: &Tx<'_>, key: &IdempotencyKey) -> Result<Option<Outcome>, ApplyError> {
     let Some(bytes) = tx.get(KEYS, key.key.as_bytes())? else { return Ok(None) };
+    if planted::has(Bug::ForgetKey) {
+        return Ok(None);
+    }
     let known: KeyRecord = decode(&bytes)?;
     Ok(Some(match known.request == key.request {
         true => Outcome::Repeated { uid: known.uid },
