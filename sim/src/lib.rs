@@ -17,6 +17,7 @@
 //! | [`faults`], [`pod_faults`] | what goes wrong with nodes and pods |
 //! | [`without`] | what is left out of a world to see a failure better |
 //! | [`run`] | one run: faults, healing, checks |
+//! | [`conformance`] | the model node held against a real one |
 //! | [`scale`] | gossip of very many pods, apart from all that |
 //! | [`trace`], [`dice`] | the record, and the choices |
 //!
@@ -24,6 +25,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod conformance;
 pub mod dice;
 pub mod disk;
 pub mod entrance;

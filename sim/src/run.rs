@@ -79,10 +79,12 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
             world_tasks.spawn("client", client.run())
         })
         .collect();
-    for reader in 0..plan.readers {
-        let reader = Reader::new(plan, reader, cluster.reading());
-        world_tasks.spawn("reader", reader.run());
-    }
+    let readers: Vec<_> = (0..plan.readers)
+        .map(|reader| {
+            let reader = Reader::new(plan, reader, cluster.reading());
+            world_tasks.spawn("reader", reader.run())
+        })
+        .collect();
     let clients_done = || clients.iter().all(tokio::task::JoinHandle::is_finished);
 
     cluster.network.set_rates(plan.rates);
@@ -148,6 +150,7 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     }
     cluster.heal().await;
     if cluster.come_to_rest(&clients_done, false).await {
+        readers.iter().for_each(tokio::task::JoinHandle::abort);
         if plan.changes_settings {
             // What only the drift check can find: nothing else happens any more.
             cluster.nodes.values().for_each(ModelNode::change_settings);

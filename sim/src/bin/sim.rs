@@ -1,6 +1,8 @@
 //! `sim`: runs, replays, searches and shrinks simulated worlds. Each world runs in a fresh process,
 //! so that process-wide state (actor ids, hash seeds, a planted bug) begins alike.
 
+#[path = "sim/conform.rs"]
+mod conform;
 #[path = "sim/planted.rs"]
 mod planted;
 #[path = "sim/random.rs"]
@@ -19,11 +21,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use conform::ConformArguments;
 use miroir_sim::run;
 use miroir_sim::trace::{Interests, Trace};
 use planted::PlantedArguments;
 use scale::ScaleArguments;
 use world::World;
+
+/// Runs allocate much, for checks above all.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Trace lines shown with a failure.
 const LINES_SHOWN: usize = 60;
@@ -87,6 +94,8 @@ enum Action {
     Planted(PlantedArguments),
     /// Gossip of many pods: how soon they know of each other, and of deaths.
     Scale(ScaleArguments),
+    /// Sends the same requests to the model node and to a running server, and compares.
+    Conform(ConformArguments),
     /// What CI runs: the corpus and some fixed seeds, each twice.
     Budget,
 }
@@ -103,6 +112,7 @@ fn main() -> ExitCode {
         Action::Shrink { world } => shrink::shrink(world),
         Action::Planted(arguments) => planted::planted(&arguments),
         Action::Scale(arguments) => scale::scale(&arguments),
+        Action::Conform(arguments) => conform::conform(&arguments),
         Action::Budget => budget(),
     };
     match outcome {

@@ -9,8 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_membership::placement::shard_of;
+use miroir_storage::commands::Ending;
 use miroir_storage::ids::TaskUid;
-use miroir_storage::tables::tasks::TaskRecord;
+use miroir_storage::tables::tasks::{TaskRecord, TaskState};
 use serde_json::Value;
 
 use super::outcomes_are_expected::replay;
@@ -86,7 +87,12 @@ fn judge(read: &Read, known: &mut Known<'_>, plan: &Plan) -> Option<String> {
         return None;
     }
     let mut ended = read.ended.clone();
-    if let Some(newest) = read.session {
+    // A cancelled write says nothing of those before it.
+    let is_canceled = |uid: &TaskUid| {
+        let mut tasks = known.tasks.iter();
+        tasks.any(|t| t.uid == *uid && t.state == TaskState::Ended(Ending::Canceled))
+    };
+    if let Some(newest) = read.session.filter(|uid| !is_canceled(uid)) {
         // Tasks of one name end in order, and a swap brings its other name with it.
         let mut names = BTreeSet::from([read.name.as_str()]);
         for task in known.tasks.iter().rev().filter(|task| task.uid <= newest) {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, bail};
 use clap::Args;
 use miroir_seams::planted::{Bug, POSSIBLE};
+use miroir_sim::plan::SEEDS_KEPT;
 
 use crate::world::World;
 
@@ -71,8 +72,9 @@ pub fn planted(arguments: &PlantedArguments) -> anyhow::Result<bool> {
     let counts = Mutex::new(BTreeMap::new());
     let worker = || -> anyhow::Result<()> {
         while let Some((bug, start)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let count = count(*bug, 1 + start * APART, arguments.seeds)?;
-            eprintln!("{} from {}: {count:?}", bug.name(), 1 + start * APART);
+            let first = SEEDS_KEPT + 1 + start * APART;
+            let count = count(*bug, first, arguments.seeds)?;
+            eprintln!("{} from {first}: {count:?}", bug.name());
             let mut counts = counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             counts.insert((bug.name(), *start), count);
         }
