@@ -18,14 +18,16 @@ use miroir_storage::tables::{TASKS, records};
 use crate::dice::Dice;
 use crate::disk::PodDisk;
 use crate::entrance::Entrances;
+use crate::expected::Expected;
 use crate::faults::{Fault, Recovery};
-use crate::history::History;
+use crate::history::{History, Sent};
 use crate::invariants::payloads_are_twice::PayloadsAreTwice;
 use crate::invariants::statuses_are_final::StatusesAreFinal;
-use crate::invariants::{self, Violation, pods_agree};
+use crate::invariants::{self, Violation, outcomes_are_expected, pods_agree};
 use crate::ledger::Ledger;
 use crate::model_node::{ModelNode, NodeTraits};
 use crate::network::{Link, Network};
+use crate::operation::Operation;
 use crate::peer_network::{Partition, PeerNetwork};
 use crate::plan::Plan;
 use crate::pod::{PodWorld, RunningPod};
@@ -73,6 +75,7 @@ pub(crate) struct Cluster {
     dice: Dice,
     statuses: StatusesAreFinal,
     twice: PayloadsAreTwice,
+    seen: Option<Seen>,
     /// Nodes that lost their disks: what they serve until the pod notices is excused.
     disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
     /// What clients read.
@@ -121,6 +124,7 @@ impl Cluster {
             dice,
             statuses: StatusesAreFinal::default(),
             twice: PayloadsAreTwice::default(),
+            seen: None,
             disk_lost: Arc::default(),
             reads: Reads::default(),
             looked_inside_ms: 0,
@@ -401,30 +405,71 @@ impl Cluster {
         }
         let Some(pod) = self.most_advanced() else { return };
         self.observed = pod.context.log.applied_index();
+        let serving = self.serving();
+        let now_ms = self.trace.now_ms();
+        self.twice.follow(&serving, self.plan.pods, now_ms);
+        // Most of the time nothing was applied since the last look.
+        let mut seen = match self.seen.take() {
+            Some(seen) if seen.applied == self.observed => seen,
+            _ => self.look_at_tasks(&pod),
+        };
+        if now_ms >= self.looked_inside_ms + LOOK_INSIDE_EVERY_MS {
+            self.looked_inside_ms = now_ms;
+            self.violations.extend(pods_agree::check(&serving));
+            let mut excused = self.network.served_late();
+            excused.extend(self.disk_lost().iter().cloned());
+            let made = seen.made.get_or_insert_with(|| {
+                let (made, found) = Made::of(&seen.tasks, &self.history.all());
+                self.violations.extend(found);
+                made
+            });
+            self.violations.extend(invariants::visible_when_succeeded::check(
+                &pod.context.log.routing(),
+                made,
+                &self.nodes,
+                &excused,
+            ));
+        }
+        self.seen = Some(seen);
+    }
+
+    /// Reads the tasks of this moment, and checks what depends on them alone.
+    fn look_at_tasks(&mut self, pod: &Serving) -> Seen {
         let tasks = tasks_of(&pod.context);
         self.violations.extend(self.statuses.observe(&tasks));
         self.violations.extend(invariants::tasks_end_in_order::check(&tasks));
-        let now_ms = self.trace.now_ms();
-        let serving = self.serving();
-        // Of two pods one is the only voter, which has the only journal.
         if self.plan.pods > 2 {
-            let (count, history) = (self.plan.pods, self.history.all());
-            self.violations.extend(self.twice.observe(&serving, count, &tasks, &history, now_ms));
+            self.violations.extend(self.twice.check(&tasks, &self.history.all()));
         }
-        if now_ms < self.looked_inside_ms + LOOK_INSIDE_EVERY_MS {
-            return;
-        }
-        self.looked_inside_ms = now_ms;
-        self.violations.extend(pods_agree::check(&serving));
-        let mut excused = self.network.served_late();
-        excused.extend(self.disk_lost().iter().cloned());
-        self.violations.extend(invariants::visible_when_succeeded::check(
-            &pod.context.log.routing(),
-            &tasks,
-            &self.history.all(),
-            &self.nodes,
-            &excused,
-        ));
+        Seen { applied: self.observed, tasks, made: None }
+    }
+}
+
+/// The tasks once so much is applied.
+#[derive(Debug)]
+struct Seen {
+    applied: u64,
+    tasks: Vec<TaskRecord>,
+    made: Option<Made>,
+}
+
+/// What tasks make of the clients' world.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// What the open ones are to do.
+    pub(crate) open: Vec<Operation>,
+    /// What the ended ones have made.
+    pub(crate) expected: Expected,
+}
+
+impl Made {
+    /// And how they ended that should have ended otherwise.
+    fn of(tasks: &[TaskRecord], history: &BTreeMap<u64, Sent>) -> (Self, Vec<Violation>) {
+        let (expected, found) = outcomes_are_expected::replay(tasks, history);
+        let open = tasks.iter().filter(|task| !task.ended());
+        let open =
+            open.filter_map(|task| Some(invariants::sent_of(history, task)?.operation.clone()));
+        (Self { open: open.collect(), expected }, found)
     }
 }
 

@@ -155,6 +155,12 @@ impl Plan {
         };
         let names = ["a", "b", "c", "d", "e", "f", "g"].into_iter().take(names);
         let clients = dice.between(2, 4);
+        // An hour of several pods' gossip takes longer than all the rest.
+        let retention = match self.pods > 1 && dice.chance(800) {
+            true => TaskRetention::default(),
+            false => self.retention,
+        };
+        let prunes = retention.time == RETENTION_SHORT;
         let late = dice.weighted(&[(0, 3), (1, 2), (2, 1)]).unwrap_or(0) as usize;
         Self {
             habit,
@@ -171,8 +177,9 @@ impl Plan {
             insists: dice.chance(200),
             late_pods: late.min(self.pods.saturating_sub(1)),
             // What is a matter of days can't be told within an hour then.
-            skews_clocks: dice.chance(400) && !self.prunes(),
+            skews_clocks: dice.chance(400) && !prunes,
             more_pod_faults: true,
+            retention,
             ..self
         }
     }

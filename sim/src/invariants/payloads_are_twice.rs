@@ -1,7 +1,7 @@
 //! Safety rule 1: the payload of an acknowledged write is in the journals of two pods until its
 //! task has ended, in a cluster where a pod alone is not all there is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::tables::tasks::TaskRecord;
 
@@ -16,21 +16,23 @@ pub(crate) struct PayloadsAreTwice {
 }
 
 impl PayloadsAreTwice {
-    /// Looks at the tasks of this moment. `count` pods are all there are.
-    pub(crate) fn observe(
-        &mut self,
-        pods: &[Serving],
-        count: usize,
-        tasks: &[TaskRecord],
-        history: &std::collections::BTreeMap<u64, Sent>,
-        now_ms: u64,
-    ) -> Vec<Violation> {
+    /// Looks at the pods of this moment. `count` pods are all there are; of two one is the only
+    /// voter, which has the only journal.
+    pub(crate) fn follow(&mut self, pods: &[Serving], count: usize, now_ms: u64) {
         let copy = |pod: &Serving| pod.context.peers.now().copies >= 2;
-        if !pods.iter().all(copy) {
+        if count < 3 || !pods.iter().all(copy) {
             self.since_ms = None;
         } else if self.since_ms.is_none() && pods.len() == count {
             self.since_ms = Some(now_ms);
         }
+    }
+
+    /// Looks at the tasks of this moment.
+    pub(crate) fn check(
+        &self,
+        tasks: &[TaskRecord],
+        history: &BTreeMap<u64, Sent>,
+    ) -> Vec<Violation> {
         let Some(since_ms) = self.since_ms else { return Vec::new() };
         let open = tasks.iter().filter(|task| !task.ended());
         let once = open.filter_map(|task| {

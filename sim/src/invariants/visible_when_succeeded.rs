@@ -9,12 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::ids::NodeId;
 use miroir_storage::routing::Routing;
-use miroir_storage::tables::tasks::TaskRecord;
 
+use super::Violation;
 use super::documents_are_expected::compare;
-use super::outcomes_are_expected::replay;
-use super::{Violation, sent_of};
-use crate::history::Sent;
+use crate::cluster::Made;
 use crate::model_node::{ModelNode, id_text};
 use crate::operation::{Operation, Request};
 
@@ -28,19 +26,17 @@ pub(super) struct Touched {
 }
 
 /// Looks at the world at any moment; `excused` nodes are left out.
-pub fn check(
+pub(crate) fn check(
     routing: &Routing,
-    tasks: &[TaskRecord],
-    history: &BTreeMap<u64, Sent>,
+    made: &Made,
     nodes: &BTreeMap<NodeId, ModelNode>,
     excused: &BTreeSet<NodeId>,
 ) -> Vec<Violation> {
-    let (expected, mut found) = replay(tasks, history);
+    let Made { expected, open } = made;
+    let mut found = Vec::new();
     let mut touched: BTreeMap<&str, Touched> = BTreeMap::new();
-    for task in tasks.iter().filter(|task| !task.ended()) {
-        if let Some(sent) = sent_of(history, task) {
-            touched_by(&mut touched, &sent.operation);
-        }
+    for operation in open {
+        touched_by(&mut touched, operation);
     }
     for (name, index) in &routing.indexes {
         let Some(wanted) = expected.indexes.get(name) else { continue };
