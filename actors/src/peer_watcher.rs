@@ -115,13 +115,20 @@ pub enum Formation {
     Wait(String),
 }
 
-/// A pod that finds a cluster never begins one. Else the pod with the smallest id begins when
-/// it sees `expected` pods, all of which it has heard out; the others wait for its cluster.
-pub fn formation(view: &PeerView, expected: usize) -> Formation {
+/// A pod that finds a cluster never begins one, nor does one that `only_joins`. Else the pod with
+/// the smallest id begins when it sees `expected` pods, all of which it has heard out; the others
+/// wait for its cluster.
+pub fn formation(view: &PeerView, expected: usize, only_joins: bool) -> Formation {
     let others: Vec<_> = view.others_alive().collect();
     let belongs = |facts: &PodFacts| facts.cluster_id.is_some();
     if others.iter().any(|(_, pod)| pod.facts.as_ref().is_some_and(belongs)) {
         return Formation::Begin(Start::Join);
+    }
+    if only_joins {
+        return Formation::Wait(
+            "a cluster to join, since the seeds are other pods and this one is to begin alone"
+                .to_owned(),
+        );
     }
     if others.iter().any(|(_, pod)| pod.facts.is_none()) {
         return Formation::Wait("a pod that has not told of itself yet".to_owned());
@@ -138,11 +145,13 @@ pub fn formation(view: &PeerView, expected: usize) -> Formation {
     }
 }
 
-/// Waits until it is clear how a pod without state begins.
+/// Waits until it is clear how a pod without state begins. One that would begin alone can't know
+/// whether its seeds are only silent for a moment, or cut off: with seeds other than itself it joins.
 pub async fn form(gossip: &Gossip, expected: usize, clock: &miroir_seams::Clock) -> Start {
     let mut noted: Option<Instant> = None;
     loop {
-        match formation(&gossip.view(), expected) {
+        let names_others = gossip.seeds().is_none_or(|seeds| !seeds.is_empty());
+        match formation(&gossip.view(), expected, expected < 2 && names_others) {
             Formation::Begin(start) => return start,
             Formation::Wait(what) => {
                 let now = clock.instant();
@@ -200,12 +209,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_of_the_expected_pods_begins_and_none_beside_a_cluster() {
         let all = [("a", None), ("b", None), ("c", None)];
+        let formation = |view, expected| formation(view, expected, false);
         assert_eq!(formation(&view("a", &all), 3), Formation::Begin(Start::Alone));
         assert!(matches!(formation(&view("b", &all), 3), Formation::Wait(_)));
         assert!(matches!(formation(&view("a", &all[..2]), 3), Formation::Wait(_)));
         let joined = [("a", None), ("b", Some("x"))];
         assert_eq!(formation(&view("a", &joined), 3), Formation::Begin(Start::Join));
         assert_eq!(formation(&view("a", &[("a", None)]), 1), Formation::Begin(Start::Alone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_has_seeds_and_expects_nobody_only_joins() {
+        let alone = formation(&view("a", &[("a", None)]), 1, true);
+        assert!(matches!(alone, Formation::Wait(_)), "its seeds have not answered yet");
+        let both = formation(&view("a", &[("a", None), ("b", None)]), 1, true);
+        assert!(matches!(both, Formation::Wait(_)), "both have yet to find the cluster");
+        let found = formation(&view("a", &[("a", None), ("b", Some("x"))]), 1, true);
+        assert_eq!(found, Formation::Begin(Start::Join));
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
 use miroir_seams::{Clock, Datagrams, Seams};
 use miroir_storage::ids::PodId;
@@ -159,7 +159,8 @@ struct Shared {
     published: Mutex<BTreeMap<String, String>>,
     /// Grows with every change of `published`.
     publications: AtomicU64,
-    seeds: ArcSwap<Vec<SocketAddr>>,
+    /// None before they have been looked up for the first time.
+    seeds: ArcSwapOption<Vec<SocketAddr>>,
     view: ArcSwap<PeerView>,
     changes: watch::Sender<Arc<PeerView>>,
 }
@@ -201,7 +202,7 @@ impl Gossip {
             clock: seams.clock.clone(),
             published: Mutex::default(),
             publications: AtomicU64::new(0),
-            seeds: ArcSwap::default(),
+            seeds: ArcSwapOption::empty(),
             view: ArcSwap::new(view.clone()),
             changes: watch::channel(view).0,
         });
@@ -254,6 +255,11 @@ impl Gossip {
         self.shared.view.load_full()
     }
 
+    /// The seeds' addresses without this pod's own, once they have been looked up.
+    pub fn seeds(&self) -> Option<Arc<Vec<SocketAddr>>> {
+        self.shared.seeds.load_full()
+    }
+
     /// Every view from now on; those between two looks are skipped.
     pub fn changes(&self) -> watch::Receiver<Arc<PeerView>> {
         self.shared.changes.subscribe()
@@ -295,10 +301,11 @@ async fn live(shared: Arc<Shared>, transport: SealedTransport, mut life: Life) {
 async fn look_up_seeds(shared: Arc<Shared>) {
     loop {
         let before = shared.seeds.load_full();
-        let found = shared.config.seeds.resolve(shared.config.advertise, &before).await;
-        if found != *before {
+        let known = before.as_deref().map_or(&[][..], Vec::as_slice);
+        let found = shared.config.seeds.resolve(shared.config.advertise, known).await;
+        if before.as_deref() != Some(&found) {
             tracing::debug!(addresses = ?found, "seeds found");
-            shared.seeds.store(Arc::new(found));
+            shared.seeds.store(Some(Arc::new(found)));
         }
         let alone = shared.view.load().others_alive().next().is_none();
         tokio::time::sleep(if alone { LOOKUP_ALONE } else { LOOKUP }).await;
@@ -423,6 +430,7 @@ impl Shared {
         }
         let seeds = self.seeds.load();
         let known = |seed: &SocketAddr| view.alive().any(|(_, pod)| pod.address == *seed);
+        let seeds = seeds.as_deref().map_or(&[][..], Vec::as_slice);
         let strangers: Vec<&SocketAddr> = seeds.iter().filter(|seed| !known(seed)).collect();
         let turn = if alone { round } else { round / SEED_ROUNDS };
         let first = usize::try_from(turn).unwrap_or(0).wrapping_mul(SEEDS_PER_ROUND);

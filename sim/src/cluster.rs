@@ -145,14 +145,26 @@ impl Cluster {
         slot.starts += 1;
         let starts = slot.starts;
         let seed = self.plan.seed.rotate_left(17) ^ starts ^ ((number as u64) << 40);
-        match RunningPod::start(&self.world, number, &slot.disk, seed).await {
+        let disk = slot.disk.clone();
+        let seeds = self.seeds();
+        match RunningPod::start(&self.world, number, seeds, &disk, seed).await {
             Ok(pod) => {
                 self.trace.note(format_args!("pod-{number}"), format!("started, life {starts}"));
-                slot.running = Some(pod);
+                if let Some(slot) = self.pods.get_mut(number) {
+                    slot.running = Some(pod);
+                }
             }
             Err(error) => self.violate("pods_start", error.to_string()),
         }
         self.look_after_pods();
+    }
+
+    /// What pods are told of others: all, or those that exist so far where some come late, as the
+    /// name of a headless service has it.
+    fn seeds(&self) -> Vec<usize> {
+        let exists = |pod: &usize| self.pods.get(*pod).is_some_and(|slot| slot.starts > 0);
+        let all = 0..self.pods.len();
+        if self.plan.late_pods > 0 { all.filter(exists).collect() } else { all.collect() }
     }
 
     /// Starts every pod that doesn't run.

@@ -101,13 +101,14 @@ fn lock(parts: &Mutex<Parts>) -> MutexGuard<'_, Parts> {
 
 impl RunningPod {
     /// Starts a pod on `disk`, as the program does: gossip, log, journal, nodes, actors. A pod
-    /// that is alone is ready on return; others go on by themselves.
+    /// that is alone is ready on return; others go on by themselves. It looks for others at `seeds`.
     ///
     /// # Errors
     /// When any part of a pod that is alone refuses to start.
     pub async fn start(
         world: &PodWorld,
         number: usize,
+        seeds: Vec<usize>,
         disk: &PodDisk,
         seed: u64,
     ) -> Result<Self, StartError> {
@@ -123,6 +124,7 @@ impl RunningPod {
         let start = Starting {
             world: world.clone(),
             number,
+            seeds,
             disk: disk.clone(),
             life: pod.life.clone(),
             seams: pod.seams.clone(),
@@ -238,6 +240,7 @@ struct Peering {
 struct Starting {
     world: PodWorld,
     number: usize,
+    seeds: Vec<usize>,
     disk: PodDisk,
     life: Life,
     seams: Seams,
@@ -339,7 +342,7 @@ impl Starting {
             load_permille: 0,
         };
         let own = gossip_address(self.number);
-        let seeds = (0..plan.pods).map(|pod| gossip_address(pod).to_string()).collect();
+        let seeds = self.seeds.iter().map(|pod| gossip_address(*pod).to_string()).collect();
         let config = GossipConfig {
             pod: pod_id(self.number),
             generation: self.disk.starts.fetch_add(1, Ordering::Relaxed) + 1,

@@ -87,7 +87,8 @@ pub struct ClusterConfig {
     pub old_secrets_file: Option<PathBuf>,
     /// Peer addresses of other pods, `host:port`; a name may stand for several addresses.
     pub seeds: Vec<String>,
-    /// Pods that begin a new cluster together; ignored by a pod that belongs to one.
+    /// Pods that begin a new cluster together; ignored by a pod that belongs to one. With 1, a pod
+    /// that has seeds other than itself only joins.
     pub pods_expected: u32,
     /// A pod that is gone this long is no longer a member of the log.
     #[serde(with = "units::duration_text")]
