@@ -1,11 +1,11 @@
 //! Payloads in the journals of two pods.
 //!
 //! The pod that accepts a write keeps its payload, and so does one more pod: the index's writer,
-//! if that is another. A pod that is to leave the cluster keeps none: two others do. Both fsync
-//! before the write gets its place in the log (safety rule 1). Where one pod's disk is all of the
-//! log, nothing can be kept safer than that disk; the second copy is taken there if it is to be had
-//! at once, for what the cluster becomes: a pod that began it alone may be gone before its first
-//! tasks have ended.
+//! if that is another. A pod that is to leave the cluster for good keeps none as long as two others
+//! can. Both fsync before the write gets its place in the log (safety rule 1). Where one pod's disk
+//! is all of the log, nothing can be kept safer than that disk; the second copy is taken there if it
+//! is to be had at once, for what the cluster becomes: a pod that began it alone may be gone before
+//! its first tasks have ended.
 //! Who holds what is in the task's record; copies that no open task names are given back by
 //! their pod's [`crate::journal_keeper`], so nobody has to be told.
 //!
@@ -27,6 +27,7 @@ use miroir_storage::ids::{JournalSequence, PodId};
 use miroir_storage::journal::{Journal, JournalError, Payload};
 
 use crate::accept::AcceptError;
+use crate::leave;
 use crate::peers::PeersView;
 use crate::pod::PodContext;
 
@@ -71,8 +72,12 @@ pub async fn append(
         let sequence = pod.journal.append(payload).await.map_err(refused)?;
         return Ok(vec![(pod.id.clone(), sequence)]);
     }
-    if peers.copies >= 2 && peers.live.get(&pod.id).is_some_and(|own| own.leaving) {
-        return append_away(pod, payload, preferred).await;
+    let others = peers.candidates().filter(|other| **other != pod.id).count();
+    let leaves = peers.copies >= 2 && leave::is_ordered(pod);
+    match plan_places(leaves, others, pod.log.members().addresses.len()) {
+        Places::HereAndThere => {}
+        Places::BothAway => return append_away(pod, payload, preferred, 2).await,
+        Places::OneAway => return append_away(pod, payload, preferred, 1).await,
     }
     let here = pod.journal.append(payload.clone());
     let need = if peers.copies < 2 { Need::Wish } else { Need::Must };
@@ -90,17 +95,43 @@ pub async fn append(
     }
 }
 
-/// Stores a payload in two other journals, or in the only other one: that pod will be alone.
+/// Which journals are to hold a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Places {
+    /// This pod's and another's.
+    HereAndThere,
+    /// Those of two others.
+    BothAway,
+    /// The only other pod's.
+    OneAway,
+}
+
+/// Where payloads go on a pod that sees so many `others` in service, in a log of so many `members`.
+/// One that is about to be started again comes back with its disk, and keeps them as ever.
+fn plan_places(leaves_for_good: bool, others: usize, members: usize) -> Places {
+    match (leaves_for_good, others) {
+        (false, _) => Places::HereAndThere,
+        (true, 2..) => Places::BothAway,
+        // The other pod will be alone.
+        (true, _) if members <= 2 => Places::OneAway,
+        // The rest is only away for the moment. What this pod holds keeps it until its task has
+        // ended.
+        (true, _) => Places::HereAndThere,
+    }
+}
+
+/// Stores a payload in that many other journals, one or two.
 async fn append_away(
     pod: &PodContext,
     payload: Payload,
     preferred: Option<&PodId>,
+    count: usize,
 ) -> Result<Vec<Holder>, AcceptError> {
     let clock = &pod.seams.clock;
     let first = payload.clone();
     let first = append_elsewhere(&pod.peers, clock, first, preferred, None, Need::Must).await;
     let first = first.ok_or(AcceptError::NoSecondCopy)?;
-    if pod.peers.now().candidates().filter(|other| **other != pod.id).count() < 2 {
+    if count < 2 {
         return Ok(vec![first]);
     }
     // What is stored already is found spare by its pod if the second fails.
@@ -383,6 +414,14 @@ mod tests {
         let view = beside_b(&journal, &clock);
         assert_eq!(append_elsewhere(&view, &clock, payload(), None, None, Need::Wish).await, None);
         assert_eq!(journal.calls.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn one_journal_is_enough_only_where_one_pod_will_be_left() {
+        assert_eq!(plan_places(false, 1, 3), Places::HereAndThere, "it is only started again");
+        assert_eq!(plan_places(true, 2, 3), Places::BothAway);
+        assert_eq!(plan_places(true, 1, 3), Places::HereAndThere, "the third comes back");
+        assert_eq!(plan_places(true, 1, 2), Places::OneAway);
     }
 
     #[test]

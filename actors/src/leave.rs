@@ -53,11 +53,17 @@ pub enum LeaveRefusal {
 pub fn progress(pod: &PodContext) -> LeaveProgress {
     let published = pod.peers.published();
     LeaveProgress {
-        leaving: published.contains_key(LEAVING),
+        leaving: is_ordered(pod),
         holds_roles: pod.holds_roles() || pod.leads() || job_worker::holds_chunks(pod),
         journalled: pod.journal.usage().records as u64,
         retiring: published.contains_key(RETIRING),
     }
+}
+
+/// Whether this pod was ordered to leave for good: one that is only about to be started again tells
+/// gossip alone.
+pub fn is_ordered(pod: &PodContext) -> bool {
+    pod.peers.published().contains_key(LEAVING)
 }
 
 /// Whether this pod belongs to the cluster only until it is stopped: what it would accept might
