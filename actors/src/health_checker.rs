@@ -7,7 +7,8 @@
 //!
 //! Owns: the streaks of missed and good answers. Publishes the set of nodes that are down (read
 //! by searches without any mailbox) and tells the pod of changes. A node that refuses a
-//! connection outright counts like one that hangs: three misses. A restart forgets the streaks.
+//! connection outright counts like one that hangs: three misses. A restart forgets the streaks, not
+//! who was down.
 //!
 //! A read that waits too long for a node makes it *suspected*: reads prefer others, and the node
 //! is checked at once and then every second until it answers a check or is down. Only checks take
@@ -327,7 +328,7 @@ fn on_checked(
     if answered {
         state.arguments.view.clear(&node);
     }
-    let health = state.nodes.entry(node.clone()).or_default();
+    let health = known_health(&mut state.nodes, &state.arguments.view, &node);
     let change = health.observe(answered, state.arguments.config.limits);
     let is_down = match change {
         Some(change) => change == HealthChange::WentDown,
@@ -337,6 +338,15 @@ fn on_checked(
     state.arguments.peers.publish(&published_key(&node), said);
     let Some(change) = change else { return };
     note_change(state, &node, change == HealthChange::WentDown);
+}
+
+/// What is known of a node's checks; at first what was found by this checker's former life.
+fn known_health<'a>(
+    nodes: &'a mut BTreeMap<NodeId, NodeHealth>,
+    view: &NodeHealthView,
+    node: &NodeId,
+) -> &'a mut NodeHealth {
+    nodes.entry(node.clone()).or_insert_with(|| NodeHealth::found(view.is_down(node)))
 }
 
 fn note_change(state: &mut HealthCheckerState, node: &NodeId, down: bool) {
@@ -368,6 +378,18 @@ mod tests {
         view.set(&node, true);
         view.suspect(&node);
         assert!(view.suspected().is_empty(), "down says more");
+    }
+
+    #[test]
+    fn a_checker_that_is_started_again_finds_that_a_node_came_back() {
+        let (view, node) = (NodeHealthView::default(), NodeId::from("a"));
+        view.set(&node, true);
+        let mut nodes = BTreeMap::new();
+        let mut observe = || {
+            let limits = HealthLimits { misses_max: 3, recoveries_min: 2 };
+            known_health(&mut nodes, &view, &node).observe(true, limits)
+        };
+        assert_eq!([observe(), observe()], [None, Some(HealthChange::CameBack)]);
     }
 
     #[test]
