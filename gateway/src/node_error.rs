@@ -26,6 +26,13 @@ pub fn read_error(body: &[u8]) -> Option<ResponseError> {
     serde_json::from_slice(body).ok()
 }
 
+/// Whether a node refused the shards' filter, which every read has, instead of what the client asked
+/// for: the node lacks its settings, and another may have them. What a client says of that field
+/// reaches nodes in disguise.
+pub fn refuses_shards(error: &ResponseError) -> bool {
+    error.message.contains(&format!("Attribute `{SHARD_FIELD}` is not filterable"))
+}
+
 /// `error` without node-side names.
 pub fn clean_error(mut error: ResponseError, context: ErrorContext<'_>) -> ResponseError {
     let node_side = format!("`{}`", context.index.uid);

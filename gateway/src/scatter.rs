@@ -4,7 +4,7 @@
 //! |---|---|
 //! | answers 200 with what was asked for | its part is done |
 //! | answers 4xx for the client's sake | the client's error, cleaned |
-//! | can't be reached, breaks off, is later than the time-out, answers 5xx, garbage, 401/403 or doesn't know the index | its shards are asked of other in-sync replicas, in the group, then in another |
+//! | can't be reached, breaks off, is later than the time-out, answers 5xx, garbage, 401/403, doesn't know the index or lacks its settings | its shards are asked of other in-sync replicas, in the group, then in another |
 //! | is only late | other replicas are asked beside it, see [`crate::late`] |
 //!
 //! What no replica can answer is missing, and `unavailable_shard_policy` decides. When all that
@@ -25,7 +25,7 @@ use crate::context::{GatewayContext, UnavailableShardPolicy};
 use crate::failure::Failure;
 use crate::json_scan::Malformed;
 use crate::late::ask_or_race;
-use crate::node_error::{ErrorContext, clean_error, read_error};
+use crate::node_error::{ErrorContext, clean_error, read_error, refuses_shards};
 use crate::plan::{Plan, PlannedCall, plan_shards};
 use crate::read_settings::ReadSettings;
 
@@ -355,6 +355,9 @@ fn judge(
         return lost;
     }
     let Some(error) = read_error(answer.body()) else { return lost };
+    if refuses_shards(&error) {
+        return lost;
+    }
     let code = error.known_code();
     let displayed = scope.settings.displayed.as_ref();
     let error = clean_error(error, ErrorContext { index: scope.index, displayed });

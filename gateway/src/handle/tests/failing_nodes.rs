@@ -53,6 +53,31 @@ async fn an_error_that_not_every_replica_repeats_leaves_the_answer_degraded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_lacks_an_index_s_settings_is_not_the_client_s_fault() {
+    let bare: Script = |_| {
+        let message = "Attribute `_miroir_shard` is not filterable. This index does not have \
+                       configured filterable attributes.\n1:2 \"_miroir_shard\" IN [\"†\"]";
+        let error = json!({
+            "message": message, "code": "invalid_search_filter",
+            "type": "invalid_request", "link": "l",
+        });
+        Ok((400, error.to_string()))
+    };
+    let nodes: [(&str, Script); 3] = [("a", node_a), ("b", bare), ("c", node_b)];
+    let groups: [&[&str]; 2] = [&["a", "b"], &["a", "c"]];
+    let whole = world(routing(&groups, &json!({})), &nodes, GatewayConfig::default());
+    let part = world(routing(&groups[..1], &json!({})), &nodes, GatewayConfig::default());
+    for query in ["one", "two", "three"] {
+        assert_eq!(ids(&whole.search(json!({"q": query})).await.1), MERGED);
+        let (status, answer, degraded) = part.search(json!({"q": query})).await;
+        assert_eq!(
+            (status, ids(&answer), degraded.as_deref()),
+            (200, vec![1, 3], Some("shards=1"))
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_hangs_costs_a_second_and_then_nothing() {
     let world = world(
         routing(&[&["a", "b"], &["c", "d"]], &json!({})),
