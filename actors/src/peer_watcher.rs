@@ -209,7 +209,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_of_the_expected_pods_begins_and_none_beside_a_cluster() {
         let all = [("a", None), ("b", None), ("c", None)];
-        let formation = |view, expected| formation(view, expected, false);
+        let formation = |view: &PeerView, expected| formation(view, expected, false);
         assert_eq!(formation(&view("a", &all), 3), Formation::Begin(Start::Alone));
         assert!(matches!(formation(&view("b", &all), 3), Formation::Wait(_)));
         assert!(matches!(formation(&view("a", &all[..2]), 3), Formation::Wait(_)));

@@ -8,10 +8,10 @@ use miroir_actors::leave::has_left;
 use miroir_actors::pod::PodContext;
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Outcome};
-use miroir_storage::ids::IndexUid;
+use miroir_storage::ids::{IndexUid, TaskUid};
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{Routing, updated_at};
-use miroir_storage::tables::tasks::{TaskState, read, read_open};
+use miroir_storage::tables::tasks::{TaskRecord, TaskState, read, read_open};
 use miroir_storage::tables::{ApplyError, keys};
 use miroir_wire::error::{ApiError, Code};
 use time::OffsetDateTime;
@@ -88,13 +88,24 @@ impl PodRoutes {
         let seen = index.and_then(|name| routing.indexes.get(name)).map(|index| &index.uid);
         let written = index.and_then(|name| routing.write_names.get(name));
         for (uid, last) in keys::last_writes(engine, session)? {
-            let concerned = index.is_none() || Some(&uid) == seen || Some(&uid) == written;
-            if concerned && read(engine, last.uid)?.is_some_and(|task| !task.ended()) {
+            if read(engine, last.uid)?.is_none_or(|task| task.ended()) {
+                continue;
+            }
+            let Some(name) = index else { return Ok(false) };
+            let is_bound = Some(&uid) == seen || Some(&uid) == written;
+            if is_bound || was_named(&read_open(engine)?, &uid, last.uid, name) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
+
+/// Whether one of the open tasks of the index `uid`, up to `last`, was for `name`. The name may mean
+/// another index to writers by now, as after a deletion or a swap, and not yet this one to readers.
+fn was_named(open: &[TaskRecord], uid: &IndexUid, last: TaskUid, name: &str) -> bool {
+    let mut of_index = open.iter().filter(|task| task.index.as_ref() == Some(uid));
+    of_index.any(|task| task.uid <= last && task.names().contains(&name))
 }
 
 #[async_trait]
@@ -189,5 +200,42 @@ impl LogRoutes for PodRoutes {
             clock.sleep(wait).await;
             wait = (wait * 2).min(SESSION_LOOK_MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use miroir_storage::commands::Work;
+
+    use super::*;
+
+    fn task(uid: u32, name: &str, index: &str) -> TaskRecord {
+        TaskRecord {
+            uid: TaskUid(uid),
+            name: Some(name.to_owned()),
+            index: Some(IndexUid::from(index)),
+            work: Work::DeleteIndex,
+            creates_index: false,
+            after: Vec::new(),
+            state: TaskState::Enqueued,
+            details: None,
+            error: None,
+            canceled_by: None,
+            custom_metadata: None,
+            enqueued_at: 0,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    #[test]
+    fn a_session_waits_for_the_deletion_of_an_index_that_readers_have_not_seen_yet() {
+        // `b` meant 1-b when the session wrote 5 and 6; then it was deleted, or swapped with `a`.
+        let open = [task(5, "b", "1-b"), task(6, "b", "1-b"), task(7, "a", "1-b")];
+        let uid = IndexUid::from("1-b");
+        assert!(was_named(&open, &uid, TaskUid(6), "b"));
+        assert!(was_named(&open, &uid, TaskUid(7), "b"), "an earlier write of the session");
+        assert!(!was_named(&open, &uid, TaskUid(6), "a"), "not the session's");
+        assert!(!was_named(&open, &IndexUid::from("0-b"), TaskUid(6), "b"));
     }
 }
