@@ -87,12 +87,15 @@ fn judge(read: &Read, known: &mut Known<'_>, plan: &Plan) -> Option<String> {
         return None;
     }
     let mut ended = read.ended.clone();
-    // A cancelled write says nothing of those before it.
-    let is_canceled = |uid: &TaskUid| {
-        let mut tasks = known.tasks.iter();
-        tasks.any(|t| t.uid == *uid && t.state == TaskState::Ended(Ending::Canceled))
+    // A cancelled write says nothing of those before it. One to a name that meant no index changes
+    // nothing that a read could show, so reads don't wait for it.
+    let says_nothing = |uid: &TaskUid| {
+        let is_void = |task: &TaskRecord| {
+            task.state == TaskState::Ended(Ending::Canceled) || task.index.is_none()
+        };
+        known.tasks.iter().any(|task| task.uid == *uid && is_void(task))
     };
-    if let Some(newest) = read.session.filter(|uid| !is_canceled(uid)) {
+    if let Some(newest) = read.session.filter(|uid| !says_nothing(uid)) {
         // Tasks of one name end in order, and a swap brings its other name with it.
         let mut names = BTreeSet::from([read.name.as_str()]);
         for task in known.tasks.iter().rev().filter(|task| task.uid <= newest) {
