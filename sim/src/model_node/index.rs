@@ -31,13 +31,13 @@ impl Index {
         Self { primary_key, created_at, settings: Settings::default(), documents: BTreeMap::new() }
     }
 
-    /// All or nothing, as one indexing run is.
+    /// All or nothing, as one indexing run is. Tells how many documents it made or changed.
     pub(super) fn add(
         &mut self,
         documents: &[Map<String, Value>],
         partial: bool,
         wanted_key: Option<&str>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<usize, Refusal> {
         let key = match (&self.primary_key, wanted_key) {
             (Some(present), Some(wanted)) if present != wanted => {
                 return Err(Refusal::invalid(
@@ -50,15 +50,21 @@ impl Index {
             (None, None) => infer_key(documents)?,
         };
         let mut changed = self.documents.clone();
+        let mut ids = BTreeSet::new();
         for document in documents {
             let id = document.get(&key).map(id_text).ok_or_else(|| {
                 let message = format!("Document doesn't have a `{key}` attribute.");
                 Refusal::invalid("missing_document_id", message)
             })?;
+            if !is_id(&id) {
+                let message = format!("Document identifier `{id}` is invalid.");
+                return Err(Refusal::invalid("invalid_document_id", message));
+            }
             if document.contains_key(POISON_FIELD) {
                 let message = format!("The document with the id: `{id}` is poisoned.");
                 return Err(Refusal::invalid("invalid_document_geo_field", message));
             }
+            ids.insert(id.clone());
             match changed.get_mut(&id) {
                 Some(present) if partial => {
                     for (field, value) in document {
@@ -74,7 +80,7 @@ impl Index {
         if !documents.is_empty() {
             self.primary_key = Some(key);
         }
-        Ok(())
+        Ok(ids.len())
     }
 
     pub(super) fn delete_ids(&mut self, ids: &[String]) -> u64 {
@@ -158,6 +164,12 @@ pub(crate) fn id_text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// Whether a document may have this id.
+fn is_id(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=511).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 /// Attributes that filters may name.

@@ -166,9 +166,8 @@ fn run(indexes: &mut BTreeMap<String, Index>, task: &Task, now: &str) -> Result<
     match &task.work {
         Work::Add { partial, primary_key, documents } => {
             let index = indexes.entry(uid.clone()).or_insert_with(|| Index::new(now.into(), None));
-            index.add(documents, *partial, primary_key.as_deref())?;
-            let count = documents.len();
-            Ok(json!({ "receivedDocuments": count, "indexedDocuments": count }))
+            let indexed = index.add(documents, *partial, primary_key.as_deref())?;
+            Ok(json!({ "receivedDocuments": documents.len(), "indexedDocuments": indexed }))
         }
         Work::DeleteIds(ids) => {
             let deleted = indexes.get_mut(uid).ok_or_else(missing)?.delete_ids(ids);
