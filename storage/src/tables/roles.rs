@@ -52,19 +52,22 @@ fn get(tx: &Tx<'_>, role: &str) -> Result<Option<RoleRecord>, ApplyError> {
 }
 
 /// A pod begins to work as the holder of a role, under a new epoch; refused when the role is
-/// another's. A role that was never given is anybody's, an index's writer is named with it.
+/// another's. A role that was never given is anybody's, an index's writer is named with it, and the
+/// role goes with the index: a pod that has not heard of the deletion would begin it anew.
 pub(crate) fn take_epoch(tx: &mut Tx<'_>, role: &str, pod: &PodId) -> Result<Outcome, ApplyError> {
     let known = get(tx, role)?;
+    let current = known.as_ref().map_or(Epoch(0), |known| known.epoch);
     let index = match index_of(role) {
-        Some(uid) => Some((indexes::get(tx, &uid)?, uid)),
+        Some(uid) => {
+            let Some(index) = indexes::get(tx, &uid)? else {
+                return Ok(Outcome::Fenced { current });
+            };
+            Some(index)
+        }
         None => None,
     };
-    let holder = match (&known, &index) {
-        (_, Some((Some(index), _))) => Some(&index.writer),
-        (Some(role), _) => Some(&role.holder),
-        _ => None,
-    };
-    let current = known.as_ref().map_or(Epoch(0), |known| known.epoch);
+    let writer = index.as_ref().map(|index| &index.writer);
+    let holder = writer.or(known.as_ref().map(|role| &role.holder));
     if role != MEMBERSHIP && holder.is_some_and(|holder| holder != pod) {
         return Ok(Outcome::Fenced { current });
     }
@@ -145,5 +148,11 @@ mod tests {
             with(&|tx| assign(tx, &fence(1), "ilm", &a)),
             Some(Outcome::Fenced { current: Epoch(2) })
         );
+        // The writer of an index that is gone.
+        let writer = writer_role(&IndexUid::from("0-a"));
+        let fenced = Some(Outcome::Fenced { current: Epoch(0) });
+        assert_eq!(with(&|tx| take_epoch(tx, &writer, &a)), fenced);
+        assert_eq!(with(&|tx| assign(tx, &fence(2), &writer, &a)), Some(Outcome::Unchanged));
+        assert!(all(&engine).is_ok_and(|roles| !roles.contains_key(&writer)));
     }
 }
