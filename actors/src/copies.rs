@@ -17,6 +17,7 @@
 //! Each request begins with the pod that it is for (the length of its id, 1 byte, and the id): an
 //! address may have become another pod's, and a copy there would not be where the log says.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use miroir_seams::{Clock, PeerCallError, PeerRefusal};
 use miroir_storage::commands::PayloadRef;
 use miroir_storage::ids::{JournalSequence, PodId};
 use miroir_storage::journal::{Journal, JournalError, Payload};
+use miroir_storage::log::Members;
 
 use crate::accept::AcceptError;
 use crate::leave;
@@ -73,19 +75,23 @@ pub async fn append(
         return Ok(vec![(pod.id.clone(), sequence)]);
     }
     let others = peers.candidates().filter(|other| **other != pod.id).count();
-    let leaves = peers.copies >= 2 && leave::is_ordered(pod);
-    match plan_places(leaves, others, pod.log.members().addresses.len()) {
+    let members = pod.log.members();
+    let need = Need::of(&members);
+    let leaves = need == Need::Must && leave::is_ordered(pod);
+    match plan_places(leaves, others, members.addresses.len()) {
         Places::HereAndThere => {}
         Places::BothAway => return append_away(pod, payload, preferred, 2).await,
         Places::OneAway => return append_away(pod, payload, preferred, 1).await,
     }
     let here = pod.journal.append(payload.clone());
-    let need = if peers.copies < 2 { Need::Wish } else { Need::Must };
     let there = append_elsewhere(&pod.peers, &pod.seams.clock, payload, preferred, None, need);
     let (here, there) = futures::join!(here, there);
     match (here, there) {
         (Ok(own), Some(other)) => Ok(vec![(pod.id.clone(), own), other]),
-        (Ok(own), None) if need == Need::Wish => Ok(vec![(pod.id.clone(), own)]),
+        // Others may vote since it was asked for.
+        (Ok(own), None) if Need::of(&pod.log.members()) == Need::Wish => {
+            Ok(vec![(pod.id.clone(), own)])
+        }
         (Ok(own), None) => {
             pod.journal.release(own);
             Err(AcceptError::NoSecondCopy)
@@ -158,6 +164,13 @@ enum Need {
 }
 
 impl Need {
+    /// By the log itself: what the peers' view says of it may be half a second old.
+    fn of(members: &Members) -> Self {
+        let is_only_voter =
+            members.voters_before.is_none() && members.voters == BTreeSet::from([members.raft_id]);
+        if is_only_voter { Self::Wish } else { Self::Must }
+    }
+
     /// How long one pod may take.
     fn timeout(self, bytes: u64) -> Duration {
         let shortest = match self {
@@ -335,6 +348,7 @@ mod tests {
 
     use async_trait::async_trait;
     use miroir_seams::{PeerCall, PeerTransport};
+    use miroir_storage::raft::RaftId;
 
     use super::*;
     use crate::peers::{Peer, Peers};
@@ -404,6 +418,19 @@ mod tests {
             assert_eq!(append.await, None);
             assert_eq!(journal.calls.load(Ordering::Relaxed) == 1, asked_once);
         }
+    }
+
+    #[test]
+    fn one_journal_is_enough_only_while_nobody_else_votes() {
+        let (a, b) = (RaftId(1), RaftId(2));
+        let alone = Members { raft_id: a, voters: BTreeSet::from([a]), ..Members::default() };
+        assert_eq!(Need::of(&alone), Need::Wish);
+        let both = BTreeSet::from([a, b]);
+        let shrinking = Members { voters_before: Some(both.clone()), ..alone.clone() };
+        assert_eq!(Need::of(&shrinking), Need::Must);
+        assert_eq!(Need::of(&Members { voters: both, ..alone.clone() }), Need::Must);
+        let learner = Members { raft_id: b, ..alone };
+        assert_eq!(Need::of(&learner), Need::Must);
     }
 
     #[tokio::test(start_paused = true)]

@@ -57,8 +57,8 @@ pub struct Peers {
     pub live: BTreeMap<PodId, Peer>,
     /// Every pod that was ever seen by this process: one that is missing has died.
     pub seen: BTreeSet<PodId>,
-    /// Journals that must hold a payload before it is acknowledged: 2 when the log has more
-    /// than one voter.
+    /// Disks that all that is agreed is on at least: 2 when the log has more than one voter. May be
+    /// half a second old; who stores payloads asks the log itself.
     pub copies: usize,
 }
 
