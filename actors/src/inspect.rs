@@ -39,7 +39,8 @@
 //! | | its lanes, operation, copy, proposals | one each: a lane has one run, a writer one proposal of a kind |
 //! | | its own timer | one |
 //! | `Lane` | its writer | one: the lane is idle when it is told; and the end of its own run |
-//! | `Operation`, `ReplicaCopy` | itself | one |
+//! | `Operation` | itself | one |
+//! | `ReplicaCopy` | its writer | one: the next pass after the one before |
 
 mod inventory;
 

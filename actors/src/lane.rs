@@ -17,6 +17,7 @@ pub mod audit;
 pub mod deliver;
 pub mod job;
 pub mod settings_check;
+pub mod turn;
 
 use miroir_storage::ids::NodeId;
 use miroir_storage::tables::lane_marks::{self, LaneMark};
@@ -152,6 +153,8 @@ fn on_run(myself: Address<LaneMessage>, state: &mut LaneState, job: Box<Job>) {
     let delivery = state.delivery.clone();
     let mut mark = state.mark.clone();
     let carrying = state.delivery.seams.tasks.clone().spawn("lane run", async move {
+        let turn = delivery.turn.clone();
+        let _turn = turn.take().await;
         let end = delivery.run(&job, &mut mark).await;
         // The lane may have been stopped meanwhile; then nobody needs the end.
         let _stopped = myself.cast(LaneMessage::Ended { job, end, mark });
@@ -170,6 +173,8 @@ fn on_audit(myself: Address<LaneMessage>, state: &mut LaneState) {
     let delivery = state.delivery.clone();
     let mut mark = state.mark.clone();
     let looking = state.delivery.seams.tasks.clone().spawn("lane audit", async move {
+        let turn = delivery.turn.clone();
+        let _turn = turn.take().await;
         let audit = delivery.audit(&mut mark).await;
         let _stopped = myself.cast(LaneMessage::Audited { audit, mark });
     });
@@ -191,6 +196,8 @@ fn on_check_settings(
     let delivery = state.delivery.clone();
     let mut mark = state.mark.clone();
     let looking = state.delivery.seams.tasks.clone().spawn("lane settings check", async move {
+        let turn = delivery.turn.clone();
+        let _turn = turn.take().await;
         let check = delivery.check_settings(&expected, &mut mark).await;
         let _stopped = myself.cast(LaneMessage::Checked { check, mark });
     });

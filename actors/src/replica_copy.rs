@@ -1,28 +1,43 @@
-//! Copying an index's shards to one node from in-sync replicas of them.
+//! Copying shards of an index to one node from in-sync replicas of them, while writes go on.
 //!
-//! Owns: one copy. The writer starts it under a hold: every lane of the index is idle at one
-//! place, and stays so until [`WriterMessage::CopyEnded`]; so a page can neither miss a write
-//! nor overtake one. Writes go on being accepted into the journal meanwhile. A restart begins
-//! the copy again. The target's index is made anew, so that nothing stale survives; or, when the
-//! target is itself read for some of its shards, the others are emptied and filled.
+//! Owns: one copy, pass by pass as the writer orders them ([`crate::writer::copying`]). The first
+//! pass lists the ids of each shard in one request, which is one moment of the source, and copies
+//! the documents of these ids as they are by then. Whatever was written since is in what the writer
+//! notes and orders copied again: documents that are there are sent whole, others are deleted. The
+//! last pass runs while every lane of the index stands at one place; after it the target equals its
+//! sources. The target's lane sends it nothing of these shards meanwhile, so no partial
+//! update can meet a missing document, and no page a newer write.
+//!
+//! A restart begins the copy again. The target's index is made anew, so that nothing stale survives;
+//! or, when the target is itself read for some of its shards, the others are emptied and filled.
+
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use miroir_membership::placement::shard_of;
+use miroir_seams::TransportError;
 use miroir_seams::planted::{self, Bug};
-use miroir_storage::ids::{IndexUid, NodeId, ShardId};
+use miroir_storage::commands::Fence;
+use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::routing::IndexRouting;
-use miroir_wire::reserved::{SHARD_FIELD, shard_token};
 use ractor::ActorProcessingErr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use self::pages::{arrays_of, id_of, in_shards, json_body};
 use crate::inspect::{Actor, Address};
+use crate::lane::audit::unexplained_since;
+use crate::lane::deliver::CONFIRMED_MAX;
+use crate::lane::job::percent_encode;
+use crate::lane::turn::Turn;
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
 use crate::node_settings::{node_side, node_side_whole};
 use crate::node_tasks::NodeTasksMessage;
@@ -31,9 +46,14 @@ use crate::writer::WriterMessage;
 
 /// Documents read and written at a time.
 const PAGE_DOCUMENTS: usize = 1000;
-
+/// Ids listed at a time: all of a shard, so that they are of one moment.
+const LISTED_MAX: u32 = u32::MAX;
 /// While a task of the target runs, how often the target's health is looked at.
 const TARGET_LOOK: Duration = Duration::from_secs(1);
+/// Reads of one page before the copy is given up.
+const READS_MAX: u32 = 5;
+/// Between two of them, and between two looks at whether this pod still writes the index.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a copy did not come to its end. It is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -50,17 +70,63 @@ pub enum CopyError {
     /// The target did not say how its task ended.
     #[error("target lost a task")]
     TaskLost,
+    /// The target carried out a task that nobody sent by now.
+    #[error("target carried out task {0}, which nobody sent by now")]
+    Stray(u64),
     /// Fewer or more documents arrived than were sent.
-    #[error("{copied} documents were copied, but the target holds {held}")]
+    #[error("the sources hold {expected} documents, but the target {held}")]
     CountDiffers {
-        /// Sent.
-        copied: u64,
+        /// Counted by the sources.
+        expected: u64,
         /// Counted by the target.
         held: u64,
     },
+    /// A source sent a document without an id.
+    #[error("a source sent a document without an id")]
+    NoId,
     /// The index is gone.
     #[error("index is gone")]
     IndexGone,
+    /// Another pod writes the index.
+    #[error("a newer writer of the index exists")]
+    Fenced,
+    /// The writer needs the copy no more, or must begin it again.
+    #[error("copy was given up")]
+    GivenUp,
+}
+
+/// What changed on the sources since they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Documents that were written or deleted by id.
+    pub ids: BTreeSet<String>,
+    /// Documents were deleted whose ids nobody knows.
+    pub by_filter: bool,
+}
+
+/// What a copy is told, one after the other.
+#[derive(Clone, Debug)]
+pub enum CopyPass {
+    /// Prepare the target and copy every document.
+    Everything,
+    /// Copy again what was touched.
+    Again(Touched),
+    /// The same, after everything if that was not copied yet, with every lane at one place.
+    Last(Touched),
+}
+
+/// How a pass ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PassEnd {
+    /// Done; another must follow.
+    Done,
+    /// The target equals its sources.
+    Finished {
+        /// The newest task of the target.
+        newest_task: u64,
+    },
+    /// The copy must begin again.
+    Failed,
 }
 
 /// How a copy starts.
@@ -70,8 +136,10 @@ pub struct ReplicaCopyArguments {
     pub pod: Arc<PodContext>,
     /// Whom to report to.
     pub writer: Address<WriterMessage>,
-    /// The index.
-    pub index: IndexUid,
+    /// The writer's.
+    pub fence: Fence,
+    /// Tells the copies of one writer apart.
+    pub number: u64,
     /// The node to fill.
     pub target: NodeId,
     /// Where each of the target's shards is read; shards without a source are left empty.
@@ -79,16 +147,28 @@ pub struct ReplicaCopyArguments {
     /// The shards to fill, when the target is read for its others; `None`: the target's index
     /// is made anew.
     pub missing: Option<BTreeSet<ShardId>>,
+    /// Shared with the target's lane: one of both has a task open there.
+    pub turn: Turn,
+    /// Set when the copy is to end without result.
+    pub given_up: Arc<AtomicBool>,
 }
 
-/// The copying actor: one message, one copy.
+/// The copying actor.
 #[derive(Debug)]
 pub struct ReplicaCopy;
 
+/// A copy under way.
+#[derive(Debug)]
+pub struct ReplicaCopyState {
+    arguments: ReplicaCopyArguments,
+    /// The target's newest task before the first of the copy; the first pass has begun.
+    first_task: Option<Option<u64>>,
+}
+
 #[ractor::async_trait]
 impl Actor for ReplicaCopy {
-    type Msg = ();
-    type State = ReplicaCopyArguments;
+    type Msg = CopyPass;
+    type State = ReplicaCopyState;
     type Arguments = ReplicaCopyArguments;
 
     const KIND: &'static str = "ReplicaCopy";
@@ -96,29 +176,31 @@ impl Actor for ReplicaCopy {
 
     async fn pre_start(
         &self,
-        myself: Address<()>,
+        _myself: Address<CopyPass>,
         arguments: ReplicaCopyArguments,
-    ) -> Result<ReplicaCopyArguments, ActorProcessingErr> {
-        myself.cast(())?;
-        Ok(arguments)
+    ) -> Result<ReplicaCopyState, ActorProcessingErr> {
+        Ok(ReplicaCopyState { arguments, first_task: None })
     }
 
     async fn handle(
         &self,
-        myself: Address<()>,
-        _run: (),
-        arguments: &mut ReplicaCopyArguments,
+        myself: Address<CopyPass>,
+        pass: CopyPass,
+        state: &mut ReplicaCopyState,
     ) -> Result<(), ActorProcessingErr> {
-        let newest_task = match copy(arguments).await {
-            Ok(newest) => Some(newest),
+        let end = match state.run(pass).await {
+            Ok(end) => end,
             Err(error) => {
-                tracing::warn!(index = %arguments.index, target = %arguments.target, %error, "copy failed");
-                None
+                let ReplicaCopyArguments { fence, target, .. } = &state.arguments;
+                tracing::warn!(index = %fence.index, %target, %error, "copy failed");
+                PassEnd::Failed
             }
         };
-        let target = arguments.target.clone();
-        let _writer_gone = arguments.writer.cast(WriterMessage::CopyEnded { target, newest_task });
-        myself.stop(None);
+        if end != PassEnd::Done {
+            myself.stop(None);
+        }
+        let number = state.arguments.number;
+        let _writer_gone = state.arguments.writer.cast(WriterMessage::CopyPassed { number, end });
         Ok(())
     }
 }
@@ -140,188 +222,328 @@ pub fn assign_sources(
     sources
 }
 
-async fn copy(arguments: &ReplicaCopyArguments) -> Result<u64, CopyError> {
-    let routing = arguments.pod.log.routing();
-    let index = routing.by_uid.get(&arguments.index).ok_or(CopyError::IndexGone)?;
-    let uid = &arguments.index;
-    let target = &arguments.target;
-    match &arguments.missing {
-        None => make_anew(arguments, index).await?,
-        Some(missing) => {
-            put_settings_right(arguments, index).await?;
-            let path = format!("/indexes/{uid}/documents/delete");
-            let body = json!({ "filter": in_shards(missing, index.shards) });
-            task(arguments, Method::POST, path, Some(json_body(&body))).await?;
+impl ReplicaCopyState {
+    async fn run(&mut self, pass: CopyPass) -> Result<PassEnd, CopyError> {
+        if self.first_task.is_none() {
+            let target = &self.arguments.target;
+            self.first_task = Some(self.arguments.pod.calls.newest_task(target).await?);
+            self.arguments.everything().await?;
         }
-    }
-
-    let mut copied = 0;
-    for (source, shards) in &arguments.sources {
-        let filter = in_shards(shards, index.shards);
-        let mut offset = 0;
-        loop {
-            let mut page = read_page(arguments, source, &filter, offset).await?;
-            let count = page.len();
-            if planted::has(Bug::CopyShort) && count > 1 {
-                page.pop();
+        match pass {
+            CopyPass::Everything => Ok(PassEnd::Done),
+            CopyPass::Again(touched) => {
+                self.arguments.again(&touched).await?;
+                Ok(PassEnd::Done)
             }
-            if count > 0 {
-                let key = index.primary_key.as_deref().unwrap_or("id");
-                let key = crate::lane::job::percent_encode(key);
-                let path = format!("/indexes/{uid}/documents?primaryKey={key}");
-                task(arguments, Method::POST, path, Some(array_of(&page))).await?;
-                copied += page.len() as u64;
-            }
-            offset += count;
-            if count < PAGE_DOCUMENTS {
-                break;
+            CopyPass::Last(touched) => {
+                self.arguments.again(&touched).await?;
+                self.finish().await
             }
         }
     }
-    let held = count(arguments, index).await?;
-    if held != copied {
-        return Err(CopyError::CountDiffers { copied, held });
+
+    /// Nothing of the index is under way anywhere: what the target has must be what was sent.
+    async fn finish(&self) -> Result<PassEnd, CopyError> {
+        let ReplicaCopyArguments { pod, fence, target, .. } = &self.arguments;
+        let documents = self.arguments.compare_counts().await?;
+        let since = self.first_task.flatten();
+        if let Some(stray) = unexplained_since(&pod.calls, target, &fence.index, since).await? {
+            return Err(CopyError::Stray(stray));
+        }
+        let newest_task = pod.calls.newest_task(target).await?.unwrap_or(0);
+        tracing::info!(index = %fence.index, %target, documents, "replica copied");
+        Ok(PassEnd::Finished { newest_task })
     }
-    tracing::info!(index = %uid, %target, documents = copied, "replica copied");
-    Ok(arguments.pod.calls.newest_task(target).await?.unwrap_or(0))
 }
 
-/// Removes the target's index, and creates it with its settings.
-async fn make_anew(
-    arguments: &ReplicaCopyArguments,
-    index: &IndexRouting,
-) -> Result<(), CopyError> {
-    let uid = &arguments.index;
-    match task(arguments, Method::DELETE, format!("/indexes/{uid}"), None).await {
-        Err(CopyError::TargetRefused(code)) if code == "index_not_found" => {}
-        other => {
-            other?;
-        }
+impl ReplicaCopyArguments {
+    fn index(&self) -> Result<Arc<IndexRouting>, CopyError> {
+        let routing = self.pod.log.routing();
+        routing.by_uid.get(&self.fence.index).cloned().ok_or(CopyError::IndexGone)
     }
-    let create = json!({ "uid": uid.as_str(), "primaryKey": index.primary_key });
-    task(arguments, Method::POST, "/indexes".into(), Some(json_body(&create))).await?;
-    let settings = node_side(&index.settings);
-    let path = format!("/indexes/{uid}/settings");
-    task(arguments, Method::PATCH, path, Some(json_body(&settings))).await
-}
 
-/// Gives the target the settings whole: what isn't set goes back to its default.
-async fn put_settings_right(
-    arguments: &ReplicaCopyArguments,
-    index: &IndexRouting,
-) -> Result<(), CopyError> {
-    let path = format!("/indexes/{}/settings", arguments.index);
-    let calls = &arguments.pod.calls;
-    let read = match calls.json(&arguments.target, Method::GET, path.clone(), None).await {
-        // Settings create it.
-        Err(NodeCallError::Refused(error)) if error.code == "index_not_found" => Value::Null,
-        answer => answer?,
-    };
-    let settings = node_side_whole(&index.settings, &read);
-    task(arguments, Method::PATCH, path, Some(json_body(&settings))).await
-}
-
-fn in_shards(shards: &BTreeSet<ShardId>, of: u32) -> String {
-    let tokens: Vec<String> =
-        shards.iter().map(|shard| format!("\"{}\"", shard_token(shard.0, of))).collect();
-    format!("{SHARD_FIELD} IN [{}]", tokens.join(", "))
-}
-
-/// Documents that the target holds of the shards that were to be filled.
-async fn count(arguments: &ReplicaCopyArguments, index: &IndexRouting) -> Result<u64, CopyError> {
-    let uid = &arguments.index;
-    let calls = &arguments.pod.calls;
-    let target = &arguments.target;
-    let (answer, field): (Value, _) = match &arguments.missing {
-        None => {
-            let path = format!("/indexes/{uid}/stats");
-            (calls.json(target, Method::GET, path, None).await?, "numberOfDocuments")
+    /// The first pass.
+    async fn everything(&self) -> Result<(), CopyError> {
+        let index = self.index()?;
+        match &self.missing {
+            None => self.make_anew(&index).await?,
+            Some(missing) => {
+                self.put_settings_right(&index).await?;
+                let path = format!("/indexes/{}/documents/delete", index.uid);
+                let body = json!({ "filter": in_shards(missing, index.shards) });
+                self.task(Method::POST, path, Some(json_body(&body))).await?;
+            }
         }
-        Some(missing) => {
-            let path = format!("/indexes/{uid}/documents/fetch");
-            let query = json!({ "filter": [in_shards(missing, index.shards)], "limit": 0 });
-            (calls.json(target, Method::POST, path, Some(&query)).await?, "total")
+        for (source, shards) in &self.sources {
+            let mut waiting = Vec::new();
+            for shard in shards {
+                waiting.extend(self.list(source, *shard).await?);
+                while waiting.len() >= PAGE_DOCUMENTS {
+                    let rest = waiting.split_off(PAGE_DOCUMENTS);
+                    self.copy_documents(source, &waiting).await?;
+                    waiting = rest;
+                }
+            }
+            self.copy_documents(source, &waiting).await?;
         }
-    };
-    Ok(answer.get(field).and_then(Value::as_u64).unwrap_or(0))
-}
+        Ok(())
+    }
 
-#[derive(Deserialize)]
-struct DocumentsPage {
-    results: Vec<Box<RawValue>>,
-}
+    /// Makes the target equal for what was touched.
+    async fn again(&self, touched: &Touched) -> Result<(), CopyError> {
+        if touched.by_filter {
+            for (source, shards) in &self.sources {
+                for shard in shards {
+                    let kept: BTreeSet<String> =
+                        self.list(source, *shard).await?.into_iter().collect();
+                    let held = self.list(&self.target, *shard).await?;
+                    let gone: Vec<&String> = held.iter().filter(|id| !kept.contains(*id)).collect();
+                    for page in gone.chunks(PAGE_DOCUMENTS) {
+                        self.delete(page).await?;
+                    }
+                }
+            }
+        }
+        if touched.ids.is_empty() {
+            return Ok(());
+        }
+        let shards = self.index()?.shards;
+        for (source, held) in &self.sources {
+            let ids: Vec<String> = touched
+                .ids
+                .iter()
+                .filter(|id| held.contains(&shard_of(id, shards)))
+                .cloned()
+                .collect();
+            for page in ids.chunks(PAGE_DOCUMENTS) {
+                let found = self.copy_documents(source, page).await?;
+                let gone: Vec<&String> = page.iter().filter(|id| !found.contains(*id)).collect();
+                self.delete(&gone).await?;
+            }
+        }
+        Ok(())
+    }
 
-async fn read_page(
-    arguments: &ReplicaCopyArguments,
-    source: &NodeId,
-    filter: &str,
-    offset: usize,
-) -> Result<Vec<Box<RawValue>>, CopyError> {
-    let routing = arguments.pod.log.routing();
-    // Vectors travel with their documents; nodes without embedders refuse the flag on some
-    // versions, and then have none to send.
-    let with_vectors = routing.by_uid.get(&arguments.index).is_some_and(|index| {
-        index
+    /// Removes the target's index, and creates it with its settings.
+    async fn make_anew(&self, index: &IndexRouting) -> Result<(), CopyError> {
+        let uid = &index.uid;
+        match self.task(Method::DELETE, format!("/indexes/{uid}"), None).await {
+            Err(CopyError::TargetRefused(code)) if code == "index_not_found" => {}
+            other => other?,
+        }
+        let create = json!({ "uid": uid.as_str(), "primaryKey": index.primary_key });
+        self.task(Method::POST, "/indexes".into(), Some(json_body(&create))).await?;
+        let settings = node_side(&index.settings);
+        let path = format!("/indexes/{uid}/settings");
+        self.task(Method::PATCH, path, Some(json_body(&settings))).await
+    }
+
+    /// Gives the target the settings whole: what isn't set goes back to its default.
+    async fn put_settings_right(&self, index: &IndexRouting) -> Result<(), CopyError> {
+        let path = format!("/indexes/{}/settings", index.uid);
+        let read = match self.pod.calls.json(&self.target, Method::GET, path.clone(), None).await {
+            // Settings create it.
+            Err(NodeCallError::Refused(error)) if error.code == "index_not_found" => Value::Null,
+            answer => answer?,
+        };
+        let settings = node_side_whole(&index.settings, &read);
+        self.task(Method::PATCH, path, Some(json_body(&settings))).await
+    }
+
+    /// The ids of a shard's documents on a node, of one moment.
+    async fn list(&self, node: &NodeId, shard: ShardId) -> Result<Vec<String>, CopyError> {
+        let index = self.index()?;
+        // No document was accepted yet.
+        let Some(key) = &index.primary_key else { return Ok(Vec::new()) };
+        let filter = in_shards(&BTreeSet::from([shard]), index.shards);
+        let query = json!({ "filter": [filter], "fields": [key], "limit": LISTED_MAX });
+        let page = self.fetch(node, &query).await?;
+        page.iter().map(|document| id_of(document, key)).collect()
+    }
+
+    /// Copies documents by id as the source has them now; the ids that it has.
+    async fn copy_documents(
+        &self,
+        source: &NodeId,
+        ids: &[String],
+    ) -> Result<BTreeSet<String>, CopyError> {
+        let index = self.index()?;
+        let (Some(key), false) = (&index.primary_key, ids.is_empty()) else {
+            return Ok(BTreeSet::new());
+        };
+        // Vectors travel with their documents; nodes without embedders refuse the flag on some
+        // versions, and then have none to send.
+        let with_vectors = index
             .settings
             .effective()
             .get("embedders")
-            .is_some_and(|e| e.as_object().is_some_and(|embedders| !embedders.is_empty()))
-    });
-    let mut query = json!({ "filter": [filter], "offset": offset, "limit": PAGE_DOCUMENTS });
-    if with_vectors && let Value::Object(query) = &mut query {
-        query.insert("retrieveVectors".into(), json!(true));
-    }
-    let path = format!("/indexes/{}/documents/fetch", arguments.index);
-    let page: DocumentsPage =
-        arguments.pod.calls.json(source, Method::POST, path, Some(&query)).await?;
-    Ok(page.results)
-}
-
-async fn task(
-    arguments: &ReplicaCopyArguments,
-    method: Method,
-    path: String,
-    body: Option<Bytes>,
-) -> Result<(), CopyError> {
-    let pod = &arguments.pod;
-    let target = &arguments.target;
-    let sent = pod.calls.enqueue(target, method, path, body, PAYLOAD_TIMEOUT).await;
-    let uid = match sent {
-        Ok(uid) => uid,
-        Err(NodeCallError::Refused(error)) => return Err(CopyError::TargetRefused(error.code)),
-        Err(error) => return Err(error.into()),
-    };
-    let follower = pod.follower(target).ok_or(CopyError::TaskLost)?;
-    let (reply, ended) = oneshot::channel();
-    follower.cast(NodeTasksMessage::Follow { uid, reply }).map_err(|_| CopyError::TaskLost)?;
-    let mut ended = ended;
-    let ended = loop {
-        match tokio::time::timeout(TARGET_LOOK, &mut ended).await {
-            Ok(end) => break end.ok().flatten().ok_or(CopyError::TaskLost)?,
-            // Writes of the index wait for the copy; they must not wait for a dead node.
-            Err(_) if pod.health.is_down(target) => return Err(CopyError::TargetDown),
-            Err(_) => {}
+            .is_some_and(|e| e.as_object().is_some_and(|embedders| !embedders.is_empty()));
+        let mut query = json!({ "ids": ids, "limit": ids.len() });
+        if with_vectors && let Value::Object(query) = &mut query {
+            query.insert("retrieveVectors".into(), json!(true));
         }
-    };
-    match ended.error {
-        Some(error) => Err(CopyError::TargetRefused(error.code)),
-        None => Ok(()),
+        let mut page = match self.fetch(source, &query).await {
+            // Documents are large here: half as many at a time.
+            Err(CopyError::Call(NodeCallError::Transport(TransportError::TooLarge(_))))
+                if ids.len() > 1 =>
+            {
+                let (first, second) = ids.split_at(ids.len() / 2);
+                let mut found = Box::pin(self.copy_documents(source, first)).await?;
+                found.extend(Box::pin(self.copy_documents(source, second)).await?);
+                return Ok(found);
+            }
+            page => page?,
+        };
+        if planted::has(Bug::CopyShort) && page.len() > 1 {
+            page.pop();
+        }
+        let path = format!("/indexes/{}/documents?primaryKey={}", index.uid, percent_encode(key));
+        for body in arrays_of(&page) {
+            self.task(Method::POST, path.clone(), Some(body)).await?;
+        }
+        page.iter().map(|document| id_of(document, key)).collect()
     }
-}
 
-fn json_body(value: &Value) -> Bytes {
-    Bytes::from(value.to_string())
-}
-
-fn array_of(documents: &[Box<RawValue>]) -> Bytes {
-    let mut body =
-        Vec::with_capacity(documents.iter().map(|d| d.get().len() + 1).sum::<usize>() + 2);
-    for (n, document) in documents.iter().enumerate() {
-        body.push(if n == 0 { b'[' } else { b',' });
-        body.extend_from_slice(document.get().as_bytes());
+    async fn delete(&self, ids: &[&String]) -> Result<(), CopyError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let path = format!("/indexes/{}/documents/delete-batch", self.fence.index);
+        self.task(Method::POST, path, Some(json_body(&json!(ids)))).await
     }
-    body.push(b']');
-    Bytes::from(body)
+
+    /// Documents of the filled shards, by both sides, which must agree.
+    async fn compare_counts(&self) -> Result<u64, CopyError> {
+        let index = self.index()?;
+        let mut expected = 0;
+        for (source, shards) in &self.sources {
+            expected += self.count(source, shards, index.shards).await?;
+        }
+        let held = match &self.missing {
+            Some(missing) => self.count(&self.target, missing, index.shards).await?,
+            None => {
+                let path = format!("/indexes/{}/stats", index.uid);
+                let answer: Value =
+                    self.pod.calls.json(&self.target, Method::GET, path, None).await?;
+                answer.get("numberOfDocuments").and_then(Value::as_u64).unwrap_or(0)
+            }
+        };
+        if held != expected {
+            return Err(CopyError::CountDiffers { expected, held });
+        }
+        Ok(held)
+    }
+
+    async fn count(
+        &self,
+        node: &NodeId,
+        shards: &BTreeSet<ShardId>,
+        of: u32,
+    ) -> Result<u64, CopyError> {
+        let path = format!("/indexes/{}/documents/fetch", self.fence.index);
+        let query = json!({ "filter": [in_shards(shards, of)], "limit": 0 });
+        let answer: Value = self.pod.calls.json(node, Method::POST, path, Some(&query)).await?;
+        Ok(answer.get("total").and_then(Value::as_u64).unwrap_or(0))
+    }
+
+    /// Reads documents; a read that failed is repeated.
+    async fn fetch(&self, node: &NodeId, query: &Value) -> Result<Vec<Box<RawValue>>, CopyError> {
+        #[derive(Deserialize)]
+        struct DocumentsPage {
+            results: Vec<Box<RawValue>>,
+        }
+        let path = format!("/indexes/{}/documents/fetch", self.fence.index);
+        let body = json_body(query);
+        let mut reads = 0;
+        loop {
+            reads += 1;
+            let (path, body) = (path.clone(), Some(body.clone()));
+            let calls = &self.pod.calls;
+            let answer = calls.call(node, Method::POST, path, body, PAYLOAD_TIMEOUT).await;
+            let page = answer.and_then(|answer| {
+                let page = serde_json::from_slice::<DocumentsPage>(&answer);
+                page.map_err(|error| NodeCallError::Faulty { status: 200, text: error.to_string() })
+            });
+            match page {
+                Ok(page) => return Ok(page.results),
+                Err(
+                    error @ (NodeCallError::Refused(_)
+                    | NodeCallError::Transport(TransportError::TooLarge(_))),
+                ) => return Err(error.into()),
+                Err(error) if reads == READS_MAX => return Err(error.into()),
+                Err(_) => {
+                    self.check_wanted()?;
+                    self.pod.seams.clock.sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn check_wanted(&self) -> Result<(), CopyError> {
+        match self.given_up.load(Ordering::Relaxed) {
+            true => Err(CopyError::GivenUp),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until it is fresh knowledge that no newer writer exists, as lanes do.
+    async fn still_holds(&self) -> Result<(), CopyError> {
+        loop {
+            self.check_wanted()?;
+            if self.index()?.epoch > self.fence.epoch {
+                return Err(CopyError::Fenced);
+            }
+            if self.pod.log.confirmed().age <= CONFIRMED_MAX {
+                return Ok(());
+            }
+            if self.pod.health.is_down(&self.target) {
+                return Err(CopyError::TargetDown);
+            }
+            self.pod.seams.clock.sleep(PAUSE).await;
+        }
+    }
+
+    /// Has the target carry out one task, to its end, in turns with its lane.
+    async fn task(
+        &self,
+        method: Method,
+        path: String,
+        body: Option<Bytes>,
+    ) -> Result<(), CopyError> {
+        let _turn = loop {
+            match tokio::time::timeout(TARGET_LOOK, self.turn.take()).await {
+                Ok(turn) => break turn,
+                // The lane may wait for a dead node for ever.
+                Err(_) if self.pod.health.is_down(&self.target) => {
+                    return Err(CopyError::TargetDown);
+                }
+                Err(_) => self.check_wanted()?,
+            }
+        };
+        self.still_holds().await?;
+        let (pod, target) = (&self.pod, &self.target);
+        let sent = pod.calls.enqueue(target, method, path, body, PAYLOAD_TIMEOUT).await;
+        let uid = match sent {
+            Ok(uid) => uid,
+            Err(NodeCallError::Refused(error)) => return Err(CopyError::TargetRefused(error.code)),
+            Err(error) => return Err(error.into()),
+        };
+        let follower = pod.follower(target).ok_or(CopyError::TaskLost)?;
+        let (reply, mut ended) = oneshot::channel();
+        follower.cast(NodeTasksMessage::Follow { uid, reply }).map_err(|_| CopyError::TaskLost)?;
+        let ended = loop {
+            match tokio::time::timeout(TARGET_LOOK, &mut ended).await {
+                Ok(end) => break end.ok().flatten().ok_or(CopyError::TaskLost)?,
+                // Writes of the index may wait for the copy; they must not wait for a dead node.
+                Err(_) if pod.health.is_down(target) => return Err(CopyError::TargetDown),
+                Err(_) => {}
+            }
+        };
+        match ended.error {
+            Some(error) => Err(CopyError::TargetRefused(error.code)),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

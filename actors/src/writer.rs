@@ -1,7 +1,7 @@
 //! The writer of one index: it alone orders and sends the index's writes.
 //!
-//! Owns: the queue of the index's open tasks, where each lane stands, and the hold while a
-//! replica is copied. Does not own: what is agreed (the log is asked and told), the payloads
+//! Owns: the queue of the index's open tasks, where each lane stands, and the copy that fills a
+//! replica. Does not own: what is agreed (the log is asked and told), the payloads
 //! (journal), the sending (lanes). Sent to by the log feed (accepted and ended tasks), its
 //! lanes, its operations and copies, and the health checker. Upholds safety rules 1, 2, 5, 6, 9.
 //!
@@ -15,6 +15,7 @@
 //! ```
 
 mod audits;
+pub mod copying;
 pub mod entries;
 pub mod lanes;
 mod presence;
@@ -35,6 +36,7 @@ use miroir_storage::tables::tasks::{self, TaskRecord};
 use ractor::{ActorProcessingErr, SupervisionEvent};
 use tokio::time::Instant;
 
+use self::copying::Copying;
 use self::entries::{Decision, Entry, Sendable};
 use self::lanes::{LaneView, Standing, held_shards};
 use crate::inspect::{Actor, Address};
@@ -42,14 +44,14 @@ use crate::lane::audit::Audit;
 use crate::lane::deliver::{Delivery, RunEnd};
 use crate::lane::job::{Job, JobTarget};
 use crate::lane::settings_check::SettingsCheck;
+use crate::lane::turn::Turn;
 use crate::lane::{Lane, LaneArguments};
 use crate::operation::OperationEnd;
 use crate::pod::PodContext;
+use crate::replica_copy::PassEnd;
 
 /// How often lag, retries and standstill are looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// After a failed copy, before the next try.
-const COPY_RETRY_WAIT: Duration = Duration::from_secs(10);
 
 /// What a writer is told.
 #[derive(Debug)]
@@ -107,12 +109,12 @@ pub enum WriterMessage {
         /// How.
         end: Box<OperationEnd>,
     },
-    /// A copy ended; `newest_task` of the target when it succeeded.
-    CopyEnded {
-        /// The node that was filled.
-        target: NodeId,
-        /// Its newest task.
-        newest_task: Option<u64>,
+    /// A pass of a copy ended.
+    CopyPassed {
+        /// The copy.
+        number: u64,
+        /// How.
+        end: PassEnd,
     },
     /// The log answered `FinishTasks`.
     Finished {
@@ -167,25 +169,16 @@ pub struct WriterState {
     lanes: BTreeMap<NodeId, LaneView>,
     /// The barrier whose operation is under way.
     operation: Option<TaskUid>,
-    /// A replica is to be copied, or is being copied.
-    hold: Option<Hold>,
+    /// A replica is being filled.
+    copying: Option<Copying>,
+    /// Copies that were begun.
+    copies: u64,
     /// Not before this is a failed copy tried again.
     copy_after: Instant,
     /// A `FinishTasks` is in flight: the next waits, so that tasks end in order.
     finishing: bool,
     /// The index was deleted; the writer stops.
     done: bool,
-}
-
-/// Every lane stops at one place while a node is filled.
-#[derive(Clone, Debug)]
-pub struct Hold {
-    /// The node to fill.
-    pub target: NodeId,
-    /// The last task that lanes may pass; `None` when nothing was sent yet.
-    pub limit: Option<TaskUid>,
-    /// The copy runs.
-    pub copying: bool,
 }
 
 #[ractor::async_trait]
@@ -225,6 +218,7 @@ impl Actor for Writer {
             }
             let target =
                 JobTarget { index: index.clone(), shards: placed.shards, held: held.clone() };
+            let turn = Turn::default();
             let in_sync = lanes::is_in_sync(&placed.groups, &node);
             if epoch > Epoch(1) && mark.provisioned && (interrupted || !in_sync) {
                 // So may those of a copy. Two: what is found later can't be told from what came late.
@@ -234,6 +228,7 @@ impl Actor for Writer {
             let delivery = Delivery {
                 node: node.clone(),
                 target,
+                turn: turn.clone(),
                 calls: pod.calls.clone(),
                 follower: pod.follower(&node).ok_or("a node has no follower")?,
                 log: pod.log.clone(),
@@ -245,6 +240,7 @@ impl Actor for Writer {
             let view = LaneView {
                 actor,
                 held,
+                turn,
                 passed: mark.through,
                 busy: false,
                 provisioned: mark.provisioned,
@@ -274,7 +270,8 @@ impl Actor for Writer {
             entries,
             lanes,
             operation: None,
-            hold: None,
+            copying: None,
+            copies: 0,
             copy_after,
             finishing: false,
             done: false,
@@ -309,8 +306,8 @@ impl Actor for Writer {
             WriterMessage::OperationEnded { uid, end } => {
                 on_operation_ended(state, uid, *end)?;
             }
-            WriterMessage::CopyEnded { target, newest_task } => {
-                on_copy_ended(state, &target, newest_task)?;
+            WriterMessage::CopyPassed { number, end } => {
+                copying::on_copy_passed(state, number, &end)?;
             }
             WriterMessage::Finished { uids, answer } => steps::on_finished(state, &uids, answer)?,
             WriterMessage::InSyncChanged { node, joined, answer } => {
@@ -414,34 +411,6 @@ fn on_operation_ended(
             Sendable::Settings(end.for_latecomers)
         });
         entry.stage = entries::Stage::Decided(Box::new(end.decision));
-    }
-    Ok(())
-}
-
-fn on_copy_ended(
-    state: &mut WriterState,
-    target: &NodeId,
-    newest_task: Option<u64>,
-) -> Result<(), ActorProcessingErr> {
-    let Some(hold) = state.hold.take() else { return Ok(()) };
-    match newest_task {
-        None => state.copy_after = state.pod.seams.clock.instant() + COPY_RETRY_WAIT,
-        Some(newest) => {
-            let mark = LaneMark {
-                through: hold.limit,
-                open: None,
-                node_task: Some(newest),
-                provisioned: true,
-                audited: Some(newest),
-                ..LaneMark::default()
-            };
-            pass_lane(state, target, mark)?;
-            reports::forget_results(state, target);
-            if let Some(lane) = state.lanes.get_mut(target) {
-                lane.standing = Standing::CatchingUp;
-                lane.lost_disk = false;
-            }
-        }
     }
     Ok(())
 }

@@ -295,3 +295,6 @@ impl Cluster {
         self.violations.extend(found);
     }
 }
+
+#[cfg(test)]
+mod large_copy;

@@ -4,10 +4,11 @@
 //! is one that this pod can't explain; the replica then no longer equals the others. While a
 //! request of a lane may come late, the lane looks through the node's tasks between its runs.
 
+use miroir_storage::ids::{IndexUid, NodeId};
 use miroir_storage::tables::lane_marks::LaneMark;
 
 use super::deliver::Delivery;
-use crate::node_calls::{NodeCallError, NodeTask};
+use crate::node_calls::{NodeCallError, NodeCalls, NodeTask};
 
 /// Tasks listed at a time.
 const PAGE: usize = 500;
@@ -27,14 +28,15 @@ impl Delivery {
     /// Looks through the tasks since the last audit. Nothing of the lane, an operation or a
     /// copy may be under way on the node for the index.
     pub(super) async fn audit(&self, mark: &mut LaneMark) -> Audit {
-        let tasks = match self.tasks_since(mark.audited).await {
+        let index = &self.target.index;
+        let tasks = match tasks_since(&self.calls, &self.node, index, mark.audited).await {
             Ok(tasks) => tasks,
             Err(error) => {
                 tracing::debug!(node = %self.node, %error, "node could not be audited");
                 return Audit::NoAnswer;
             }
         };
-        let index = self.target.index.as_str();
+        let index = index.as_str();
         let sent = self.calls.sent();
         let stray = first_stray(&tasks, |task| sent.knows(&self.node, index, task));
         if let Some(stray) = stray {
@@ -73,28 +75,47 @@ impl Delivery {
             self.calls.disks().note_known(&self.node, known);
         }
     }
+}
 
-    /// The node's tasks of the index after `audited`, oldest first.
-    async fn tasks_since(&self, audited: Option<u64>) -> Result<Vec<NodeTask>, NodeCallError> {
-        let mut found = Vec::new();
-        let mut from = String::new();
-        loop {
-            let query = format!("indexUids={}&limit={PAGE}{from}", self.target.index);
-            let page = self.calls.tasks(&self.node, &query).await?;
-            let full = page.len() == PAGE;
-            let count = found.len();
-            let newer = |task: &NodeTask| audited.is_none_or(|audited| task.uid > audited);
-            found.extend(page.into_iter().filter(newer));
-            match found.last() {
-                Some(oldest) if full && found.len() == count + PAGE && oldest.uid > 0 => {
-                    from = format!("&from={}", oldest.uid - 1);
-                }
-                _ => break,
+/// A task of the index on the node after `since` that this pod can't explain and that is no
+/// harmless repetition.
+pub(crate) async fn unexplained_since(
+    calls: &NodeCalls,
+    node: &NodeId,
+    index: &IndexUid,
+    since: Option<u64>,
+) -> Result<Option<u64>, NodeCallError> {
+    let tasks = tasks_since(calls, node, index, since).await?;
+    let sent = calls.sent();
+    let stray = first_stray(&tasks, |task| sent.knows(node, index.as_str(), task));
+    Ok(stray.map(|stray| stray.uid))
+}
+
+/// The node's tasks of the index after `since`, oldest first.
+async fn tasks_since(
+    calls: &NodeCalls,
+    node: &NodeId,
+    index: &IndexUid,
+    since: Option<u64>,
+) -> Result<Vec<NodeTask>, NodeCallError> {
+    let mut found = Vec::new();
+    let mut from = String::new();
+    loop {
+        let query = format!("indexUids={index}&limit={PAGE}{from}");
+        let page = calls.tasks(node, &query).await?;
+        let full = page.len() == PAGE;
+        let count = found.len();
+        let newer = |task: &NodeTask| since.is_none_or(|since| task.uid > since);
+        found.extend(page.into_iter().filter(newer));
+        match found.last() {
+            Some(oldest) if full && found.len() == count + PAGE && oldest.uid > 0 => {
+                from = format!("&from={}", oldest.uid - 1);
             }
+            _ => break,
         }
-        found.reverse();
-        Ok(found)
     }
+    found.reverse();
+    Ok(found)
 }
 
 /// The first task that changed the index out of its turn; `tasks` are in the node's order.

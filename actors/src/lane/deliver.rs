@@ -19,13 +19,14 @@ use std::time::Duration;
 use miroir_seams::Seams;
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Fence, Outcome};
-use miroir_storage::ids::{Epoch, NodeId, TaskUid};
+use miroir_storage::ids::{Epoch, NodeId, ShardId, TaskUid};
 use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::tables::lane_marks::{self, LaneMark, OpenRun};
 use miroir_wire::error::ResponseError;
 use tokio::sync::oneshot;
 
 use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome};
+use super::turn::Turn;
 use crate::inspect::Address;
 use crate::node_calls::{NodeCallError, NodeCalls, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
@@ -40,7 +41,7 @@ const CERTAINTY_WAIT: Duration = Duration::from_secs(10);
 
 /// A request is sent only by a pod that has heard within this time, from a leader with a quorum,
 /// what was agreed: how much later than its successor's first request it may come.
-const CONFIRMED_MAX: Duration = Duration::from_secs(2);
+pub(crate) const CONFIRMED_MAX: Duration = Duration::from_secs(2);
 
 /// Times a node task may fail on the node's own account before its failure is taken as the
 /// task's: a payload that crashes the engine would else hold the lane for ever.
@@ -79,8 +80,10 @@ pub enum NotAgreed {
 pub struct Delivery {
     /// The node.
     pub node: NodeId,
-    /// Index, shards, what the node holds.
+    /// The index and its shards; what of it the node gets is said with each run.
     pub target: JobTarget,
+    /// Shared with whoever copies to the node.
+    pub turn: Turn,
     /// Calls to nodes.
     pub calls: NodeCalls,
     /// Follows the node's tasks.
@@ -108,23 +111,26 @@ impl Delivery {
     /// in memory and in the log.
     pub async fn run(&self, job: &Job, mark: &mut LaneMark) -> RunEnd {
         let mut outcomes = Vec::new();
-        let end = match self.run_work(&job.work, &self.target, (job.first, job.last), mark).await {
+        let target = &JobTarget { held: job.held.clone(), ..self.target.clone() };
+        let end = match self.run_work(&job.work, target, None, (job.first, job.last), mark).await {
             Ok(end) => end,
             Err(end) => return end,
         };
         match (end, job.work.singly()) {
             (Err(_), Some(parts)) => {
                 for (uid, work) in parts {
-                    match self.run_single(&work, uid, mark).await {
+                    match self.run_single(&work, target, uid, mark).await {
                         Ok(outcome) => outcomes.push((uid, outcome)),
                         Err(end) => return end,
                     }
                 }
             }
-            (Err(error), None) => match self.split(&job.work, job.last, error, mark).await {
-                Ok(outcome) => outcomes.push((job.last, outcome)),
-                Err(end) => return end,
-            },
+            (Err(error), None) => {
+                match self.split(&job.work, target, job.last, error, mark).await {
+                    Ok(outcome) => outcomes.push((job.last, outcome)),
+                    Err(end) => return end,
+                }
+            }
             (Ok(deleted), _) => {
                 // Only works of one task count deletions.
                 let tasks = job.work.tasks(job.last).into_iter();
@@ -146,12 +152,13 @@ impl Delivery {
     async fn run_single(
         &self,
         work: &JobWork,
+        target: &JobTarget,
         uid: TaskUid,
         mark: &mut LaneMark,
     ) -> Result<PartOutcome, RunEnd> {
-        match self.run_work(work, &self.target, (uid, uid), mark).await? {
+        match self.run_work(work, target, None, (uid, uid), mark).await? {
             Ok(deleted) => Ok(PartOutcome::Applied { deleted }),
-            Err(error) => self.split(work, uid, error, mark).await,
+            Err(error) => self.split(work, target, uid, error, mark).await,
         }
     }
 
@@ -159,11 +166,12 @@ impl Delivery {
     async fn split(
         &self,
         work: &JobWork,
+        target: &JobTarget,
         uid: TaskUid,
         error: ResponseError,
         mark: &mut LaneMark,
     ) -> Result<PartOutcome, RunEnd> {
-        let shards = work.shards(&self.target);
+        let shards = work.shards(target);
         if shards.len() < 2 || !matches!(work, JobWork::Documents { .. }) {
             return Ok(PartOutcome::Refused { error, shards });
         }
@@ -171,7 +179,7 @@ impl Delivery {
         let mut last_error = error;
         for shard in shards {
             let only = JobTarget { held: BTreeSet::from([shard]), ..self.target.clone() };
-            if let Err(error) = self.run_work(work, &only, (uid, uid), mark).await? {
+            if let Err(error) = self.run_work(work, &only, Some(shard), (uid, uid), mark).await? {
                 refused.insert(shard);
                 last_error = error;
             }
@@ -188,15 +196,13 @@ impl Delivery {
         &self,
         work: &JobWork,
         target: &JobTarget,
+        only: Option<ShardId>,
         (first, last): (TaskUid, TaskUid),
         mark: &mut LaneMark,
     ) -> Result<Result<Option<u64>, ResponseError>, RunEnd> {
         let mut deleted = None;
         // A part of the node's shards is another request than all of them.
-        let part = match target.held.first() {
-            Some(shard) if target.held.len() < self.target.held.len() => format!(":s{shard}"),
-            _ => String::new(),
-        };
+        let part = only.map_or_else(String::new, |shard| format!(":s{shard}"));
         for (n, request) in work.requests(target).iter().enumerate() {
             let name = format!("miroir:{}:{first}-{last}{part}:{n}", target.index);
             // A request that a former life of this lane may have sent is looked up, not sent.

@@ -31,6 +31,8 @@ pub struct Job {
     pub last: TaskUid,
     /// What to do.
     pub work: JobWork,
+    /// The shards that the node gets documents of; a copy fills the others of the node.
+    pub held: BTreeSet<ShardId>,
 }
 
 /// What a run does on the node.
@@ -133,7 +135,7 @@ pub struct JobTarget {
     pub index: IndexUid,
     /// Number of shards.
     pub shards: u32,
-    /// The shards the node holds.
+    /// The shards the node gets.
     pub held: BTreeSet<ShardId>,
 }
 

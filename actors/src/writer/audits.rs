@@ -19,17 +19,18 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts the audits that are due; an audit takes the turn of the lane's next run.
 pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
-    let copying = state.hold.as_ref().is_some_and(|hold| hold.copying);
-    if state.operation.is_some() || copying || planted::has(Bug::SkipAudit) {
+    if state.operation.is_some() || planted::has(Bug::SkipAudit) {
         return Ok(());
     }
+    let filled = state.copying.as_ref().map(|copying| copying.target.clone());
     let now = state.pod.seams.clock.instant();
     let sent = state.pod.calls.sent();
     for (node, lane) in &mut state.lanes {
         let due = now.saturating_duration_since(lane.audited_at) >= AUDIT_INTERVAL
             && sent.in_doubt(node, state.fence.index.as_str());
         let can = !lane.busy && lane.provisioned && !state.pod.health.is_down(node);
-        if due && can {
+        // A copy looks through its target's tasks by itself.
+        if due && can && filled.as_ref() != Some(node) {
             lane.busy = true;
             lane.actor.cast(LaneMessage::Audit)?;
         }

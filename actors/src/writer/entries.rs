@@ -179,11 +179,12 @@ pub fn preparable(entries: &VecDeque<Entry>) -> Option<usize> {
 }
 
 /// The next run for a lane that has applied everything up to `passed`; `None` when it must
-/// wait. `limit` stops it at a hold.
+/// wait. `limit` stops it at a hold. `held` are the shards that it carries.
 pub fn next_run(
     entries: &VecDeque<Entry>,
     passed: Option<TaskUid>,
     limit: Option<TaskUid>,
+    held: &BTreeSet<ShardId>,
 ) -> Option<Job> {
     let mut pending = entries
         .iter()
@@ -192,10 +193,12 @@ pub fn next_run(
         .peekable();
     let first = pending.next()?;
     if planted::has(Bug::ForgetLaneEntry) && first.task.uid.0 % 7 == 3 && first.bytes() > 0 {
-        return Some(Job { first: first.task.uid, last: first.task.uid, work: JobWork::Pass });
+        let (first, last) = (first.task.uid, first.task.uid);
+        return Some(Job { first, last, work: JobWork::Pass, held: held.clone() });
     }
-    let mut job = Job { first: first.task.uid, last: first.task.uid, work: work_of(first)? };
     let mut bytes = first.bytes();
+    let (first, work) = (first.task.uid, work_of(first)?);
+    let mut job = Job { first, last: first, work, held: held.clone() };
     for next in pending.take(JOINED_TASKS_MAX - 1) {
         let Some(work) = work_of(next) else { break };
         if planted::has(Bug::JoinAcrossDeletion)
@@ -358,7 +361,8 @@ mod tests {
     }
 
     fn run_of(entries: &VecDeque<Entry>, passed: Option<u32>) -> Option<(u32, u32)> {
-        next_run(entries, passed.map(TaskUid), None).map(|job| (job.first.0, job.last.0))
+        next_run(entries, passed.map(TaskUid), None, &BTreeSet::new())
+            .map(|job| (job.first.0, job.last.0))
     }
 
     #[test]

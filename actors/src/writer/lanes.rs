@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use miroir_storage::commands::InSyncChange;
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
-use miroir_storage::tables::indexes::GroupPlacement;
+use miroir_storage::tables::indexes::{GroupPlacement, in_sync_of};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::job::PartOutcome;
+use crate::lane::turn::Turn;
 
 /// A lane this far behind the most advanced one leaves the in-sync set, so that tasks can end
 /// (spec 01, Writes 6).
@@ -42,6 +43,8 @@ pub struct LaneView {
     pub actor: Address<LaneMessage>,
     /// The shards the node holds.
     pub held: BTreeSet<ShardId>,
+    /// Whose turn it is on the node: the lane's or a copy's.
+    pub turn: Turn,
     /// Everything up to here is applied.
     pub passed: Option<TaskUid>,
     /// A run is under way.
@@ -75,6 +78,15 @@ impl LaneView {
     /// in-sync replica of those when it left the other sets, and still has them.
     pub fn keeps_shards(&self, groups: &[GroupPlacement], node: &NodeId) -> bool {
         self.provisioned && in_sync_nodes(groups).contains(node)
+    }
+
+    /// The shards that the lane carries: all that the node holds, but those that a copy is to
+    /// fill.
+    pub fn carried(&self, groups: &[GroupPlacement], node: &NodeId) -> BTreeSet<ShardId> {
+        let is_filled = |shard: &ShardId| {
+            self.standing == Standing::NeedsCopy && !in_sync_of(groups, *shard).contains(node)
+        };
+        self.held.iter().copied().filter(|shard| !is_filled(shard)).collect()
     }
 
     /// Whether the node refused the index from its beginning (no space, say) and is still the

@@ -49,7 +49,7 @@ pub(super) fn on_lane_ended(
             lane.passed = Some(job.last);
             for (uid, outcome) in outcomes {
                 if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
-                    lane.suspect |= !agrees(entry, &lane.held, &outcome);
+                    lane.suspect |= !agrees(entry, &job.held, &outcome);
                     entry.results.insert(node.clone(), outcome);
                 }
             }

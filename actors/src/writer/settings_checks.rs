@@ -8,6 +8,7 @@ use miroir_storage::ids::{NodeId, TaskUid};
 use miroir_storage::tables::tasks::TaskState;
 use ractor::ActorProcessingErr;
 
+use super::copying::Copying;
 use super::entries::{Entry, Sendable};
 use super::steps::routing;
 use super::{WriterMessage, WriterState, audits};
@@ -17,13 +18,15 @@ use crate::lane::settings_check::{ExpectedSettings, SettingsCheck};
 
 /// Starts the checks that are due; a check takes the turn of the lane's next run.
 pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
-    let copying = state.hold.as_ref().is_some_and(|hold| hold.copying);
-    if state.operation.is_some() || copying {
+    let at_last = state.copying.as_ref().is_some_and(Copying::is_at_last);
+    if state.operation.is_some() || at_last {
         return Ok(());
     }
+    let filled = state.copying.as_ref().map(|copying| copying.target.clone());
     let Some(index) = routing(state) else { return Ok(()) };
     for (node, lane) in &mut state.lanes {
-        let can = !lane.busy && lane.provisioned && !state.pod.health.is_down(node);
+        let is_filled = filled.as_ref() == Some(node);
+        let can = !lane.busy && !is_filled && lane.provisioned && !state.pod.health.is_down(node);
         if !lane.check_settings || !can || !agreed_settings_apply(&state.entries, lane.passed) {
             continue;
         }

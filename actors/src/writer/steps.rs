@@ -12,12 +12,13 @@ use miroir_storage::tables::tasks;
 use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::ActorProcessingErr;
 
+use super::copying::Copying;
 use super::entries::{
     Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, next_run, preparable, startable, trim,
 };
 use super::lanes::{Standing, in_sync_nodes};
 use super::presence::{check_presence, earlier_documents};
-use super::{WriterMessage, WriterState, audits, replicas, reports, settings_checks};
+use super::{WriterMessage, WriterState, audits, copying, replicas, reports, settings_checks};
 use crate::copies::{self, PayloadError};
 use crate::inspect::Address;
 use crate::lane::LaneMessage;
@@ -40,7 +41,7 @@ pub(super) async fn advance(
     prepare_next(myself, state);
     start_operation(myself, state).await?;
     audits::take_out(myself, state);
-    replicas::start_copy(myself, state).await?;
+    copying::advance(myself, state).await?;
     audits::start(state)?;
     settings_checks::start(state)?;
     dispatch(state)?;
@@ -299,7 +300,7 @@ async fn start_operation(
     myself: &Address<WriterMessage>,
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
-    if state.operation.is_some() || state.hold.is_some() {
+    if state.operation.is_some() || state.copying.is_some() {
         return Ok(());
     }
     let Some(n) = state.entries.iter().position(|entry| !entry.ended()) else { return Ok(()) };
@@ -352,22 +353,23 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     if state.operation.is_some() {
         return Ok(());
     }
-    let hold = state.hold.clone();
+    if state.copying.as_ref().is_some_and(Copying::is_at_last) {
+        return Ok(());
+    }
+    let hold = state.copying.as_ref().and_then(|copying| copying.hold);
     let index = routing(state);
     for (node, lane) in &mut state.lanes {
         let keeps_shards = index.as_ref().is_some_and(|index| {
             lane.keeps_shards(&index.groups, node) || lane.awaits_index(&index.groups, node)
         });
         let is_empty = lane.standing == Standing::NeedsCopy && !keeps_shards;
-        if lane.busy || is_empty || hold.as_ref().is_some_and(|hold| hold.copying) {
+        if lane.busy || is_empty || hold.is_some_and(|hold| lane.passed >= hold.limit) {
             continue;
         }
-        if hold.as_ref().is_some_and(|hold| lane.passed >= hold.limit) {
-            continue;
-        }
-        let limit = hold.as_ref().and_then(|hold| hold.limit);
+        let limit = hold.and_then(|hold| hold.limit);
         let job = if lane.provisioned {
-            next_run(&state.entries, lane.passed, limit)
+            let carried = index.as_ref().map(|index| lane.carried(&index.groups, node));
+            next_run(&state.entries, lane.passed, limit, carried.as_ref().unwrap_or(&lane.held))
         } else {
             provision(&state.entries, lane.passed, index.as_deref())
         };
@@ -396,6 +398,7 @@ fn provision(
             primary_key: index.primary_key.clone(),
             settings: crate::node_settings::node_side(&index.settings),
         },
+        held: BTreeSet::new(),
     })
 }
 
@@ -503,6 +506,9 @@ fn release(state: &mut WriterState) {
         return;
     }
     let dropped = trim(&mut state.entries, needed_after);
+    if let Some(copying) = &mut state.copying {
+        dropped.iter().for_each(|entry| copying.note(entry));
+    }
     release_payloads(state, dropped);
 }
 

@@ -158,7 +158,8 @@ fn page_of(state: &State, uid: &str, asked: &Map<String, Value>) -> Result<(u16,
     Ok((200, json!({ "results": results, "total": total })))
 }
 
-/// Documents that a filter matches, by id, cut to `offset` and `limit`.
+/// Documents that a filter matches, of the ids if some are named, by id, cut to `offset` and
+/// `limit`, and to the fields if some are named.
 fn select(
     state: &State,
     uid: &str,
@@ -174,12 +175,26 @@ fn select(
         asked.get(name).and_then(Value::as_u64).map_or(default, |n| usize::try_from(n).unwrap_or(0))
     };
     let (offset, limit) = (number("offset", 0), number("limit", 20));
+    let named = |name: &str| asked.get(name).and_then(Value::as_array);
+    let ids = named("ids").map(|ids| {
+        ids.iter().map(super::index::id_text).collect::<std::collections::BTreeSet<_>>()
+    });
     let matching: Vec<_> = index
         .documents
-        .values()
+        .iter()
+        .filter(|(id, _)| ids.as_ref().is_none_or(|ids| ids.contains(*id)))
+        .map(|(_, document)| document)
         .filter(|document| filter.as_ref().is_none_or(|filter| filter.matches(document)))
         .collect();
-    let page = matching.iter().skip(offset).take(limit).map(|d| Value::Object((*d).clone()));
+    let fields = named("fields");
+    let shown = |document: &&Map<String, Value>| {
+        let mut document = (*document).clone();
+        if let Some(fields) = fields {
+            document.retain(|field, _| fields.iter().any(|wanted| wanted == field));
+        }
+        Value::Object(document)
+    };
+    let page = matching.iter().skip(offset).take(limit).map(shown);
     Ok((page.collect(), matching.len()))
 }
 
