@@ -266,7 +266,7 @@ impl ReplicaCopyArguments {
     async fn everything(&self) -> Result<(), CopyError> {
         let index = self.index()?;
         match &self.missing {
-            None => self.make_anew(&index).await?,
+            None => self.make_anew().await?,
             Some(missing) => {
                 self.put_settings_right(&index).await?;
                 let path = format!("/indexes/{}/documents/delete", index.uid);
@@ -325,12 +325,13 @@ impl ReplicaCopyArguments {
     }
 
     /// Removes the target's index, and creates it with its settings.
-    async fn make_anew(&self, index: &IndexRouting) -> Result<(), CopyError> {
-        let uid = &index.uid;
+    async fn make_anew(&self) -> Result<(), CopyError> {
+        let uid = &self.fence.index;
         match self.task(Method::DELETE, format!("/indexes/{uid}"), None).await {
             Err(CopyError::TargetRefused(code)) if code == "index_not_found" => {}
             other => other?,
         }
+        let index = self.index()?;
         let create = json!({ "uid": uid.as_str(), "primaryKey": index.primary_key });
         self.task(Method::POST, "/indexes".into(), Some(json_body(&create))).await?;
         let settings = node_side(&index.settings);

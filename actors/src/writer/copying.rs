@@ -192,6 +192,11 @@ async fn begin(
     if state.lanes.values().any(|lane| lane.leaving || lane.suspect) {
         return Ok(());
     }
+    // Settings that an operation has brought to the nodes are not yet in the log.
+    let is_told = |entry: &Entry| matches!(entry.stage, Stage::Decided(_) | Stage::Finishing(_));
+    if state.entries.iter().any(|entry| entry.is_barrier() && is_told(entry)) {
+        return Ok(());
+    }
     let wanted = state.lanes.iter().find_map(|(node, lane)| {
         let can = lane.standing == Standing::NeedsCopy
             && !lane.busy
