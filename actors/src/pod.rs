@@ -433,6 +433,10 @@ async fn on_applied(
             tell_ended(state, endings.iter().map(|ending| ending.uid).collect());
         }
         (Command::CancelTasks { .. }, Outcome::Matched(uids)) => tell_ended(state, uids.clone()),
+        // A node that another pod's configuration brought: writers need its follower.
+        (Command::PutNode(node), Outcome::Done) if state.context.follower(&node.id).is_none() => {
+            start_or_wait(myself, state, Child::Follower(node.id.clone())).await;
+        }
         (Command::AssignRole { role, pod, .. }, Outcome::Epoch(_)) => {
             on_role_given(myself, state, role, *pod == state.context.id).await;
         }

@@ -375,3 +375,20 @@ async fn a_root_that_is_far_behind_takes_no_writes_and_nothing_from_outside() ->
     assert!(matches!(refused, Err(crate::accept::AcceptError::Overloaded)));
     Ok(())
 }
+
+/// Another pod was started with a configuration that has a node more.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_while_a_pod_runs_gets_its_follower() -> TestResult {
+    let pod = pod_alone().await?;
+    let node = NodeRecord {
+        id: NodeId::from("node-2"),
+        address: "http://localhost:3".to_owned(),
+        group: GroupId(0),
+        key: None,
+    };
+    assert!(pod.follower(&node.id).is_none());
+    pod.log.propose(&Command::PutNode(node.clone())).await?;
+    pod.seams.clock.sleep(Duration::from_millis(100)).await;
+    assert!(pod.follower(&node.id).is_some());
+    Ok(())
+}
