@@ -139,7 +139,9 @@ impl Delivery {
         }
         mark.open = None;
         if matches!(job.work, JobWork::Provision { .. }) {
-            mark.provisioned = true;
+            // A node that refused the index doesn't have it.
+            mark.provisioned =
+                outcomes.iter().all(|(_, end)| matches!(end, PartOutcome::Applied { .. }));
         } else {
             mark.through = Some(job.last);
             remember(mark, &outcomes);
