@@ -1,7 +1,7 @@
-//! Whether nodes still have the disks they had: a node that lost its own counts its tasks anew.
+//! What the numbers of nodes' tasks say of their disks: a node that lost its own counts anew.
 //!
 //! A task that a node numbers lower than one it had given before a request was sent shows that.
-//! Every writer must then copy its index to that node, also one that has sent it nothing since.
+//! What this pod finds runs ahead of the log ([`crate::node_disks`] has it take notice).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,14 +24,14 @@ struct Life {
 
 impl DiskLives {
     /// The life of the node's disk, and the newest task known of it, before a request is sent.
-    pub fn before(&self, node: &NodeId) -> (u64, Option<u64>) {
-        let life = self.lock().get(node).copied().unwrap_or_default();
+    /// `logged` is the life that the log knows of.
+    pub fn before(&self, node: &NodeId, logged: u64) -> (u64, Option<u64>) {
+        let mut lives = self.lock();
+        let life = lives.entry(node.clone()).or_default();
+        if life.number < logged {
+            *life = Life { number: logged, newest: None };
+        }
         (life.number, life.newest)
-    }
-
-    /// The number of the disk's life.
-    pub fn number(&self, node: &NodeId) -> u64 {
-        self.before(node).0
     }
 
     /// A task of an earlier run of this pod.
@@ -84,16 +84,21 @@ mod tests {
     fn a_task_numbered_below_an_earlier_one_is_of_another_disk() {
         let (lives, node) = (DiskLives::default(), NodeId::from("a"));
         lives.note_known(&node, 7);
-        let (early, late) = (lives.before(&node), lives.before(&node));
+        let before = || lives.before(&node, 0);
+        let (early, late) = (before(), before());
         lives.note_made(&node, late, 9);
         // Its answer was overtaken.
         lives.note_made(&node, early, 8);
-        assert_eq!(lives.before(&node), (0, Some(9)));
-        lives.note_newest(&node, lives.before(&node), Some(9));
-        assert_eq!(lives.number(&node), 0);
-        lives.note_made(&node, lives.before(&node), 9);
-        assert_eq!(lives.before(&node), (1, Some(9)));
-        lives.note_newest(&node, lives.before(&node), None);
-        assert_eq!(lives.before(&node), (2, None));
+        assert_eq!(before(), (0, Some(9)));
+        lives.note_newest(&node, before(), Some(9));
+        assert_eq!(before().0, 0);
+        lives.note_made(&node, before(), 9);
+        assert_eq!(before(), (1, Some(9)));
+        lives.note_newest(&node, before(), None);
+        assert_eq!(before(), (2, None));
+        // Another pod has found out, and counts as many.
+        lives.note_made(&node, before(), 3);
+        assert_eq!(lives.before(&node, 2), (2, Some(3)));
+        assert_eq!(lives.before(&node, 3), (3, None));
     }
 }

@@ -1,5 +1,6 @@
-//! Checks every node's health and says who is down; and, once every node's version is known, what
-//! settings new indexes begin with.
+//! Checks every node's health and says who is down, looks whether it still has its disk
+//! ([`crate::node_disks`]); and, once every node's version is known, says what settings new indexes begin
+//! with.
 //!
 //! In shares: the pod that rendezvous gives a node checks it and publishes what it found (`node/<id>`
 //! in gossip), the others take its word, except while they know nothing of the node yet or suspect
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 
 use crate::inspect::{Actor, Address};
 use crate::node_calls::NodeCalls;
+use crate::node_disks;
 use crate::peers::PeersView;
 use crate::pod::PodMessage;
 
@@ -228,7 +230,7 @@ fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerSta
     let tasks = seams.tasks.clone();
     tasks.spawn("health round", async move {
         let checks = nodes.into_iter().map(|(node, asks_version)| {
-            let (calls, myself) = (calls.clone(), myself.clone());
+            let (calls, log, myself) = (calls.clone(), log.clone(), myself.clone());
             async move {
                 let answer =
                     calls.call(&node, Method::GET, "/health".into(), None, config.timeout).await;
@@ -237,6 +239,9 @@ fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerSta
                     true => ask_version(&calls, &node).await,
                     false => None,
                 };
+                if answered && let Err(error) = node_disks::look(&calls, &log, &node).await {
+                    tracing::debug!(%node, %error, "node's disk could not be looked at");
+                }
                 let _stopped =
                     myself.cast(HealthCheckerMessage::Checked { node, answered, version });
             }

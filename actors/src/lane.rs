@@ -65,6 +65,8 @@ pub enum LaneMessage {
     },
     /// An operation or a copy has brought the node to where this mark says. The lane must be idle.
     Reset(LaneMark),
+    /// The node no longer has what it had. The lane must be idle.
+    BeginAnew,
 }
 
 /// The lane actor.
@@ -78,6 +80,8 @@ pub struct LaneArguments {
     pub writer: Address<WriterMessage>,
     /// How to reach the node.
     pub delivery: Delivery,
+    /// The life of the node's disk that the lane's mark is of.
+    pub disk_life: u64,
 }
 
 /// A lane's state.
@@ -103,14 +107,14 @@ impl Actor for Lane {
         _myself: Address<LaneMessage>,
         arguments: LaneArguments,
     ) -> Result<LaneState, ActorProcessingErr> {
-        let LaneArguments { writer, delivery } = arguments;
+        let LaneArguments { writer, delivery, disk_life } = arguments;
         let mark = lane_marks::load(
             delivery.log.engine().as_ref(),
             &delivery.target.index,
             &delivery.node,
         )?;
         let mut mark = mark;
-        delivery.resume_doubts(&mut mark);
+        delivery.resume_doubts(&mut mark, disk_life);
         Ok(LaneState { writer, delivery, mark, running: None })
     }
 
@@ -128,6 +132,10 @@ impl Actor for Lane {
             LaneMessage::CheckSettings(expected) => on_check_settings(myself, state, expected),
             LaneMessage::Checked { check, mark } => on_checked(state, check, mark),
             LaneMessage::Reset(mark) => on_reset(state, mark),
+            LaneMessage::BeginAnew => {
+                state.mark = LaneMark::default();
+                state.delivery.note(&state.mark);
+            }
         }
         Ok(())
     }

@@ -49,6 +49,7 @@ pub mod journal_keeper;
 pub mod lane;
 pub mod leave;
 pub mod node_calls;
+pub mod node_disks;
 pub mod node_settings;
 pub mod node_tasks;
 pub mod operation;

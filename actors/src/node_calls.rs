@@ -135,9 +135,21 @@ impl NodeCalls {
         &self.sent
     }
 
-    /// Which nodes have lost their disks.
-    pub fn disks(&self) -> &DiskLives {
-        &self.disks
+    /// A task that the node had in an earlier run of this pod, on the life `life` of its disk.
+    pub fn note_known(&self, node: &NodeId, life: u64, task: u64) {
+        if self.disk_life(node) == life {
+            self.disks.note_known(node, task);
+        }
+    }
+
+    /// The life of the node's disk, as this pod knows: at least what the log knows.
+    pub fn disk_life(&self, node: &NodeId) -> u64 {
+        self.disk_before(node).0
+    }
+
+    fn disk_before(&self, node: &NodeId) -> (u64, Option<u64>) {
+        let logged = self.log.routing().disks.get(node).map_or(0, |disk| disk.life);
+        self.disks.before(node, logged)
     }
 
     /// Whether the node remembers the names of requests (`customMetadata`).
@@ -229,7 +241,7 @@ impl NodeCalls {
         timeout: Duration,
     ) -> Result<u64, NodeCallError> {
         let index = index_of(&path).map(str::to_owned);
-        let before = self.disks.before(node);
+        let before = self.disk_before(node);
         let attempt = Attempt { sent: &self.sent, node, index: index.as_deref() };
         let answer = self.call(node, method, path, body, timeout).await;
         match answer.map(|answer| serde_json::from_slice::<Summary>(&answer).map_err(|_| answer)) {
@@ -263,7 +275,7 @@ impl NodeCalls {
     /// # Errors
     /// See [`NodeCallError`].
     pub async fn newest_task(&self, node: &NodeId) -> Result<Option<u64>, NodeCallError> {
-        let before = self.disks.before(node);
+        let before = self.disk_before(node);
         let newest = self.tasks(node, "limit=1").await?.first().map(|task| task.uid);
         self.disks.note_newest(node, before, newest);
         Ok(newest)

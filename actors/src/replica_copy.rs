@@ -23,9 +23,11 @@ use http::Method;
 use miroir_membership::placement::shard_of;
 use miroir_seams::TransportError;
 use miroir_seams::planted::{self, Bug};
-use miroir_storage::commands::Fence;
+use miroir_storage::commands::{Command, Fence, Outcome};
 use miroir_storage::ids::{NodeId, ShardId};
+use miroir_storage::log::ProposeError;
 use miroir_storage::routing::IndexRouting;
+use miroir_storage::tables::disks::{Content, ReplicaRecord};
 use ractor::ActorProcessingErr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -39,6 +41,7 @@ use crate::lane::deliver::CONFIRMED_MAX;
 use crate::lane::job::percent_encode;
 use crate::lane::turn::Turn;
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
+use crate::node_disks::{self, Look};
 use crate::node_settings::{node_side, node_side_whole};
 use crate::node_tasks::NodeTasksMessage;
 use crate::pod::PodContext;
@@ -81,9 +84,15 @@ pub enum CopyError {
         /// Counted by the target.
         held: u64,
     },
+    /// A source lost its disk, or the index.
+    #[error("{0} no longer has the index")]
+    SourceLost(NodeId),
     /// A source sent a document without an id.
     #[error("a source sent a document without an id")]
     NoId,
+    /// The log could not be told.
+    #[error(transparent)]
+    Log(#[from] ProposeError),
     /// The index is gone.
     #[error("index is gone")]
     IndexGone,
@@ -125,6 +134,8 @@ pub enum PassEnd {
         /// The newest task of the target.
         newest_task: u64,
     },
+    /// A source no longer has the index. The copy must begin again, without it.
+    SourceLost(NodeId),
     /// The copy must begin again.
     Failed,
 }
@@ -144,9 +155,11 @@ pub struct ReplicaCopyArguments {
     pub target: NodeId,
     /// Where each of the target's shards is read; shards without a source are left empty.
     pub sources: BTreeMap<NodeId, BTreeSet<ShardId>>,
-    /// The shards to fill, when the target is read for its others; `None`: the target's index
-    /// is made anew.
+    /// The shards to empty and fill, when the target is read for its others or may hold what nobody
+    /// else does; `None`: the target's index is made anew.
     pub missing: Option<BTreeSet<ShardId>>,
+    /// The life of the target's disk.
+    pub disk_life: u64,
     /// Shared with the target's lane: one of both has a task open there.
     pub turn: Turn,
     /// Set when the copy is to end without result.
@@ -190,6 +203,7 @@ impl Actor for ReplicaCopy {
     ) -> Result<(), ActorProcessingErr> {
         let end = match state.run(pass).await {
             Ok(end) => end,
+            Err(CopyError::SourceLost(source)) => PassEnd::SourceLost(source),
             Err(error) => {
                 let ReplicaCopyArguments { fence, target, .. } = &state.arguments;
                 tracing::warn!(index = %fence.index, %target, %error, "copy failed");
@@ -227,6 +241,8 @@ impl ReplicaCopyState {
         if self.first_task.is_none() {
             let target = &self.arguments.target;
             self.first_task = Some(self.arguments.pod.calls.newest_task(target).await?);
+            self.arguments.look_at_sources().await?;
+            self.arguments.note(Content::Filling).await?;
             self.arguments.everything().await?;
         }
         match pass {
@@ -251,6 +267,7 @@ impl ReplicaCopyState {
             return Err(CopyError::Stray(stray));
         }
         let newest_task = pod.calls.newest_task(target).await?.unwrap_or(0);
+        self.arguments.note(Content::Whole).await?;
         tracing::info!(index = %fence.index, %target, documents, "replica copied");
         Ok(PassEnd::Finished { newest_task })
     }
@@ -262,6 +279,37 @@ impl ReplicaCopyArguments {
         routing.by_uid.get(&self.fence.index).cloned().ok_or(CopyError::IndexGone)
     }
 
+    /// Nothing is removed from the target before it is certain that its sources have what they
+    /// should: they may have lost their disks unnoticed.
+    async fn look_at_sources(&self) -> Result<(), CopyError> {
+        let calls = &self.pod.calls;
+        for source in self.sources.keys() {
+            if node_disks::look(calls, &self.pod.log, source).await? == Look::Replaced {
+                return Err(CopyError::SourceLost(source.clone()));
+            }
+            let path = format!("/indexes/{}", self.fence.index);
+            match calls.json::<Value>(source, Method::GET, path, None).await {
+                Err(NodeCallError::Refused(error)) if error.code == "index_not_found" => {
+                    return Err(CopyError::SourceLost(source.clone()));
+                }
+                answer => answer?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Has the log say what of the target is there.
+    async fn note(&self, content: Content) -> Result<(), CopyError> {
+        let replica = ReplicaRecord { life: self.disk_life, content };
+        let (fence, node) = (self.fence.clone(), self.target.clone());
+        match self.pod.log.propose(&Command::SetReplica { fence, node, replica }).await {
+            Ok(Outcome::Fenced { .. }) => Err(CopyError::Fenced),
+            // Pods of an older version don't look at it.
+            Ok(_) | Err(ProposeError::TooNew { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The first pass.
     async fn everything(&self) -> Result<(), CopyError> {
         let index = self.index()?;
@@ -269,9 +317,11 @@ impl ReplicaCopyArguments {
             None => self.make_anew().await?,
             Some(missing) => {
                 self.put_settings_right(&index).await?;
-                let path = format!("/indexes/{}/documents/delete", index.uid);
-                let body = json!({ "filter": in_shards(missing, index.shards) });
-                self.task(Method::POST, path, Some(json_body(&body))).await?;
+                if !missing.is_empty() {
+                    let path = format!("/indexes/{}/documents/delete", index.uid);
+                    let body = json!({ "filter": in_shards(missing, index.shards) });
+                    self.task(Method::POST, path, Some(json_body(&body))).await?;
+                }
             }
         }
         for (source, shards) in &self.sources {
@@ -441,6 +491,9 @@ impl ReplicaCopyArguments {
         shards: &BTreeSet<ShardId>,
         of: u32,
     ) -> Result<u64, CopyError> {
+        if shards.is_empty() {
+            return Ok(0);
+        }
         let path = format!("/indexes/{}/documents/fetch", self.fence.index);
         let query = json!({ "filter": [in_shards(shards, of)], "limit": 0 });
         let answer: Value = self.pod.calls.json(node, Method::POST, path, Some(&query)).await?;

@@ -31,6 +31,7 @@ use std::time::Duration;
 use miroir_storage::commands::{Fence, Outcome};
 use miroir_storage::ids::{Epoch, IndexUid, NodeId, TaskUid};
 use miroir_storage::log::ProposeError;
+use miroir_storage::tables::disks::{self, Content};
 use miroir_storage::tables::lane_marks::{self, LaneMark};
 use miroir_storage::tables::tasks::{self, TaskRecord};
 use ractor::{ActorProcessingErr, SupervisionEvent};
@@ -115,6 +116,15 @@ pub enum WriterMessage {
         number: u64,
         /// How.
         end: PassEnd,
+    },
+    /// The log answered `SetReplica` of an empty lane.
+    ReplicaNoted {
+        /// The lane's node.
+        node: NodeId,
+        /// The life of the node's disk.
+        life: u64,
+        /// Its answer.
+        answer: Result<Outcome, ProposeError>,
     },
     /// The log answered `FinishTasks`.
     Finished {
@@ -235,24 +245,34 @@ impl Actor for Writer {
                 fence: Fence { index: index.clone(), epoch },
                 seams: pod.seams.clone(),
             };
-            let lane_arguments = LaneArguments { writer: myself.clone(), delivery };
+            let replica = disks::replica(pod.log.engine().as_ref(), &index, &node)?;
+            let is_gone = replica.content == Content::Gone;
+            let disk_life = replica.life;
+            let lane_arguments = LaneArguments { writer: myself.clone(), delivery, disk_life };
             let actor = myself.spawn(format!("lane/{index}/{node}"), Lane, lane_arguments).await?;
             let view = LaneView {
                 actor,
                 held,
                 turn,
-                passed: mark.through,
+                passed: mark.through.filter(|_| !is_gone),
                 busy: false,
-                provisioned: mark.provisioned,
-                standing: if in_sync { Standing::Current } else { Standing::NeedsCopy },
+                provisioned: mark.provisioned && !is_gone,
+                standing: match in_sync && !is_gone {
+                    true => Standing::Current,
+                    false => Standing::NeedsCopy,
+                },
                 leaving: false,
                 // What was never provisioned has nothing that a late request could spoil.
-                suspect: mark.provisioned
+                suspect: !is_gone
+                    && mark.provisioned
                     && mark.doubts
                     && mark.explained.is_none()
                     && mark.audited < mark.node_task,
-                lost_disk: false,
-                disk_life: pod.calls.disks().number(&node),
+                lost_disk: is_gone,
+                disk_life,
+                noting: false,
+                found_gone: false,
+                filling: replica.content == Content::Filling,
                 check_settings: false,
                 checking_version: 0,
                 spelling: None,
@@ -308,6 +328,9 @@ impl Actor for Writer {
             }
             WriterMessage::CopyPassed { number, end } => {
                 copying::on_copy_passed(state, number, &end)?;
+            }
+            WriterMessage::ReplicaNoted { node, life, answer } => {
+                audits::on_replica_noted(state, &node, life, &answer)?;
             }
             WriterMessage::Finished { uids, answer } => steps::on_finished(state, &uids, answer)?,
             WriterMessage::InSyncChanged { node, joined, answer } => {
@@ -431,7 +454,6 @@ fn pass_lane(
 
 fn on_tick(myself: &Address<WriterMessage>, state: &mut WriterState) {
     schedule_tick(myself, &state.pod);
-    audits::notice_lost_disks(myself, state);
     let now = state.pod.seams.clock.instant();
     let required = steps::required(state);
     for node in lanes::lagging(&state.lanes, &required, now) {

@@ -114,7 +114,8 @@ impl Inner {
                 | Command::AgreePrimaryKey { fence, .. }
                 | Command::MarkSettingsPending { fence, .. }
                 | Command::ChangeInSync { fence, .. }
-                | Command::SetLaneMark { fence, .. },
+                | Command::SetLaneMark { fence, .. }
+                | Command::SetReplica { fence, .. },
                 Outcome::Done,
             ) => self.check_fence(fence, event),
             _ => {}

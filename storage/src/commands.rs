@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, IndexUid, JournalSequence, NodeId, PodId, ShardId, TaskUid};
 use crate::job_commands::{JobCommand, JobOutcome};
 use crate::tables::api_keys::{ApiKeyPatch, ApiKeyRecord};
+use crate::tables::disks::ReplicaRecord;
 use crate::tables::indexes::GroupPlacement;
 use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
@@ -16,7 +17,7 @@ use crate::tables::nodes::NodeRecord;
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,6 +156,25 @@ pub enum Command {
         /// The request's `X-Miroir-Session`.
         session: Option<String>,
     },
+    /// Takes notice of a life of a node's disk, or of what tells it from others.
+    NoteDisk {
+        /// The node.
+        node: NodeId,
+        /// The life; above the one in force when a loss was found.
+        life: u64,
+        /// What tells the disk from others, if it could be read.
+        identity: Option<String>,
+    },
+    /// Says on which disk a replica is and what of it is there: before a copy to it begins, when
+    /// that has ended, and when its content is found gone.
+    SetReplica {
+        /// The writer's fence.
+        fence: Fence,
+        /// The replica's node.
+        node: NodeId,
+        /// The replica.
+        replica: ReplicaRecord,
+    },
 }
 
 impl Command {
@@ -167,6 +187,7 @@ impl Command {
             | Self::DeleteApiKey { .. }
             | Self::InitApiKeys { .. }
             | Self::AcceptBoundTask { .. } => 2,
+            Self::NoteDisk { .. } | Self::SetReplica { .. } => 3,
             _ => 1,
         }
     }

@@ -13,9 +13,10 @@ use time::OffsetDateTime;
 use crate::engine::{Direction, Engine};
 use crate::ids::{Epoch, IndexUid, NodeId, PodId};
 use crate::tables::api_keys::ApiKeys;
+use crate::tables::disks::DiskRecord;
 use crate::tables::indexes::IndexRecord;
 use crate::tables::records::{decode, text_from};
-use crate::tables::{ApplyError, INDEXES, META, NAMES, NEW_INDEX_SETTINGS, NODES, TIMES};
+use crate::tables::{ApplyError, DISKS, INDEXES, META, NAMES, NEW_INDEX_SETTINGS, NODES, TIMES};
 
 pub use crate::tables::indexes::{GroupPlacement, ShardPlacement};
 pub use crate::tables::nodes::NodeRecord;
@@ -29,6 +30,8 @@ pub struct Routing {
     pub new_index_settings: Arc<Settings>,
     /// Every node.
     pub nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
+    /// The disks of nodes, where something is known of them.
+    pub disks: BTreeMap<NodeId, DiskRecord>,
     /// What readers see under each client name.
     pub indexes: BTreeMap<String, Arc<IndexRouting>>,
     /// What a write accepted now would go to.
@@ -85,6 +88,9 @@ impl Routing {
             let node: NodeRecord = decode(&bytes)?;
             routing.nodes.insert(node.id.clone(), Arc::new(node));
         }
+        for (key, bytes) in everything(DISKS)? {
+            routing.disks.insert(NodeId(text_from(key)?), decode(&bytes)?);
+        }
         let mut read_names = BTreeMap::new();
         for (key, uid) in everything(NAMES)? {
             let uid = IndexUid(text_from(uid)?);
@@ -108,6 +114,11 @@ impl Routing {
         }
         routing.api_keys = Arc::new(ApiKeys::load(engine)?);
         Ok(routing)
+    }
+
+    /// What is known of the node's disk.
+    pub fn disk(&self, node: &NodeId) -> DiskRecord {
+        self.disks.get(node).cloned().unwrap_or_default()
     }
 
     /// Loads the view again, keeping of `self` what is the same.

@@ -54,8 +54,9 @@ impl Delivery {
     }
 
     /// Takes up the doubts of an earlier life, whose memory of what it sent is gone: without any,
-    /// every task up to the last known one was explained.
-    pub(super) fn resume_doubts(&self, mark: &mut LaneMark) {
+    /// every task up to the last known one was explained. The mark is of the life
+    /// `disk_life` of the node's disk.
+    pub(super) fn resume_doubts(&self, mark: &mut LaneMark, disk_life: u64) {
         let (sent, index) = (self.calls.sent(), self.target.index.as_str());
         if mark.open.is_some() {
             sent.note_lost(&self.node, index);
@@ -72,7 +73,7 @@ impl Delivery {
             mark.audited = mark.audited.max(mark.node_task);
         }
         if let Some(known) = mark.node_task {
-            self.calls.disks().note_known(&self.node, known);
+            self.calls.note_known(&self.node, disk_life, known);
         }
     }
 }

@@ -11,7 +11,8 @@
 //!    deletion waits `CERTAINTY_WAIT` and asks once more before it is repeated;
 //! 4. the node's task is followed to its end.
 //!
-//! A node whose newest task is older than one we know of has lost its disk: [`RunEnd::NodeReplaced`].
+//! A node whose newest task is older than one we know of has lost its disk, and so, or as good as
+//! that, has one that no longer has the index: [`RunEnd::NodeReplaced`].
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -52,7 +53,7 @@ const OWN_FAILURES_MAX: u32 = 5;
 pub enum RunEnd {
     /// Each task of the run, with its outcome.
     Done(Vec<(TaskUid, PartOutcome)>),
-    /// The node is not the one we knew: its disk is gone.
+    /// The node is not the one we knew: its disk, or the index, is gone.
     NodeReplaced,
     /// The mark could not be agreed: nothing was sent.
     NotAgreed(NotAgreed),
@@ -280,6 +281,7 @@ impl Delivery {
                     Err(NodeCallError::Refused(error)) => {
                         return match request.accepts {
                             Some(code) if code == error.code => RequestEnd::AlreadyThere,
+                            _ if is_gone(mark, &error) => RequestEnd::NodeReplaced,
                             _ => RequestEnd::Refused(error),
                         };
                     }
@@ -306,6 +308,7 @@ impl Delivery {
                     let error = task.error.unwrap_or_else(unexplained);
                     match request.accepts {
                         Some(code) if code == error.code => return RequestEnd::AlreadyThere,
+                        _ if is_gone(mark, &error) => return RequestEnd::NodeReplaced,
                         _ if is_about_the_node(&error) && own_failures < OWN_FAILURES_MAX => {
                             own_failures += 1;
                             tracing::warn!(node = %self.node, code = error.code, message = error.message,
@@ -506,6 +509,11 @@ fn remember(mark: &mut LaneMark, outcomes: &[(TaskUid, PartOutcome)]) {
     );
     let surplus = mark.notable.len().saturating_sub(lane_marks::NOTABLE_MAX);
     mark.notable.drain(..surplus);
+}
+
+/// Whether the node says that it has no such index though it had.
+fn is_gone(mark: &LaneMark, error: &ResponseError) -> bool {
+    mark.provisioned && error.code == "index_not_found"
 }
 
 enum LookUp {

@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use miroir_seams::planted::{self, Bug};
+use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::NodeId;
+use miroir_storage::log::ProposeError;
+use miroir_storage::tables::disks::{Content, ReplicaRecord};
 use ractor::ActorProcessingErr;
 
 use super::lanes::Standing;
+use super::steps::{fenced, propose};
 use super::{WriterMessage, WriterState, replicas, reports};
 use crate::inspect::Address;
 use crate::lane::LaneMessage;
@@ -71,11 +75,14 @@ pub(super) fn take_out(myself: &Address<WriterMessage>, state: &mut WriterState)
 
 /// Takes notice of nodes that lost their disks, whoever found out.
 pub(super) fn notice_lost_disks(myself: &Address<WriterMessage>, state: &mut WriterState) {
-    let disks = state.pod.calls.disks().clone();
+    let calls = state.pod.calls.clone();
     let lost: Vec<NodeId> = state
         .lanes
         .iter()
-        .filter(|(node, lane)| !lane.busy && lane.disk_life != disks.number(node))
+        .filter(|(node, lane)| {
+            let is_other = lane.found_gone || lane.disk_life != calls.disk_life(node);
+            is_other && !lane.busy && !lane.noting
+        })
         .map(|(node, _)| node.clone())
         .collect();
     for node in lost {
@@ -83,21 +90,70 @@ pub(super) fn notice_lost_disks(myself: &Address<WriterMessage>, state: &mut Wri
     }
 }
 
+/// The node lost its disk, or the index. What lane and replica had counts no more.
 pub(super) fn on_disk_lost(
     myself: &Address<WriterMessage>,
     state: &mut WriterState,
     node: &NodeId,
 ) {
+    let life = state.pod.calls.disk_life(node);
     let Some(lane) = state.lanes.get_mut(node) else { return };
-    tracing::error!(%node, index = %state.fence.index, "node has lost its disk");
-    lane.disk_life = state.pod.calls.disks().number(node);
+    let had_any = lane.provisioned || lane.passed.is_some() || lane.lost_disk;
+    let content = if had_any { Content::Gone } else { Content::Whole };
     lane.passed = None;
     lane.provisioned = false;
+    lane.found_gone = false;
+    lane.filling = false;
+    if lane.actor.cast(LaneMessage::BeginAnew).is_err() {
+        // It failed, and the writer with it.
+        return;
+    }
+    let command = Command::SetReplica {
+        fence: state.fence.clone(),
+        node: node.clone(),
+        replica: ReplicaRecord { life, content },
+    };
+    if !had_any {
+        // Nothing is sent to the new disk before the log knows that what comes is on it.
+        lane.noting = true;
+        let node = node.clone();
+        propose(myself, state, command, move |answer| WriterMessage::ReplicaNoted {
+            node,
+            life,
+            answer,
+        });
+        return;
+    }
+    tracing::error!(%node, index = %state.fence.index, "node has lost its replica");
+    lane.disk_life = life;
     lane.lost_disk = true;
     lane.standing = match planted::has(Bug::KeepEmptyReplica) {
         true => Standing::CatchingUp,
         false => Standing::NeedsCopy,
     };
+    state.pod.log.propose_detached(&command);
     reports::forget_results(state, node);
-    replicas::leave(myself, state, node, "node has lost its disk");
+    replicas::leave(myself, state, node, "node has lost its replica");
+}
+
+/// The log knows that an empty lane begins on another disk.
+pub(super) fn on_replica_noted(
+    state: &mut WriterState,
+    node: &NodeId,
+    life: u64,
+    answer: &Result<Outcome, ProposeError>,
+) -> Result<(), ActorProcessingErr> {
+    if let Ok(Outcome::Fenced { current }) = answer {
+        return Err(fenced(state, current.0));
+    }
+    let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
+    lane.noting = false;
+    match answer {
+        // Pods of an older version don't look at it.
+        Ok(_) | Err(ProposeError::TooNew { .. }) => lane.disk_life = life,
+        Err(error) => {
+            tracing::warn!(%node, %error, "a new disk could not be logged, trying again");
+        }
+    }
+    Ok(())
 }

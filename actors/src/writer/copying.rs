@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::entries::{Entry, Sendable, Stage, judge};
 use super::lanes::{LaneView, Standing};
+use super::replicas::heirs;
 use super::steps::{required, routing};
 use super::{WriterMessage, WriterState, pass_lane, reports};
 use crate::inspect::Address;
@@ -220,13 +221,14 @@ async fn begin(
         number: state.copies,
         target: target.clone(),
         sources: plan.sources.clone(),
-        missing: plan.partly.then(|| plan.filling.clone()),
+        missing: plan.refill(),
+        disk_life: lane.disk_life,
         turn: lane.turn.clone(),
         given_up: given_up.clone(),
     };
     let name = format!("copy/{}/{target}/{}", state.fence.index, state.copies);
     let actor = myself.spawn(name, ReplicaCopy, arguments).await?;
-    let covered: usize = plan.sources.values().map(BTreeSet::len).sum();
+    let covered = plan.covered().len();
     // What waits for a shard that nobody has is all there is of it: it must stay ahead of the
     // target.
     let hold = (covered < plan.filling.len()).then_some(Hold { limit: None, began: now });
@@ -247,6 +249,9 @@ async fn begin(
         delays_since: None,
     };
     copying.since = applied_by_all(state, &copying);
+    if let Some(lane) = state.lanes.get_mut(&copying.target) {
+        lane.filling = true;
+    }
     if copying.hold.is_none() {
         copying.passes = 1;
         copying.is_running = true;
@@ -384,13 +389,20 @@ pub(super) fn on_copy_passed(
             end(state, wait);
             return Ok(());
         }
+        PassEnd::SourceLost(source) => {
+            end(state, GIVEN_UP_WAIT);
+            if let Some(lane) = state.lanes.get_mut(source) {
+                lane.found_gone = true;
+            }
+            return Ok(());
+        }
         PassEnd::Finished { newest_task } => *newest_task,
     };
     let copying = state.copying.as_ref();
     let index = routing(state);
     let holds = copying.zip(index).is_some_and(|(copying, index)| {
         !copying.is_given_up()
-            && state.pod.calls.disks().number(&copying.target) == copying.disk_life
+            && state.pod.calls.disk_life(&copying.target) == copying.disk_life
             && reads_in_sync(state, copying, &index)
     });
     let limit = copying.and_then(|copying| copying.hold).and_then(|hold| hold.limit);
@@ -410,6 +422,7 @@ pub(super) fn on_copy_passed(
     if let Some(lane) = state.lanes.get_mut(&target) {
         lane.standing = Standing::CatchingUp;
         lane.lost_disk = false;
+        lane.filling = false;
     }
     Ok(())
 }
@@ -437,6 +450,20 @@ struct CopyPlan {
     filling: BTreeSet<ShardId>,
     /// The target is read for its other shards; else its whole index is made anew.
     partly: bool,
+}
+
+impl CopyPlan {
+    /// The shards that somebody has.
+    fn covered(&self) -> BTreeSet<ShardId> {
+        self.sources.values().flatten().copied().collect()
+    }
+
+    /// The shards to empty and fill, where the index is not made anew. What nobody else has is
+    /// left as it is found.
+    fn refill(&self) -> Option<BTreeSet<ShardId>> {
+        let covered = self.covered();
+        (self.partly || covered.len() < self.filling.len()).then_some(covered)
+    }
 }
 
 /// What to copy to a node, and from where; `None` while a shard's only sources are down. A
@@ -468,17 +495,20 @@ fn plan_copy(
             (holds_data || partly) && !state.pod.health.is_down(node)
         },
     );
-    let covered: BTreeSet<ShardId> = sources.values().flatten().copied().collect();
-    for shard in filling.difference(&covered) {
+    let plan = CopyPlan { sources, filling, partly };
+    for shard in plan.filling.difference(&plan.covered()) {
         let in_sync = in_sync_of(&index.groups, *shard);
         if in_sync.iter().any(|node| node != target) {
+            return None;
+        }
+        if heirs(state, *shard).any(|(node, _)| node != target) {
             return None;
         }
         // Its last in-sync replica was this node's, whose disk is gone.
         tracing::error!(index = %state.fence.index, node = %target, shard = shard.0,
             "shard has no replica to copy from, its documents are lost");
     }
-    Some(CopyPlan { sources, filling, partly })
+    Some(plan)
 }
 
 /// The lanes of the nodes that a copy to `target` may be read from.

@@ -57,10 +57,16 @@ pub struct LaneView {
     pub leaving: bool,
     /// Something may have changed its replica out of turn: it leaves and is copied.
     pub suspect: bool,
-    /// What it had went with the node's disk, so that playing what waits would not bring it back.
+    /// What it had went with the node's disk or index: playing what waits would not bring it back.
     pub lost_disk: bool,
     /// The life of the node's disk that the lane knows of.
     pub disk_life: u64,
+    /// A copy that was to read from it found that its node has no such index.
+    pub found_gone: bool,
+    /// The log is being told that the lane begins on a new disk.
+    pub noting: bool,
+    /// What it has of the shards for which it is not in sync is incomplete: a copy was begun.
+    pub filling: bool,
     /// Its node's settings are to be looked at.
     pub check_settings: bool,
     /// The settings version that a check under way compares with.
@@ -87,6 +93,11 @@ impl LaneView {
             self.standing == Standing::NeedsCopy && !in_sync_of(groups, *shard).contains(node)
         };
         self.held.iter().copied().filter(|shard| !is_filled(shard)).collect()
+    }
+
+    /// Whether it holds what its mark says, of all its shards.
+    pub fn is_whole(&self) -> bool {
+        self.provisioned && !self.lost_disk && !self.found_gone && !self.filling && !self.noting
     }
 
     /// Whether the node refused the index from its beginning (no space, say) and is still the

@@ -1,12 +1,15 @@
 //! Replicas that leave the in-sync sets and come back.
 
-use miroir_storage::commands::{Command, Outcome};
-use miroir_storage::ids::NodeId;
+use std::collections::BTreeMap;
+
+use miroir_storage::commands::{Command, InSyncChange, Outcome};
+use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::log::ProposeError;
+use miroir_storage::tables::indexes::in_sync_of;
 use ractor::ActorProcessingErr;
 
 use super::entries::Stage;
-use super::lanes::{self, Standing, changes_for};
+use super::lanes::{self, LaneView, Standing, changes_for};
 use super::steps::{fenced, propose, required, routing};
 use super::{WriterMessage, WriterState, copying};
 use crate::inspect::Address;
@@ -33,6 +36,59 @@ pub(super) fn leave(
         joined: false,
         answer,
     });
+}
+
+/// The replicas that have all there was of a shard, or some earlier state of it, though they are
+/// not in sync: who is to be read when the last one that was is gone with its disk.
+pub(super) fn heirs<'a>(
+    state: &'a WriterState,
+    shard: ShardId,
+) -> impl Iterator<Item = (&'a NodeId, &'a LaneView)> {
+    let holds = move |(node, lane): &(&NodeId, &LaneView)| {
+        let knows_disk = lane.disk_life == state.pod.calls.disk_life(node);
+        lane.held.contains(&shard) && lane.is_whole() && knows_disk
+    };
+    state.lanes.iter().filter(holds)
+}
+
+/// Where the last in-sync replica of a shard is gone with its disk, takes the most advanced of the
+/// others in its place: what that lacks was nowhere else. One that is down is waited for, and one
+/// that catches up comes in by itself.
+pub(super) fn promote(myself: &Address<WriterMessage>, state: &mut WriterState) {
+    if !state.lanes.values().any(|lane| lane.lost_disk && !lane.leaving) {
+        return;
+    }
+    let Some(index) = routing(state) else { return };
+    let mut changes: BTreeMap<NodeId, Vec<InSyncChange>> = BTreeMap::new();
+    for shard in (0..index.shards).map(ShardId) {
+        let mut members = in_sync_of(&index.groups, shard).into_iter();
+        let (Some(last), None) = (members.next(), members.next()) else { continue };
+        if !state.lanes.get(&last).is_some_and(|lane| lane.lost_disk && !lane.leaving) {
+            continue;
+        }
+        let Some((heir, lane)) = heirs(state, shard).max_by_key(|(_, lane)| lane.passed) else {
+            continue;
+        };
+        if lane.standing != Standing::NeedsCopy || state.pod.health.is_down(heir) {
+            continue;
+        }
+        tracing::error!(index = %index.uid, shard = shard.0, lost = %last, %heir, passed = ?lane.passed,
+            "the last in-sync replica of a shard is gone, another takes its place");
+        let change = |node: &NodeId, joins| InSyncChange { shard, node: node.clone(), joins };
+        let both = [change(heir, true), change(&last, false)];
+        changes.entry(last.clone()).or_default().extend(both);
+    }
+    for (node, changes) in changes {
+        if let Some(lane) = state.lanes.get_mut(&node) {
+            lane.leaving = true;
+        }
+        let command = Command::ChangeInSync { fence: state.fence.clone(), changes };
+        propose(myself, state, command, |answer| WriterMessage::InSyncChanged {
+            node,
+            joined: false,
+            answer,
+        });
+    }
 }
 
 /// Puts lanes that have applied every ended task back into the in-sync sets.

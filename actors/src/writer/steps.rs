@@ -37,6 +37,8 @@ pub(super) async fn advance(
     myself: &Address<WriterMessage>,
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
+    audits::notice_lost_disks(myself, state);
+    replicas::promote(myself, state);
     start_tasks(myself, state);
     prepare_next(myself, state);
     start_operation(myself, state).await?;
@@ -363,7 +365,11 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
             lane.keeps_shards(&index.groups, node) || lane.awaits_index(&index.groups, node)
         });
         let is_empty = lane.standing == Standing::NeedsCopy && !keeps_shards;
-        if lane.busy || is_empty || hold.is_some_and(|hold| lane.passed >= hold.limit) {
+        if lane.busy
+            || lane.noting
+            || is_empty
+            || hold.is_some_and(|hold| lane.passed >= hold.limit)
+        {
             continue;
         }
         let limit = hold.and_then(|hold| hold.limit);

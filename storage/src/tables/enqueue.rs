@@ -4,7 +4,7 @@ use super::indexes::{self, IndexRecord};
 use super::names::{self, Side};
 use super::records::{text_from, u64_from};
 use super::tasks::{self, TaskRecord, TaskState};
-use super::{ApplyError, META, NEW_INDEX_SETTINGS, TAILS, keys, take_number};
+use super::{ApplyError, META, NEW_INDEX_SETTINGS, TAILS, disks, keys, take_number};
 use crate::commands::{Ending, EnqueueTask, IdempotencyKey, NewIndex, Outcome, Work};
 use crate::engine::Tx;
 use crate::ids::{Epoch, IndexUid, TaskUid};
@@ -225,6 +225,7 @@ fn create_index(
         },
     )?;
     indexes::touch(tx, &uid, task.at);
+    disks::place(tx, &uid, &plan.groups)?;
     names::set(tx, Side::Write, name, Some(&uid));
     Ok(uid)
 }

@@ -15,6 +15,8 @@
 //! | `KEYS`, `SESSIONS`, `KEY_ORDER` | see [`keys`] | | `AcceptTask`, `PruneKeys` |
 //! | `JOBS`, `CHUNKS`, `OPEN_CHUNKS` | see [`jobs`] | | `Job` |
 //! | `API_KEYS` | key uid | [`api_keys::ApiKeyRecord`] | `PutApiKey` and its like |
+//! | `DISKS` | node id | [`disks::DiskRecord`] | `NoteDisk` |
+//! | `REPLICAS` | index uid, node id | [`disks::ReplicaRecord`] | `SetReplica`, tasks |
 //!
 //! Names are bound twice. *Write names* say what a name means to a request accepted now: they
 //! change when a creation, deletion or swap is **enqueued**. *Read names* say what a reader
@@ -22,6 +24,7 @@
 //! index though readers still see the old one, and everything takes effect in task order.
 
 pub mod api_keys;
+pub mod disks;
 pub mod enqueue;
 pub mod finish;
 pub mod indexes;
@@ -72,6 +75,10 @@ pub const CHUNKS: Table = Table(15);
 pub const OPEN_CHUNKS: Table = Table(16);
 /// API keys by uid.
 pub const API_KEYS: Table = Table(17);
+/// The disks of nodes.
+pub const DISKS: Table = Table(18);
+/// On which disks the replicas of indexes are.
+pub const REPLICAS: Table = Table(19);
 
 /// In [`META`]: the settings that new indexes begin with, as JSON.
 pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
@@ -95,6 +102,8 @@ pub const STATE_TABLES: &[Table] = &[
     CHUNKS,
     OPEN_CHUNKS,
     API_KEYS,
+    DISKS,
+    REPLICAS,
 ];
 
 /// Why a command could not be applied: the pod stops applying rather than guess.
@@ -159,6 +168,12 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::PatchApiKey(patch) => api_keys::patch(tx, patch),
         Command::DeleteApiKey { uid } => api_keys::delete(tx, uid),
         Command::InitApiKeys { keys } => api_keys::init(tx, keys),
+        Command::NoteDisk { node, life, identity } => {
+            disks::note(tx, node, *life, identity.as_deref())
+        }
+        Command::SetReplica { fence, node, replica } => {
+            disks::set_replica(tx, fence, node, *replica)
+        }
     }
 }
 
@@ -192,7 +207,8 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         | Command::PutApiKey(_)
         | Command::PatchApiKey(_)
         | Command::DeleteApiKey { .. }
-        | Command::InitApiKeys { .. } => true,
+        | Command::InitApiKeys { .. }
+        | Command::NoteDisk { .. } => true,
         Command::EnqueueTask(task)
         | Command::AcceptTask { task, .. }
         | Command::AcceptBoundTask { task, .. } => {
@@ -210,6 +226,7 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         Command::StartTasks { .. }
         | Command::DeleteTasks { .. }
         | Command::SetLaneMark { .. }
+        | Command::SetReplica { .. }
         | Command::PruneKeys { .. } => false,
     }
 }
