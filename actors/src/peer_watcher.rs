@@ -113,6 +113,8 @@ pub enum Formation {
     Begin(Start),
     /// Wait; in words, what for.
     Wait(String),
+    /// Wait for this pod, which is to begin the cluster, and may do so unheard.
+    Defer(PodId),
 }
 
 /// A pod that finds a cluster never begins one, nor does one that `only_joins`. Else the pod with
@@ -138,31 +140,40 @@ pub fn formation(view: &PeerView, expected: usize, only_joins: bool) -> Formatio
         return Formation::Wait(format!("{expected} pods or a cluster, seeing {seen}"));
     }
     match others.iter().map(|(id, _)| *id).min() {
-        Some(smallest) if *smallest < view.own => {
-            Formation::Wait(format!("pod {smallest} to begin the cluster"))
-        }
+        Some(smallest) if *smallest < view.own => Formation::Defer((*smallest).clone()),
         _ => Formation::Begin(Start::Alone),
     }
 }
 
 /// Waits until it is clear how a pod without state begins. One that would begin alone can't know
 /// whether its seeds are only silent for a moment, or cut off: with seeds other than itself it joins.
+/// So does one that has once seen another whose turn it was to begin: that may have begun the
+/// cluster and fallen silent, and whoever comes later must not make a second one possible.
 pub async fn form(gossip: &Gossip, expected: usize, clock: &miroir_seams::Clock) -> Start {
     let mut noted: Option<Instant> = None;
+    let mut beginner: Option<PodId> = None;
     loop {
         let names_others = gossip.seeds().is_none_or(|seeds| !seeds.is_empty());
-        match formation(&gossip.view(), expected, expected < 2 && names_others) {
-            Formation::Begin(start) => return start,
-            Formation::Wait(what) => {
-                let now = clock.instant();
-                let is_due = |at: Instant| now.saturating_duration_since(at) >= FORMATION_NOTE;
-                if noted.is_none_or(is_due) {
-                    noted = Some(now);
-                    tracing::info!(what, "waiting");
-                }
-                clock.sleep(FORMATION_LOOK).await;
+        let found = formation(&gossip.view(), expected, expected < 2 && names_others);
+        let what = match (found, beginner.clone()) {
+            (Formation::Begin(Start::Alone), Some(pod)) => format!(
+                "pod {pod}, which may have begun the cluster; if it is gone for good, start again"
+            ),
+            (Formation::Begin(start), _) => return start,
+            (Formation::Wait(what), _) => what,
+            (Formation::Defer(pod), _) => {
+                let what = format!("pod {pod} to begin the cluster");
+                beginner = Some(pod);
+                what
             }
+        };
+        let now = clock.instant();
+        let is_due = |at: Instant| now.saturating_duration_since(at) >= FORMATION_NOTE;
+        if noted.is_none_or(is_due) {
+            noted = Some(now);
+            tracing::info!(what, "waiting");
         }
+        clock.sleep(FORMATION_LOOK).await;
     }
 }
 
@@ -211,7 +222,7 @@ mod tests {
         let all = [("a", None), ("b", None), ("c", None)];
         let formation = |view: &PeerView, expected| formation(view, expected, false);
         assert_eq!(formation(&view("a", &all), 3), Formation::Begin(Start::Alone));
-        assert!(matches!(formation(&view("b", &all), 3), Formation::Wait(_)));
+        assert_eq!(formation(&view("b", &all), 3), Formation::Defer("a".into()));
         assert!(matches!(formation(&view("a", &all[..2]), 3), Formation::Wait(_)));
         let joined = [("a", None), ("b", Some("x"))];
         assert_eq!(formation(&view("a", &joined), 3), Formation::Begin(Start::Join));
