@@ -20,6 +20,8 @@ pub enum Audit {
     Clean,
     /// A task that nobody can explain.
     Stray,
+    /// None but of settings: documents are as they must be.
+    StraySettings,
     /// The node did not answer.
     NoAnswer,
 }
@@ -50,7 +52,11 @@ impl Delivery {
             mark.explained = Some(Vec::new());
             self.note(mark);
         }
-        if stray.is_some() { Audit::Stray } else { Audit::Clean }
+        match stray {
+            None => Audit::Clean,
+            Some(stray) if is_of_settings(stray) => Audit::StraySettings,
+            Some(_) => Audit::Stray,
+        }
     }
 
     /// Takes up the doubts of an earlier life, whose memory of what it sent is gone: without any,
@@ -79,7 +85,7 @@ impl Delivery {
 }
 
 /// A task of the index on the node after `since` that this pod can't explain and that is no
-/// harmless repetition.
+/// harmless repetition, nor only of settings, which are read back.
 pub(crate) async fn unexplained_since(
     calls: &NodeCalls,
     node: &NodeId,
@@ -89,7 +95,7 @@ pub(crate) async fn unexplained_since(
     let tasks = tasks_since(calls, node, index, since).await?;
     let sent = calls.sent();
     let stray = first_stray(&tasks, |task| sent.knows(node, index.as_str(), task));
-    Ok(stray.map(|stray| stray.uid))
+    Ok(stray.filter(|stray| !is_of_settings(stray)).map(|stray| stray.uid))
 }
 
 /// The node's tasks of the index after `since`, oldest first.
@@ -119,14 +125,15 @@ async fn tasks_since(
     Ok(found)
 }
 
-/// The first task that changed the index out of its turn; `tasks` are in the node's order.
+/// The first task that changed the index out of its turn, one of settings only if there is no
+/// other; `tasks` are in the node's order.
 ///
 /// An unknown task is harmless when it says the same as the known one next to it: a request
 /// that was repeated because its answer was lost. Settings are sent whole, so that the next
 /// ones make up for whatever came between; so are primary keys. Creating what exists changes nothing.
 fn first_stray(tasks: &[NodeTask], knows: impl Fn(u64) -> bool) -> Option<&NodeTask> {
     let is_known = |task: &&NodeTask| knows(task.uid);
-    tasks.iter().enumerate().find_map(|(n, task)| {
+    let mut strays = tasks.iter().enumerate().filter_map(|(n, task)| {
         if knows(task.uid) || task.kind == "indexCreation" {
             return None;
         }
@@ -140,7 +147,17 @@ fn first_stray(tasks: &[NodeTask], knows: impl Fn(u64) -> bool) -> Option<&NodeT
             && after.is_some_and(|after| after.kind == task.kind);
         let harmless = same_name(before) || same_name(after) || overtaken;
         (!harmless).then_some(task)
-    })
+    });
+    let first = strays.next()?;
+    match is_of_settings(first) {
+        true => Some(strays.find(|stray| !is_of_settings(stray)).unwrap_or(first)),
+        false => Some(first),
+    }
+}
+
+/// A stranger's change of settings, or a late one of ours, is made good by sending them again.
+fn is_of_settings(task: &NodeTask) -> bool {
+    task.kind == "settingsUpdate"
 }
 
 #[cfg(test)]
@@ -174,5 +191,7 @@ mod tests {
         let settings = [task(1, "settingsUpdate", None), task(2, "settingsUpdate", None)];
         assert_eq!(stray(&settings, &[2]), None);
         assert_eq!(stray(&settings, &[1]), Some(2));
+        let both = [task(1, "settingsUpdate", None), task(2, add, Some("x"))];
+        assert_eq!(stray(&both, &[]), Some(2), "documents matter more");
     }
 }

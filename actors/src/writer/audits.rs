@@ -51,9 +51,13 @@ pub(super) fn on_lane_audited(
     let Some(lane) = state.lanes.get_mut(node) else { return };
     lane.busy = false;
     lane.audited_at = state.pod.seams.clock.instant();
-    if audit == Audit::Stray {
-        lane.suspect = true;
-        take_out(myself, state);
+    match audit {
+        Audit::Stray => {
+            lane.suspect = true;
+            take_out(myself, state);
+        }
+        Audit::StraySettings => lane.check_settings = true,
+        Audit::Clean | Audit::NoAnswer => {}
     }
 }
 

@@ -423,6 +423,8 @@ pub(super) fn on_copy_passed(
         lane.standing = Standing::CatchingUp;
         lane.lost_disk = false;
         lane.filling = false;
+        // A stranger may have changed them meanwhile.
+        lane.check_settings = true;
     }
     Ok(())
 }

@@ -94,7 +94,7 @@ fn request(number: u64) -> Request {
 #[tokio::test(start_paused = true)]
 #[ignore = "takes minutes"]
 async fn writes_go_on_while_a_large_copy_runs() {
-    let (plan, trace, world_tasks) = (world(), Trace::new(false), Tasks::on_one_thread());
+    let (plan, trace, world_tasks) = (world(), Trace::new(None), Tasks::on_one_thread());
     let mut cluster = Cluster::new(&plan, &trace, &world_tasks);
     start_pods(&mut cluster).await;
     write(&mut cluster, Request::Settings(json!({ "filterableAttributes": ["tag"] }))).await;
