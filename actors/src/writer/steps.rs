@@ -386,20 +386,25 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     Ok(())
 }
 
-/// What creates the index on a node before the first task that needs it there.
+/// What creates the index on a node before the first task that needs it there, or though none is
+/// left: every task failed before it was sent, and the writer that was at it is gone.
 fn provision(
     entries: &VecDeque<Entry>,
     passed: Option<TaskUid>,
     index: Option<&IndexRouting>,
 ) -> Option<Job> {
     let index = index?;
-    let first = entries.iter().find(|entry| passed.is_none_or(|passed| entry.task.uid > passed))?;
-    // An operation creates or deletes the index by itself.
-    let by_itself = matches!(first.task.work, Work::CreateIndex { .. } | Work::DeleteIndex);
-    first.sendable.as_ref().filter(|_| !by_itself || first.ended())?;
+    let mut pending = entries.iter();
+    let first = pending.find(|entry| passed.is_none_or(|passed| entry.task.uid > passed));
+    if let Some(first) = first {
+        // An operation creates or deletes the index by itself.
+        let by_itself = matches!(first.task.work, Work::CreateIndex { .. } | Work::DeleteIndex);
+        first.sendable.as_ref().filter(|_| !by_itself || first.ended())?;
+    }
+    let uid = first.map(|first| first.task.uid).or(passed).unwrap_or(TaskUid(0));
     Some(Job {
-        first: first.task.uid,
-        last: first.task.uid,
+        first: uid,
+        last: uid,
         work: JobWork::Provision {
             primary_key: index.primary_key.clone(),
             settings: crate::node_settings::node_side(&index.settings),
