@@ -502,7 +502,7 @@ impl Delivery {
 }
 
 /// Keeps what a restarted writer would have to know.
-fn remember(mark: &mut LaneMark, outcomes: &[(TaskUid, PartOutcome)]) {
+pub(crate) fn remember(mark: &mut LaneMark, outcomes: &[(TaskUid, PartOutcome)]) {
     let notable = outcomes.iter().filter(|(_, outcome)| outcome.is_notable());
     mark.notable.extend(
         notable.filter_map(|(uid, outcome)| Some((*uid, serde_json::to_string(outcome).ok()?))),

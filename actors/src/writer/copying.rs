@@ -32,6 +32,8 @@ use super::replicas::heirs;
 use super::steps::{required, routing};
 use super::{WriterMessage, WriterState, pass_lane, reports};
 use crate::inspect::Address;
+use crate::lane::deliver::remember;
+use crate::lane::job::PartOutcome;
 use crate::replica_copy::{
     CopyPass, PassEnd, ReplicaCopy, ReplicaCopyArguments, Touched, assign_sources,
 };
@@ -327,8 +329,8 @@ fn last_pass(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let others = required.iter().filter(|node| **node != target).cloned().collect();
     let waits_for_target = |entry: &Entry| {
         keeps.is_none() && !entry.is_barrier() && required.contains(&target) && {
-            let (results, voters) = reports::votes(entry, &state.lanes, &others);
-            judge(&results, &voters, |shard| in_sync_of(&index.groups, shard))
+            let results = reports::votes(entry, &state.lanes, &others);
+            judge(&results, &others, |shard| in_sync_of(&index.groups, shard))
                 .is_some_and(|verdict| verdict.failed_alone.is_empty())
         }
     };
@@ -406,10 +408,12 @@ pub(super) fn on_copy_passed(
             && reads_in_sync(state, copying, &index)
     });
     let limit = copying.and_then(|copying| copying.hold).and_then(|hold| hold.limit);
-    let Some(Copying { target, .. }) = end(state, Duration::ZERO).filter(|_| holds) else {
+    let ended = end(state, Duration::ZERO).filter(|_| holds);
+    let Some(Copying { target, filling, .. }) = ended else {
         return Ok(());
     };
-    let mark = LaneMark {
+    let outcomes = outcomes_of_sources(state, &target, &filling, limit);
+    let mut mark = LaneMark {
         through: limit,
         open: None,
         node_task: Some(newest),
@@ -417,8 +421,14 @@ pub(super) fn on_copy_passed(
         audited: Some(newest),
         ..LaneMark::default()
     };
+    remember(&mut mark, &outcomes);
     pass_lane(state, &target, mark)?;
     reports::forget_results(state, &target);
+    for (uid, outcome) in outcomes {
+        if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
+            entry.results.insert(target.clone(), outcome);
+        }
+    }
     if let Some(lane) = state.lanes.get_mut(&target) {
         lane.standing = Standing::CatchingUp;
         lane.lost_disk = false;
@@ -427,6 +437,31 @@ pub(super) fn on_copy_passed(
         lane.check_settings = true;
     }
     Ok(())
+}
+
+/// What the sources had reported on the tasks that wait for the target alone: it has done the
+/// same, by being copied.
+fn outcomes_of_sources(
+    state: &WriterState,
+    target: &NodeId,
+    filling: &BTreeSet<ShardId>,
+    limit: Option<TaskUid>,
+) -> Vec<(TaskUid, PartOutcome)> {
+    let Some(index) = routing(state) else { return Vec::new() };
+    let others = required(state).into_iter().filter(|node| node != target).collect();
+    let open =
+        |entry: &&Entry| Some(entry.task.uid) <= limit && !entry.ended() && !entry.is_barrier();
+    let outcome = |entry: &Entry| {
+        let results = reports::votes(entry, &state.lanes, &others);
+        let verdict = judge(&results, &others, |shard| in_sync_of(&index.groups, shard))?;
+        let shards: BTreeSet<ShardId> = verdict.refused.intersection(filling).copied().collect();
+        let outcome = match verdict.refusal {
+            Some(error) if !shards.is_empty() => PartOutcome::Refused { error, shards },
+            _ => PartOutcome::Applied { deleted: None },
+        };
+        Some((entry.task.uid, outcome))
+    };
+    state.entries.iter().filter(open).filter_map(outcome).collect()
 }
 
 /// Ends the copy, whatever came of it; the next one begins after `wait`.

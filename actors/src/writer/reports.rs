@@ -81,26 +81,21 @@ pub(super) fn forget_results(state: &mut WriterState, node: &NodeId) {
     }
 }
 
-/// How `required` lanes stand to a task, and who of them is to be heard. A lane may have passed a
-/// task without a report. After a restart that means applied (what is worth knowing beyond that
-/// is in its mark); after a copy it means the same as its sources, whose reports then speak for
-/// it.
+/// How `required` lanes stand to a task. A lane that has passed it without a report has applied it:
+/// after a restart what is worth knowing beyond that is in its mark, and a copy brings its target
+/// what its sources had reported.
 pub(super) fn votes(
     entry: &Entry,
     lanes: &BTreeMap<NodeId, LaneView>,
     required: &BTreeSet<NodeId>,
-) -> (BTreeMap<NodeId, PartOutcome>, BTreeSet<NodeId>) {
+) -> BTreeMap<NodeId, PartOutcome> {
     let mut results = entry.results.clone();
     let passed =
         |node: &NodeId| lanes.get(node).is_some_and(|lane| lane.passed >= Some(entry.task.uid));
-    let (silent, voters): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
-        required.iter().cloned().partition(|node| !results.contains_key(node) && passed(node));
-    if !voters.is_empty() {
-        return (results, voters);
+    for node in required.iter().filter(|node| passed(node)) {
+        results.entry(node.clone()).or_insert(PartOutcome::Applied { deleted: None });
     }
-    let applied = |node: &NodeId| (node.clone(), PartOutcome::Applied { deleted: None });
-    results.extend(silent.iter().map(applied));
-    (results, silent)
+    results
 }
 
 /// Judges the tasks that every required replica has reported on.
@@ -112,10 +107,11 @@ pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
         if !matches!(entry.stage, Stage::Ready(_)) || entry.is_barrier() {
             continue;
         }
-        let (results, voters) = votes(entry, &state.lanes, &required);
+        let results = votes(entry, &state.lanes, &required);
+        let reported = |node: &&NodeId| results.contains_key(*node);
         let voters = match planted::has(Bug::JudgeByOne) {
-            true => voters.into_iter().filter(|node| results.contains_key(node)).take(1).collect(),
-            false => voters,
+            true => required.iter().filter(reported).take(1).cloned().collect(),
+            false => required.clone(),
         };
         // Tasks end in order: what is behind an open one waits.
         let in_sync = |shard| in_sync_of(&index.groups, shard);
