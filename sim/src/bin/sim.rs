@@ -9,6 +9,8 @@ mod planted;
 mod random;
 #[path = "sim/scale.rs"]
 mod scale;
+#[path = "sim/search.rs"]
+mod search;
 #[path = "sim/shrink.rs"]
 mod shrink;
 #[path = "sim/world.rs"]
@@ -17,7 +19,6 @@ mod world;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -26,6 +27,7 @@ use miroir_sim::run;
 use miroir_sim::trace::{Interests, Trace};
 use planted::PlantedArguments;
 use scale::ScaleArguments;
+use search::SearchArguments;
 use world::World;
 
 /// Runs allocate much, for checks above all.
@@ -69,22 +71,7 @@ enum Action {
         world: World,
     },
     /// Explores seeds until the time is up; prints how to replay each failure.
-    Search {
-        #[arg(long)]
-        minutes: f64,
-        /// The first seed.
-        #[arg(long, default_value_t = 1)]
-        from: u64,
-        /// The number of pods, instead of the seeds' own.
-        #[arg(long)]
-        pods: Option<usize>,
-        /// Worlds run side by side.
-        #[arg(long, default_value_t = 2)]
-        jobs: usize,
-        /// Go on after failures.
-        #[arg(long)]
-        keep_going: bool,
-    },
+    Search(SearchArguments),
     /// Leaves out of a failing world what its failure does not need.
     Shrink {
         #[command(flatten)]
@@ -106,9 +93,7 @@ fn main() -> ExitCode {
             run_world(&world, trace.then(|| Interests::new(only)), log)
         }
         Action::Twice { world } => twice(&world),
-        Action::Search { minutes, from, pods, jobs, keep_going } => {
-            search(Duration::from_secs_f64(minutes * 60.0), from, pods, jobs, keep_going)
-        }
+        Action::Search(arguments) => search::search(&arguments),
         Action::Shrink { world } => shrink::shrink(world),
         Action::Planted(arguments) => planted::planted(&arguments),
         Action::Scale(arguments) => scale::scale(&arguments),
@@ -229,46 +214,6 @@ fn twice(world: &World) -> anyhow::Result<bool> {
     }
     println!("{}", text.lines().last().unwrap_or("no output"));
     Ok(first.status.success())
-}
-
-#[allow(clippy::disallowed_methods)] // Real time: it limits a search, nothing inside a run.
-fn search(
-    time: Duration,
-    from: u64,
-    pods: Option<usize>,
-    jobs: usize,
-    keep_going: bool,
-) -> anyhow::Result<bool> {
-    let started = std::time::Instant::now();
-    let mut running = std::collections::VecDeque::new();
-    let (mut next, mut done, mut failed) = (from, 0u64, 0u64);
-    loop {
-        let more = started.elapsed() < time && (failed == 0 || keep_going);
-        while more && running.len() < jobs.max(1) {
-            let child = World::of(next, pods).child(false)?.spawn().context("run")?;
-            running.push_back((next, child));
-            next += 1;
-        }
-        let Some((seed, process)) = running.pop_front() else { break };
-        let output = process.wait_with_output().context("run")?;
-        done += 1;
-        if !output.status.success() {
-            failed += 1;
-            let text = String::from_utf8_lossy(&output.stdout);
-            if keep_going {
-                for line in text.lines().filter(|line| line.starts_with("VIOLATED")).take(2) {
-                    println!("seed {seed}: {line}");
-                }
-                if !text.contains("VIOLATED") {
-                    println!("seed {seed}: ended with {}", output.status);
-                }
-            } else {
-                println!("{text}");
-            }
-        }
-    }
-    println!("{done} seeds from {from}, {failed} failed");
-    Ok(failed == 0)
 }
 
 /// The world of a line of the corpus: `seed/pods`, or `seed` alone.
