@@ -11,11 +11,12 @@
 //! A restart begins the copy again. The target's index is made anew, so that nothing stale survives;
 //! or, when the target is itself read for some of its shards, the others are emptied and filled.
 
+mod checks;
 mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,11 +38,9 @@ use tokio::sync::oneshot;
 use self::pages::{arrays_of, id_of, in_shards, json_body};
 use crate::inspect::{Actor, Address};
 use crate::lane::audit::unexplained_since;
-use crate::lane::deliver::CONFIRMED_MAX;
 use crate::lane::job::percent_encode;
 use crate::lane::turn::Turn;
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
-use crate::node_disks::{self, Look};
 use crate::node_settings::{node_side, node_side_whole};
 use crate::node_tasks::NodeTasksMessage;
 use crate::pod::PodContext;
@@ -279,25 +278,6 @@ impl ReplicaCopyArguments {
         routing.by_uid.get(&self.fence.index).cloned().ok_or(CopyError::IndexGone)
     }
 
-    /// Nothing is removed from the target before it is certain that its sources have what they
-    /// should: they may have lost their disks unnoticed.
-    async fn look_at_sources(&self) -> Result<(), CopyError> {
-        let calls = &self.pod.calls;
-        for source in self.sources.keys() {
-            if node_disks::look(calls, &self.pod.log, source).await? == Look::Replaced {
-                return Err(CopyError::SourceLost(source.clone()));
-            }
-            let path = format!("/indexes/{}", self.fence.index);
-            match calls.json::<Value>(source, Method::GET, path, None).await {
-                Err(NodeCallError::Refused(error)) if error.code == "index_not_found" => {
-                    return Err(CopyError::SourceLost(source.clone()));
-                }
-                answer => answer?,
-            };
-        }
-        Ok(())
-    }
-
     /// Has the log say what of the target is there.
     async fn note(&self, content: Content) -> Result<(), CopyError> {
         let replica = ReplicaRecord { life: self.disk_life, content };
@@ -463,43 +443,6 @@ impl ReplicaCopyArguments {
         self.task(Method::POST, path, Some(json_body(&json!(ids)))).await
     }
 
-    /// Documents of the filled shards, by both sides, which must agree.
-    async fn compare_counts(&self) -> Result<u64, CopyError> {
-        let index = self.index()?;
-        let mut expected = 0;
-        for (source, shards) in &self.sources {
-            expected += self.count(source, shards, index.shards).await?;
-        }
-        let held = match &self.missing {
-            Some(missing) => self.count(&self.target, missing, index.shards).await?,
-            None => {
-                let path = format!("/indexes/{}/stats", index.uid);
-                let answer: Value =
-                    self.pod.calls.json(&self.target, Method::GET, path, None).await?;
-                answer.get("numberOfDocuments").and_then(Value::as_u64).unwrap_or(0)
-            }
-        };
-        if held != expected {
-            return Err(CopyError::CountDiffers { expected, held });
-        }
-        Ok(held)
-    }
-
-    async fn count(
-        &self,
-        node: &NodeId,
-        shards: &BTreeSet<ShardId>,
-        of: u32,
-    ) -> Result<u64, CopyError> {
-        if shards.is_empty() {
-            return Ok(0);
-        }
-        let path = format!("/indexes/{}/documents/fetch", self.fence.index);
-        let query = json!({ "filter": [in_shards(shards, of)], "limit": 0 });
-        let answer: Value = self.pod.calls.json(node, Method::POST, path, Some(&query)).await?;
-        Ok(answer.get("total").and_then(Value::as_u64).unwrap_or(0))
-    }
-
     /// Reads documents; a read that failed is repeated.
     async fn fetch(&self, node: &NodeId, query: &Value) -> Result<Vec<Box<RawValue>>, CopyError> {
         #[derive(Deserialize)]
@@ -530,30 +473,6 @@ impl ReplicaCopyArguments {
                     self.pod.seams.clock.sleep(PAUSE).await;
                 }
             }
-        }
-    }
-
-    fn check_wanted(&self) -> Result<(), CopyError> {
-        match self.given_up.load(Ordering::Relaxed) {
-            true => Err(CopyError::GivenUp),
-            false => Ok(()),
-        }
-    }
-
-    /// Waits until it is fresh knowledge that no newer writer exists, as lanes do.
-    async fn still_holds(&self) -> Result<(), CopyError> {
-        loop {
-            self.check_wanted()?;
-            if self.index()?.epoch > self.fence.epoch {
-                return Err(CopyError::Fenced);
-            }
-            if self.pod.log.confirmed().age <= CONFIRMED_MAX {
-                return Ok(());
-            }
-            if self.pod.health.is_down(&self.target) {
-                return Err(CopyError::TargetDown);
-            }
-            self.pod.seams.clock.sleep(PAUSE).await;
         }
     }
 

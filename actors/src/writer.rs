@@ -15,6 +15,7 @@
 //! ```
 
 mod audits;
+mod copy_plan;
 pub mod copying;
 pub mod entries;
 pub mod lanes;

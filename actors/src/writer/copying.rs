@@ -26,17 +26,15 @@ use miroir_wire::document::document_id;
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
+use super::copy_plan::{plan_copy, sources};
 use super::entries::{Entry, Sendable, Stage, judge};
 use super::lanes::{LaneView, Standing};
-use super::replicas::heirs;
 use super::steps::{required, routing};
 use super::{WriterMessage, WriterState, pass_lane, reports};
 use crate::inspect::Address;
 use crate::lane::deliver::remember;
 use crate::lane::job::PartOutcome;
-use crate::replica_copy::{
-    CopyPass, PassEnd, ReplicaCopy, ReplicaCopyArguments, Touched, assign_sources,
-};
+use crate::replica_copy::{CopyPass, PassEnd, ReplicaCopy, ReplicaCopyArguments, Touched};
 
 /// After a failed copy, before the next try.
 const RETRY_WAIT: Duration = Duration::from_secs(10);
@@ -480,87 +478,6 @@ pub(super) fn on_left(state: &WriterState, node: &NodeId) {
     {
         copying.give_up();
     }
-}
-
-struct CopyPlan {
-    sources: BTreeMap<NodeId, BTreeSet<ShardId>>,
-    filling: BTreeSet<ShardId>,
-    /// The target is read for its other shards; else its whole index is made anew.
-    partly: bool,
-}
-
-impl CopyPlan {
-    /// The shards that somebody has.
-    fn covered(&self) -> BTreeSet<ShardId> {
-        self.sources.values().flatten().copied().collect()
-    }
-
-    /// The shards to empty and fill, where the index is not made anew. What nobody else has is
-    /// left as it is found.
-    fn refill(&self) -> Option<BTreeSet<ShardId>> {
-        let covered = self.covered();
-        (self.partly || covered.len() < self.filling.len()).then_some(covered)
-    }
-}
-
-/// What to copy to a node, and from where; `None` while a shard's only sources are down. A
-/// target that is itself in the in-sync set of some shards keeps those: it may be their last
-/// member.
-fn plan_copy(
-    state: &WriterState,
-    index: &IndexRouting,
-    target: &NodeId,
-    lane: &LaneView,
-) -> Option<CopyPlan> {
-    let partly = lane.keeps_shards(&index.groups, target);
-    let filling: BTreeSet<ShardId> = lane
-        .held
-        .iter()
-        .copied()
-        .filter(|shard| !partly || !in_sync_of(&index.groups, *shard).contains(target))
-        .collect();
-    let sources = assign_sources(
-        &filling,
-        target,
-        |shard| in_sync_of(&index.groups, shard),
-        |node| {
-            let holds_data = state
-                .lanes
-                .get(node)
-                .is_some_and(|lane| lane.provisioned && lane.standing != Standing::NeedsCopy);
-            let partly = state.lanes.get(node).is_some_and(|l| l.keeps_shards(&index.groups, node));
-            (holds_data || partly) && !state.pod.health.is_down(node)
-        },
-    );
-    let plan = CopyPlan { sources, filling, partly };
-    for shard in plan.filling.difference(&plan.covered()) {
-        let in_sync = in_sync_of(&index.groups, *shard);
-        if in_sync.iter().any(|node| node != target) {
-            return None;
-        }
-        if heirs(state, *shard).any(|(node, _)| node != target) {
-            return None;
-        }
-        // Its last in-sync replica was this node's, whose disk is gone.
-        tracing::error!(index = %state.fence.index, node = %target, shard = shard.0,
-            "shard has no replica to copy from, its documents are lost");
-    }
-    Some(plan)
-}
-
-/// The lanes of the nodes that a copy to `target` may be read from.
-fn sources<'a>(
-    state: &'a WriterState,
-    required: &'a BTreeSet<NodeId>,
-    target: &'a NodeId,
-) -> impl Iterator<Item = &'a LaneView> {
-    let usable = move |(node, lane): &(&NodeId, &LaneView)| {
-        required.contains(*node)
-            && *node != target
-            && (lane.standing != Standing::NeedsCopy || lane.provisioned)
-            && !state.pod.health.is_down(node)
-    };
-    state.lanes.iter().filter(usable).map(|(_, lane)| lane)
 }
 
 #[cfg(test)]

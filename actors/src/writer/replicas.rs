@@ -40,10 +40,10 @@ pub(super) fn leave(
 
 /// The replicas that have all there was of a shard, or some earlier state of it, though they are
 /// not in sync: who is to be read when the last one that was is gone with its disk.
-pub(super) fn heirs<'a>(
-    state: &'a WriterState,
+pub(super) fn heirs(
+    state: &WriterState,
     shard: ShardId,
-) -> impl Iterator<Item = (&'a NodeId, &'a LaneView)> {
+) -> impl Iterator<Item = (&NodeId, &LaneView)> {
     let holds = move |(node, lane): &(&NodeId, &LaneView)| {
         let knows_disk = lane.disk_life == state.pod.calls.disk_life(node);
         lane.held.contains(&shard) && lane.is_whole() && knows_disk
