@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use miroir_seams::{Clock, NodeCall, NodeTransport, TransportError};
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
@@ -201,9 +201,10 @@ impl NodeCalls {
         }
         let refusal = serde_json::from_slice::<ResponseError>(&body);
         match refusal {
-            // Missing rights and "try again" are about the node, not about the client's data.
+            // Missing rights and "try again" are about the node, not about the client's data. What a
+            // node does not support it will not support when asked again.
             Ok(error)
-                if status.is_client_error()
+                if (status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED)
                     && !matches!(status.as_u16(), 401 | 403 | 408 | 429) =>
             {
                 Err(NodeCallError::Refused(error))
