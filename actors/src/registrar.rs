@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_storage::commands::{Command, Effect, Ending, FinishTask, Outcome, Work};
+use miroir_storage::engine::Engine;
 use miroir_storage::ids::TaskUid;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
+use miroir_storage::tables::ApplyError;
 use miroir_storage::tables::tasks::{self, TaskRecord};
 use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::ActorProcessingErr;
+use tokio::time::Instant;
 
 use crate::copies;
 use crate::inspect::{Actor, Address};
@@ -26,6 +29,11 @@ use crate::task_details::ended_details;
 
 /// Between tries while the log takes nothing.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a deletion of tasks waits for those that it matched and that have not ended. Clients
+/// delete what they have just sent, which Meilisearch, where nothing else happens meanwhile,
+/// nearly always has carried out by then.
+const DELETION_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the registrar is told.
 #[derive(Debug)]
@@ -51,9 +59,17 @@ pub struct Registrar;
 #[derive(Debug)]
 pub struct RegistrarState {
     pod: Arc<PodContext>,
-    open: BTreeMap<TaskUid, TaskRecord>,
+    open: BTreeMap<TaskUid, Open>,
     /// The task whose end is being logged: one at a time keeps them in order.
     busy: Option<TaskUid>,
+}
+
+/// A task that has not ended.
+#[derive(Debug)]
+struct Open {
+    task: TaskRecord,
+    /// When this registrar first saw it.
+    since: Instant,
 }
 
 #[ractor::async_trait]
@@ -69,13 +85,16 @@ impl Actor for Registrar {
         myself: Address<RegistrarMessage>,
         pod: Arc<PodContext>,
     ) -> Result<RegistrarState, ActorProcessingErr> {
+        let since = pod.seams.clock.instant();
         let open = tasks::read_open(pod.log.engine().as_ref())?
             .into_iter()
             .filter(|task| task.index.is_none())
-            .map(|task| (task.uid, task))
+            .map(|task| (task.uid, Open { task, since }))
             .collect();
         myself.cast(RegistrarMessage::TasksEnded)?;
-        Ok(RegistrarState { pod, open, busy: None })
+        let state = RegistrarState { pod, open, busy: None };
+        look_again(&myself, &state, DELETION_PATIENCE);
+        Ok(state)
     }
 
     async fn handle(
@@ -86,7 +105,11 @@ impl Actor for Registrar {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             RegistrarMessage::Accepted(task) => {
-                state.open.entry(task.uid).or_insert(*task);
+                let since = state.pod.seams.clock.instant();
+                if let Work::DeleteTasks { .. } = &task.work {
+                    look_again(&myself, state, DELETION_PATIENCE);
+                }
+                state.open.entry(task.uid).or_insert(Open { task: *task, since });
             }
             RegistrarMessage::TasksEnded => {}
             RegistrarMessage::Answered { uid, answer } => on_answered(&myself, state, uid, answer),
@@ -105,7 +128,7 @@ fn on_answered(
     match answer {
         Ok(_) => {
             // Writes of names that were unbound come here with their payloads.
-            if let Some(task) = state.open.remove(&uid)
+            if let Some(Open { task, .. }) = state.open.remove(&uid)
                 && let Some(payload) = task.work.payload()
             {
                 copies::release(&state.pod, payload);
@@ -113,13 +136,18 @@ fn on_answered(
         }
         Err(error) => {
             tracing::warn!(task = %uid, %error, "end of task could not be logged, trying again");
-            let (myself, clock) = (myself.clone(), state.pod.seams.clock.clone());
-            state.pod.seams.tasks.spawn("registrar retry", async move {
-                clock.sleep(RETRY_WAIT).await;
-                let _stopped = myself.cast(RegistrarMessage::TasksEnded);
-            });
+            look_again(myself, state, RETRY_WAIT);
         }
     }
+}
+
+/// Looks for tasks that are due once more, after a while.
+fn look_again(myself: &Address<RegistrarMessage>, state: &RegistrarState, wait: Duration) {
+    let (myself, clock) = (myself.clone(), state.pod.seams.clock.clone());
+    state.pod.seams.tasks.spawn("registrar wait", async move {
+        clock.sleep(wait).await;
+        let _stopped = myself.cast(RegistrarMessage::TasksEnded);
+    });
 }
 
 /// Ends the first open task whose predecessors have ended.
@@ -132,8 +160,9 @@ fn end_next(
     }
     let engine = state.pod.log.engine().as_ref();
     let mut due = None;
-    for task in state.open.values() {
-        let mut waits = false;
+    for Open { task, since } in state.open.values() {
+        let has_patience = state.pod.seams.clock.instant() < *since + DELETION_PATIENCE;
+        let mut waits = has_patience && deletes_open_tasks(engine, task)?;
         for before in &task.after {
             waits |= tasks::holds_up(engine, task, *before)?;
         }
@@ -151,6 +180,13 @@ fn end_next(
         let _stopped = myself.cast(RegistrarMessage::Answered { uid, answer });
     });
     Ok(())
+}
+
+/// Whether it deletes tasks of which one has not ended.
+fn deletes_open_tasks(engine: &dyn Engine, task: &TaskRecord) -> Result<bool, ApplyError> {
+    let Work::DeleteTasks { uids, .. } = &task.work else { return Ok(false) };
+    // They were matched in the order of their numbers.
+    Ok(tasks::read_open(engine)?.iter().any(|open| uids.binary_search(&open.uid).is_ok()))
 }
 
 async fn end_task(pod: &PodContext, task: &TaskRecord) -> Result<Outcome, ProposeError> {
