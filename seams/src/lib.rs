@@ -11,6 +11,7 @@
 //! | [`Tasks`] | tokio, ended with the pod | the same |
 //! | [`Reactors`] | threads for connections | none |
 //! | [`NodeTransport`] | [`HttpTransport`] | model nodes |
+//! | [`WebTransport`] | [`Web`] | [`NoWeb`] |
 //! | [`PeerTransport`], [`Datagrams`] | sealed connections and UDP | a network in memory |
 //! | [`Files`] | [`RealFiles`] | [`MemoryFiles`] |
 
@@ -23,6 +24,7 @@ pub mod planted;
 mod reactors;
 mod tasks;
 mod transport;
+mod web;
 
 pub use clock::Clock;
 pub use entropy::Entropy;
@@ -35,6 +37,7 @@ pub use peers::{
 pub use reactors::{Reactor, Reactors};
 pub use tasks::Tasks;
 pub use transport::{HttpTransport, NodeCall, NodeTransport, TransportError};
+pub use web::{NoWeb, Web, WebCall, WebTransport};
 
 /// The seams that nearly every part needs, cloned freely.
 #[derive(Clone, Debug)]

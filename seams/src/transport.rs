@@ -168,7 +168,7 @@ fn build_request(call: NodeCall) -> Result<Request<Full<Bytes>>, TransportError>
         .map_err(|error| TransportError::BadAddress(error.to_string()))
 }
 
-fn error_chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

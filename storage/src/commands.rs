@@ -13,6 +13,7 @@ use crate::tables::disks::ReplicaRecord;
 use crate::tables::indexes::GroupPlacement;
 use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
+use crate::tables::webhooks::WebhookRecord;
 
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
@@ -175,6 +176,21 @@ pub enum Command {
         /// The replica.
         replica: ReplicaRecord,
     },
+    /// Adds a webhook, or changes its address and headers.
+    PutWebhook(Box<WebhookRecord>),
+    /// Removes a webhook.
+    DeleteWebhook {
+        /// Its uuid.
+        uuid: String,
+    },
+    /// A webhook has got its letters. Said by whoever sent them, under no epoch: the mark only
+    /// rises, and what is below it was sent.
+    WebhookSent {
+        /// The webhook's uuid.
+        uuid: String,
+        /// The letter after the last that it got.
+        through: u64,
+    },
 }
 
 impl Command {
@@ -187,7 +203,11 @@ impl Command {
             | Self::DeleteApiKey { .. }
             | Self::InitApiKeys { .. }
             | Self::AcceptBoundTask { .. } => 2,
-            Self::NoteDisk { .. } | Self::SetReplica { .. } => 3,
+            Self::NoteDisk { .. }
+            | Self::SetReplica { .. }
+            | Self::PutWebhook(_)
+            | Self::DeleteWebhook { .. }
+            | Self::WebhookSent { .. } => 3,
             _ => 1,
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
+//! | [`access`] | the master key, API keys and tenant tokens: who may ask what |
 //! | [`error`] | codes, their status and type, the error object |
 //! | [`content`] | content types, and cutting a payload into documents |
 //! | [`document`] | reading one document: a value at a path, its id, which field is its primary key |
@@ -16,8 +17,10 @@
 //! | [`tasks`] | task views and filters |
 //! | [`keys`] | API keys: actions, index patterns, requests, views |
 //! | [`search_rules`] | what a tenant token allows to be searched |
+//! | [`webhooks`] | whom to tell of tasks that have ended |
 //! | [`index`] | index uids, index views, statistics, version, health |
 
+pub mod access;
 pub mod content;
 pub mod document;
 pub mod documents_query;
@@ -32,3 +35,4 @@ pub mod search;
 pub mod search_rules;
 pub mod settings;
 pub mod tasks;
+pub mod webhooks;

@@ -17,6 +17,7 @@
 //! | `API_KEYS` | key uid | [`api_keys::ApiKeyRecord`] | `PutApiKey` and its like |
 //! | `DISKS` | node id | [`disks::DiskRecord`] | `NoteDisk` |
 //! | `REPLICAS` | index uid, node id | [`disks::ReplicaRecord`] | `SetReplica`, tasks |
+//! | `WEBHOOKS`, `WEBHOOK_MAIL` | see [`webhooks`] | | `PutWebhook` and its like, ended tasks |
 //!
 //! Names are bound twice. *Write names* say what a name means to a request accepted now: they
 //! change when a creation, deletion or swap is **enqueued**. *Read names* say what a reader
@@ -36,6 +37,7 @@ pub mod nodes;
 pub mod records;
 pub mod roles;
 pub mod tasks;
+pub mod webhooks;
 
 use crate::commands::{Command, Outcome};
 use crate::engine::{EngineError, Table, Tx};
@@ -79,6 +81,10 @@ pub const API_KEYS: Table = Table(17);
 pub const DISKS: Table = Table(18);
 /// On which disks the replicas of indexes are.
 pub const REPLICAS: Table = Table(19);
+/// Webhooks by uuid.
+pub const WEBHOOKS: Table = Table(20);
+/// Ended tasks that webhooks are still to be told of.
+pub const WEBHOOK_MAIL: Table = Table(21);
 
 /// In [`META`]: the settings that new indexes begin with, as JSON.
 pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
@@ -104,6 +110,8 @@ pub const STATE_TABLES: &[Table] = &[
     API_KEYS,
     DISKS,
     REPLICAS,
+    WEBHOOKS,
+    WEBHOOK_MAIL,
 ];
 
 /// Why a command could not be applied: the pod stops applying rather than guess.
@@ -174,6 +182,9 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::SetReplica { fence, node, replica } => {
             disks::set_replica(tx, fence, node, *replica)
         }
+        Command::PutWebhook(webhook) => webhooks::put(tx, webhook),
+        Command::DeleteWebhook { uuid } => webhooks::delete(tx, uuid),
+        Command::WebhookSent { uuid, through } => webhooks::sent(tx, uuid, *through),
     }
 }
 
@@ -227,7 +238,10 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         | Command::DeleteTasks { .. }
         | Command::SetLaneMark { .. }
         | Command::SetReplica { .. }
-        | Command::PruneKeys { .. } => false,
+        | Command::PruneKeys { .. }
+        | Command::PutWebhook(_)
+        | Command::DeleteWebhook { .. }
+        | Command::WebhookSent { .. } => false,
     }
 }
 

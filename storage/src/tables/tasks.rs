@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, OPEN_TASKS, TASKS};
+use super::{ApplyError, OPEN_TASKS, TASKS, webhooks};
 use crate::commands::{Ending, Work};
 use crate::engine::{Engine, Tx};
 use crate::ids::{IndexUid, TaskUid};
@@ -89,6 +89,8 @@ pub(crate) fn put(tx: &mut Tx<'_>, task: &TaskRecord) -> Result<(), ApplyError> 
     tx.put(TASKS, &task.uid.to_key(), encode(task)?);
     if task.ended() {
         tx.delete(OPEN_TASKS, &task.uid.to_key());
+        // A task is put once after its end: when it ends.
+        webhooks::post(tx, task)?;
     } else {
         tx.put(OPEN_TASKS, &task.uid.to_key(), Vec::new());
     }

@@ -245,6 +245,15 @@ codes! {
     InvalidDocumentEditionContext, "invalid_document_edition_context", InvalidRequest, 400;
     InvalidDocumentEditionFunctionFilter, "invalid_document_edition_function_filter", InvalidRequest, 400;
     EditDocumentsByFunctionError, "edit_documents_by_function_error", InvalidRequest, 400;
+    /// These since 1.17.
+    ImmutableWebhook, "immutable_webhook", InvalidRequest, 403;
+    ImmutableWebhookIsEditable, "immutable_webhook_is_editable", InvalidRequest, 400;
+    ImmutableWebhookUuid, "immutable_webhook_uuid", InvalidRequest, 400;
+    InvalidWebhookHeaders, "invalid_webhook_headers", InvalidRequest, 400;
+    InvalidWebhookUrl, "invalid_webhook_url", InvalidRequest, 400;
+    InvalidWebhookUuid, "invalid_webhook_uuid", InvalidRequest, 400;
+    InvalidWebhooks, "invalid_webhooks", InvalidRequest, 400;
+    WebhookNotFound, "webhook_not_found", InvalidRequest, 404;
     InvalidSettingsIndexChat, "invalid_settings_index_chat", InvalidRequest, 400;
     UnimplementedExternalFunctionCalling, "unimplemented_external_function_calling", InvalidRequest, 501;
     UnimplementedNonStreamingChatCompletions, "unimplemented_non_streaming_chat_completions", InvalidRequest, 501;

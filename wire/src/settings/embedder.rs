@@ -338,18 +338,23 @@ impl Embedder {
         self.distribution.merge(&change.distribution);
     }
 
-    /// Replaces the tail of the API key, leaving more of longer ones.
+    /// Replaces the tail of the API key.
     pub(super) fn hide_secrets(&mut self) {
         let Setting::Set(key) = &mut self.api_key else { return };
-        let (kept, mark) = match key.len() {
-            0..10 => (0, "XXX..."),
-            10..20 => (2, "XXXX..."),
-            20..30 => (3, "XXXXX..."),
-            _ => (5, "XXXXXX..."),
-        };
-        key.truncate(key.floor_char_boundary(kept));
-        key.push_str(mark);
+        *key = hidden(key);
     }
+}
+
+/// A secret with its tail replaced, leaving more of longer ones.
+pub fn hidden(secret: &str) -> String {
+    let (kept, mark) = match secret.len() {
+        0..10 => (0, "XXX..."),
+        10..20 => (2, "XXXX..."),
+        20..30 => (3, "XXXXX..."),
+        _ => (5, "XXXXXX..."),
+    };
+    let kept = secret.get(..secret.floor_char_boundary(kept)).unwrap_or_default();
+    format!("{kept}{mark}")
 }
 
 /// The source, where none means the default.

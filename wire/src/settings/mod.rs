@@ -10,7 +10,7 @@ mod parts;
 mod ranking_rule;
 mod routes;
 
-pub use embedder::{Distribution, Embedder, EmbedderSource, Pooling};
+pub use embedder::{Distribution, Embedder, EmbedderSource, Pooling, hidden};
 pub use parts::{
     FacetOrder, Faceting, FilterFeatures, FilterableRule, LocalizedRule, MinWordSize, Pagination,
     PatternFeatures, PatternRule, PrefixSearch, ProximityPrecision, TypoTolerance,

@@ -10,6 +10,7 @@ use time::{Date, Duration, OffsetDateTime, Time};
 use super::{Kind, Status, TaskView};
 use crate::error::{ApiError, Code, mark};
 use crate::index::CheckedUid;
+use crate::keys::IndexPattern;
 use crate::parse::{Param, QueryFault, StarOrList, Unfit, from_query, not_a_string};
 
 /// The query string of `GET /tasks`.
@@ -41,6 +42,8 @@ pub struct TaskSelection {
     pub before_started_at: Option<OffsetDateTime>,
     pub after_finished_at: Option<OffsetDateTime>,
     pub before_finished_at: Option<OffsetDateTime>,
+    /// The indexes whose tasks the client may see; no parameter.
+    pub visible: Option<Vec<IndexPattern>>,
 }
 
 /// Both filter forms share all but the first three parameters; deserr has no flattening, and the order of fields is
@@ -93,6 +96,7 @@ macro_rules! selection_params {
                     before_started_at: self.before_started_at.at,
                     after_finished_at: self.after_finished_at.at,
                     before_finished_at: self.before_finished_at.at,
+                    visible: None,
                 }
             }
         }
@@ -185,7 +189,12 @@ impl TaskSelection {
             after.is_none_or(|after| found.is_some_and(|found| found > after))
                 && before.is_none_or(|before| found.is_some_and(|found| found < before))
         }
-        among(&self.uids, Some(&task.uid))
+        let is_visible = self.visible.as_ref().is_none_or(|visible| {
+            let index = task.index_uid.as_deref();
+            index.is_some_and(|index| visible.iter().any(|pattern| pattern.matches(index)))
+        });
+        is_visible
+            && among(&self.uids, Some(&task.uid))
             && among(&self.batch_uids, task.batch_uid.as_ref())
             && among(&self.canceled_by, task.canceled_by.as_ref())
             && among(&self.types, Some(&task.kind))

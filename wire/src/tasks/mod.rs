@@ -1,8 +1,10 @@
 //! Tasks: kinds, statuses, the views of the task routes, and their filters.
 
+mod batch;
 mod filter;
 mod view;
 
+pub use batch::{BatchList, BatchPage, BatchStats, BatchView, batch_not_found, read_batch_uid};
 pub use filter::{TaskFilter, TaskSelection};
 pub use view::{Details, IndexSwap, SummarizedTask, TaskList, TaskView, iso8601_duration};
 
