@@ -9,10 +9,12 @@
 //! | [`engine`] | indexes, settings, documents; no HTTP |
 //! | `queue` | the tasks, on disk, and the thread that carries them out |
 //! | `search` | queries and the shape of answers |
-//! | `http` | routes, key, bodies, connections |
+//! | `keys` | the API keys, in memory and on disk |
+//! | `http` | routes, rights, bodies, connections |
 
 pub mod engine;
 mod http;
+mod keys;
 pub mod queue;
 mod search;
 
@@ -26,7 +28,10 @@ use miroir_seams::Seams;
 
 use crate::engine::{Engine, EngineConfig, OpenError};
 use crate::http::{Node, Server};
+use crate::keys::NodeKeys;
 use crate::search::SearchPermits;
+
+pub use crate::keys::KeysError;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -67,6 +72,9 @@ pub enum StartError {
     /// The engine could not open its directory.
     #[error(transparent)]
     Engine(#[from] OpenError),
+    /// The API keys could not be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The address could not be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -117,16 +125,17 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode, StartError> {
         .map_or(1, NonZeroUsize::get);
 
     let opening = seams.clone();
-    let engine = seams
-        .tasks
-        .spawn_blocking(move || Engine::open(&data, engine, opening))
-        .await
-        .map_err(|_| StartError::Interrupted)??;
-    if master_key.is_none() {
+    let opened = seams.tasks.spawn_blocking(move || {
+        let engine = Engine::open(&data, engine, opening.clone())?;
+        let open_keys = |key: String| NodeKeys::open(&data, &key, &opening);
+        Ok::<_, StartError>((engine, master_key.map(open_keys).transpose()?))
+    });
+    let (engine, keys) = opened.await.map_err(|_| StartError::Interrupted)??;
+    if keys.is_none() {
         tracing::warn!("no master key, every request is accepted");
     }
     let permits = SearchPermits::new(parallelism);
-    let node = Arc::new(Node { engine: engine.clone(), permits, master_key, seams });
+    let node = Arc::new(Node { engine: engine.clone(), permits, keys, seams });
     let server = Server::start(http_addr, node)
         .await
         .map_err(|source| StartError::Listen { address: http_addr, source })?;

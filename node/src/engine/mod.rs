@@ -29,8 +29,11 @@ use miroir_seams::Seams;
 use miroir_wire::content::DocumentBatch;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::index::IndexView;
+use miroir_wire::keys::IndexPattern;
 use miroir_wire::settings::Settings;
-use miroir_wire::tasks::{TaskFilter, TaskList, TaskSelection, TaskView};
+use miroir_wire::tasks::{
+    BatchList, BatchView, TaskFilter, TaskList, TaskSelection, TaskView, batch_not_found,
+};
 
 use self::apply::Indexer;
 use self::errors::{EngineError, Refusal};
@@ -278,6 +281,26 @@ impl Engine {
     /// `internal` when the task database can't be read.
     pub fn tasks(&self, filter: &TaskFilter) -> Result<TaskList, ApiError> {
         Ok(self.shared.queue.tasks(filter)?)
+    }
+
+    /// The batches of which a task matches, newest first unless reversed.
+    ///
+    /// # Errors
+    /// `internal` when the task database can't be read.
+    pub fn batches(&self, filter: &TaskFilter) -> Result<BatchList, ApiError> {
+        Ok(self.shared.queue.batches(filter)?)
+    }
+
+    /// One batch, of the tasks that may be seen.
+    ///
+    /// # Errors
+    /// `batch_not_found`.
+    pub fn batch(
+        &self,
+        uid: u32,
+        visible: Option<Vec<IndexPattern>>,
+    ) -> Result<BatchView, ApiError> {
+        self.shared.queue.batch(uid, visible)?.ok_or_else(|| batch_not_found(uid))
     }
 
     /// An open index to read from. Don't keep it longer than one request, nor ask for the same

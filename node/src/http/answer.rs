@@ -59,7 +59,11 @@ pub(crate) fn accepted<T: Serialize + ?Sized>(value: &T) -> Result<Answer, Refus
     json(StatusCode::ACCEPTED, value)
 }
 
-fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Result<Answer, Refusal> {
+/// `value` as JSON.
+pub(crate) fn json<T: Serialize + ?Sized>(
+    status: StatusCode,
+    value: &T,
+) -> Result<Answer, Refusal> {
     let body = serde_json::to_vec(value)
         .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
     Ok(raw_json(status, body))

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use miroir_seams::Tasks;
 use miroir_wire::content;
 use miroir_wire::error::{ApiError, Code};
+
+use super::decode::{DecodeError, Encoding};
 
 /// Largest body, bytes: Meilisearch's default of 100 MB.
 pub(crate) const BODY_BYTES_MAX: usize = 100_000_000;
@@ -26,23 +29,31 @@ const DRAIN_BYTES_MAX: usize = 8 << 20;
 /// How long a refused body is read.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Reads a whole body.
+/// Reads a whole body, decoded as its `Content-Encoding` says.
 ///
 /// # Errors
-/// `unsupported_media_type` for a compressed one, `payload_too_large`, `bad_request` for one
-/// that ends early or stalls.
-pub(crate) async fn read(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, ApiError> {
-    if let Some(encoding) = headers.get(CONTENT_ENCODING)
-        && encoding != "identity"
-    {
-        return Err(ApiError::new(
-            Code::UnsupportedMediaType,
-            format!(
-                "The Content-Encoding `{}` is not supported by this node. Send the payload uncompressed.",
-                encoding.to_str().unwrap_or("unknown")
-            ),
-        ));
+/// `payload_too_large`, `bad_request` for one that ends early, stalls or can't be decoded.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: &mut Incoming,
+    tasks: &Tasks,
+) -> Result<Bytes, ApiError> {
+    let encoded = read_encoded(headers, body).await?;
+    let Some(encoding) = Encoding::of(headers).filter(|_| !encoded.is_empty()) else {
+        return Ok(encoded);
+    };
+    match tasks.spawn_blocking(move || encoding.decode(&encoded, BODY_BYTES_MAX)).await {
+        Ok(Ok(decoded)) => Ok(decoded),
+        Ok(Err(DecodeError::TooLarge)) => Err(too_large()),
+        Ok(Err(DecodeError::Broken(error))) => {
+            tracing::debug!(%error, "body not decoded");
+            Err(incomplete())
+        }
+        Err(error) => Err(ApiError::new(Code::Internal, error.to_string())),
     }
+}
+
+async fn read_encoded(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, ApiError> {
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
@@ -57,10 +68,7 @@ pub(crate) async fn read(headers: &HeaderMap, body: &mut Incoming) -> Result<Byt
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => return Ok(whole.freeze()),
             Ok(Some(Err(_))) | Err(_) => {
-                return Err(ApiError::new(
-                    Code::BadRequest,
-                    "The provided payload is incomplete and cannot be parsed",
-                ));
+                return Err(incomplete());
             }
         };
         let Ok(data) = frame.into_data() else { continue };
@@ -91,6 +99,10 @@ pub(crate) async fn drain(body: &mut Incoming) {
     };
     // What is not read by then makes hyper close the connection.
     let _ = tokio::time::timeout(DRAIN_TIME_MAX, reading).await;
+}
+
+fn incomplete() -> ApiError {
+    ApiError::new(Code::BadRequest, "The provided payload is incomplete and cannot be parsed")
 }
 
 fn too_large() -> ApiError {

@@ -81,6 +81,7 @@ async fn add(
     let kind = payload_kind(call.content_type(), params.csv_delimiter.as_deref())?;
     let body = call.bytes().await?;
     let metadata = call.custom_metadata();
+    let allow_index_creation = call.grant.may_create_index(&index);
     let task = node
         .blocking(move |node| {
             let task = NewTask::DocumentAdditionOrUpdate {
@@ -88,7 +89,7 @@ async fn add(
                 primary_key: params.primary_key,
                 method,
                 documents: read_documents(kind, &body)?,
-                allow_index_creation: true,
+                allow_index_creation,
             };
             node.engine.enqueue(task, metadata)
         })

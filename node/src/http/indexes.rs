@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use miroir_wire::access::invalid_key;
 use miroir_wire::index::{CreateIndex, Page, UpdateIndex, check_index_uid, swaps_from_json};
 
 use super::answer::{self, Answer, Refusal};
@@ -12,12 +13,17 @@ use crate::engine::NewTask;
 pub(super) async fn list(node: &Arc<Node>, call: &Call) -> Result<Answer, Refusal> {
     let page = Page::from_query_string(call.query())?;
     let all = node.blocking(|node| node.engine.indexes()).await?;
-    answer::ok(&page.of(all.into_iter()))
+    let seen: Vec<_> =
+        all.into_iter().filter(|index| call.grant.allows_index(&index.uid)).collect();
+    answer::ok(&page.of(seen.into_iter()))
 }
 
 /// `POST /indexes`
 pub(super) async fn create(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
     let CreateIndex { uid, primary_key } = CreateIndex::from_json(&call.json().await?)?;
+    if !call.grant.may_create_index(&uid) {
+        return Err(invalid_key().into());
+    }
     node.enqueue(call, NewTask::IndexCreation { index: uid, primary_key }).await
 }
 
@@ -55,5 +61,8 @@ pub(super) async fn stats(node: &Arc<Node>, uid: String) -> Result<Answer, Refus
 /// `POST /swap-indexes`
 pub(super) async fn swap(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
     let swaps = swaps_from_json(&call.json().await?)?;
+    for index in swaps.iter().flat_map(|(a, b)| [a, b]) {
+        call.grant.check_index(index)?;
+    }
     node.enqueue(call, NewTask::IndexSwap { swaps }).await
 }

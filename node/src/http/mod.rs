@@ -8,7 +8,8 @@
 //! | [`documents`] | `/indexes/{uid}/documents…` |
 //! | [`indexes`] | `/indexes…`, `/swap-indexes` |
 //! | [`settings`] | `/indexes/{uid}/settings…` |
-//! | [`tasks`] | `/tasks…` |
+//! | [`tasks`] | `/tasks…`, `/batches…` |
+//! | [`keys`] | `/keys…` |
 //!
 //! A request is answered in this order, as in Meilisearch: route, key, query string or body,
 //! index uid, index. Whatever touches the disk runs on the blocking pool.
@@ -17,8 +18,10 @@ mod answer;
 mod auth;
 mod body;
 mod cors;
+mod decode;
 mod documents;
 mod indexes;
+mod keys;
 mod routes;
 mod search;
 mod server;
@@ -33,11 +36,13 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use hyper::body::{Body, Incoming};
-use miroir_seams::Seams;
+use miroir_seams::{Seams, Tasks};
+use miroir_wire::access::Grant;
 use miroir_wire::content::check_json_content_type;
 use miroir_wire::error::{ApiError, Code};
 
 use crate::engine::{Engine, NewTask};
+use crate::keys::NodeKeys;
 use crate::search::SearchPermits;
 use answer::{Answer, Refusal};
 use routes::{IndexRoute, NoRoute, Route};
@@ -53,8 +58,8 @@ pub(crate) struct Node {
     pub(crate) engine: Engine,
     /// Which searches run and wait.
     pub(crate) permits: SearchPermits,
-    /// The key that opens every route; `None` leaves them open.
-    pub(crate) master_key: Option<String>,
+    /// The master key and the API keys; `None` leaves every route open.
+    pub(crate) keys: Option<NodeKeys>,
     /// Clock and tasks.
     pub(crate) seams: Seams,
 }
@@ -88,6 +93,10 @@ impl Node {
 struct Call {
     parts: Parts,
     body: Incoming,
+    /// Where bodies are decoded.
+    tasks: Tasks,
+    /// What it may do.
+    grant: Grant,
 }
 
 impl Call {
@@ -98,7 +107,7 @@ impl Call {
 
     /// The body, whatever it holds.
     async fn bytes(&mut self) -> Result<Bytes, ApiError> {
-        body::read(&self.parts.headers, &mut self.body).await
+        body::read(&self.parts.headers, &mut self.body, &self.tasks).await
     }
 
     /// The body, announced as JSON.
@@ -137,7 +146,8 @@ async fn serve(node: &Arc<Node>, parts: Parts, body: Incoming) -> Answer {
         return preflight;
     }
     let from_browser = cors::is_cross_origin(&parts);
-    let mut call = Call { parts, body };
+    let (tasks, grant) = (node.seams.tasks.clone(), Grant::everything());
+    let mut call = Call { parts, body, tasks, grant };
     let mut answer = match dispatch(node, &mut call).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.into(),
@@ -160,19 +170,24 @@ async fn dispatch(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> 
     match route {
         Route::Running => return system::running(),
         Route::Health => return system::health(),
-        _ => auth::check_key(node.master_key.as_deref(), &call.parts.headers)?,
+        _ => {
+            let now = node.seams.clock.now();
+            call.grant = auth::authorise(node.keys.as_ref(), &call.parts.headers, &route, now)?;
+        }
     }
     match route {
         Route::Running | Route::Health => system::health(),
         Route::Version => system::version(),
-        Route::Stats => system::stats(node).await,
+        Route::Stats => system::stats(node, call).await,
         Route::MultiSearch => search::multi(node, call).await,
         Route::SwapIndexes => indexes::swap(node, call).await,
         Route::Tasks(route) => tasks::serve(node, call, route).await,
+        Route::Batches(route) => tasks::serve_batches(node, call, route).await,
+        Route::Keys(route) => keys::serve(node, call, route).await,
         Route::ListIndexes => indexes::list(node, call).await,
         Route::CreateIndex => indexes::create(node, call).await,
         Route::Index(uid, route) => index(node, call, uid, route).await,
-        Route::NotSupported(what) => Err(answer::not_supported(what)),
+        Route::NotSupported(what, _) => Err(answer::not_supported(what)),
     }
 }
 

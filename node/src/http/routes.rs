@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use http::Method;
+use miroir_wire::keys::Action;
 use miroir_wire::settings::{Method as SettingMethod, sub_route};
 use percent_encoding::percent_decode_str;
 
@@ -27,14 +28,19 @@ pub(crate) enum Route {
     SwapIndexes,
     /// `/tasks…`
     Tasks(TaskRoute),
+    /// `/batches…`
+    Batches(BatchRoute),
+    /// `/keys…`
+    Keys(KeyRoute),
     /// `GET /indexes`
     ListIndexes,
     /// `POST /indexes`
     CreateIndex,
     /// `/indexes/{uid}…`
     Index(String, IndexRoute),
-    /// A route of Meilisearch that this node doesn't have; what it is called.
-    NotSupported(&'static str),
+    /// A route of Meilisearch that this node doesn't have: what it is called, and the action that it
+    /// needs.
+    NotSupported(&'static str, Action),
 }
 
 /// A route below `/tasks`.
@@ -48,6 +54,30 @@ pub(crate) enum TaskRoute {
     Cancel,
     /// `GET /tasks/{uid}`
     Get(String),
+}
+
+/// A route below `/batches`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BatchRoute {
+    /// `GET /batches`
+    List,
+    /// `GET /batches/{uid}`
+    Get(String),
+}
+
+/// A route below `/keys`; a key is named by its uid or its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KeyRoute {
+    /// `GET /keys`
+    List,
+    /// `POST /keys`
+    Create,
+    /// `GET /keys/{key}`
+    Get(String),
+    /// `PATCH /keys/{key}`
+    Patch(String),
+    /// `DELETE /keys/{key}`
+    Delete(String),
 }
 
 /// A route below `/indexes/{uid}`.
@@ -136,6 +166,11 @@ pub(crate) fn resolve(method: &Method, path: &str) -> Result<Route, NoRoute> {
         ["multi-search"] => by_method(method, &[(Method::POST, R::MultiSearch)]),
         ["swap-indexes"] => by_method(method, &[(Method::POST, R::SwapIndexes)]),
         ["tasks", rest @ ..] => tasks(method, rest),
+        ["batches"] => by_method(method, &[(Method::GET, R::Batches(BatchRoute::List))]),
+        ["batches", uid] => {
+            by_method(method, &[(Method::GET, R::Batches(BatchRoute::Get((*uid).to_owned())))])
+        }
+        ["keys", rest @ ..] => keys(method, rest),
         ["indexes"] => {
             by_method(method, &[(Method::GET, R::ListIndexes), (Method::POST, R::CreateIndex)])
         }
@@ -159,12 +194,27 @@ fn tasks(method: &Method, rest: &[&str]) -> Result<Route, NoRoute> {
         ["cancel"] => vec![(Method::POST, T::Cancel)],
         [uid] => vec![(Method::GET, T::Get((*uid).to_owned()))],
         [_, "documents"] => {
-            let route = Route::NotSupported("the documents of a task");
+            let route = Route::NotSupported("the documents of a task", Action::TasksGet);
             return by_method(method, &[(Method::GET, route)]);
         }
         _ => return Err(NoRoute::UnknownPath),
     };
     let routes: Vec<_> = routes.into_iter().map(|(m, route)| (m, Route::Tasks(route))).collect();
+    by_method(method, &routes)
+}
+
+fn keys(method: &Method, rest: &[&str]) -> Result<Route, NoRoute> {
+    use KeyRoute as K;
+    let routes = match rest {
+        [] => vec![(Method::GET, K::List), (Method::POST, K::Create)],
+        [key] => vec![
+            (Method::GET, K::Get((*key).to_owned())),
+            (Method::PATCH, K::Patch((*key).to_owned())),
+            (Method::DELETE, K::Delete((*key).to_owned())),
+        ],
+        _ => return Err(NoRoute::UnknownPath),
+    };
+    let routes: Vec<_> = routes.into_iter().map(|(m, route)| (m, Route::Keys(route))).collect();
     by_method(method, &routes)
 }
 
@@ -190,7 +240,11 @@ fn index(method: &Method, uid: &str, rest: &[&str]) -> Result<Route, NoRoute> {
         ["documents", "delete"] => vec![(Method::POST, documents(D::DeleteByFilter))],
         ["documents", "fetch"] => vec![(Method::POST, documents(D::Fetch))],
         ["documents", "edit"] => {
-            return post_not_supported(method, "editing documents with a function");
+            return post_not_supported(
+                method,
+                "editing documents with a function",
+                Action::DocumentsAll,
+            );
         }
         ["documents", id] => vec![
             (Method::GET, documents(D::Get((*id).to_owned()))),
@@ -224,25 +278,33 @@ fn index(method: &Method, uid: &str, rest: &[&str]) -> Result<Route, NoRoute> {
     by_method(method, &routes)
 }
 
-fn post_not_supported(method: &Method, what: &'static str) -> Result<Route, NoRoute> {
-    by_method(method, &[(Method::POST, Route::NotSupported(what))])
+fn post_not_supported(
+    method: &Method,
+    what: &'static str,
+    action: Action,
+) -> Result<Route, NoRoute> {
+    by_method(method, &[(Method::POST, Route::NotSupported(what, action))])
 }
 
 /// Meilisearch's other routes, all methods alike.
 fn not_supported(method: &Method, segments: &[&str]) -> Result<Route, NoRoute> {
-    let what = match segments {
-        ["batches", ..] => "listing batches",
-        ["keys", ..] => "API keys",
-        ["dumps"] => return post_not_supported(method, "dumps"),
-        ["snapshots"] => return post_not_supported(method, "snapshots"),
-        ["experimental-features"] => "experimental features",
-        ["network"] => "networks of nodes",
-        ["chats", ..] => "chat",
-        ["logs", "stream" | "stderr"] => "log routes",
-        ["metrics"] => "metrics",
+    let is_get = *method == Method::GET;
+    let either = |get, other| if is_get { get } else { other };
+    let (what, action) = match segments {
+        ["dumps"] => return post_not_supported(method, "dumps", Action::DumpsCreate),
+        ["snapshots"] => return post_not_supported(method, "snapshots", Action::SnapshotsCreate),
+        ["experimental-features"] => {
+            let action =
+                either(Action::ExperimentalFeaturesGet, Action::ExperimentalFeaturesUpdate);
+            ("experimental features", action)
+        }
+        ["network"] => ("networks of nodes", either(Action::NetworkGet, Action::NetworkUpdate)),
+        ["chats", ..] => ("chat", Action::ChatsGet),
+        ["logs", "stream" | "stderr"] => ("log routes", Action::MetricsGet),
+        ["metrics"] => ("metrics", Action::MetricsGet),
         _ => return Err(NoRoute::UnknownPath),
     };
-    Ok(Route::NotSupported(what))
+    Ok(Route::NotSupported(what, action))
 }
 
 #[cfg(test)]
@@ -271,7 +333,10 @@ mod tests {
             ("PUT", "/indexes/a%20b/settings/typo-tolerance", Err(NoRoute::WrongMethod)),
             ("GET", "/tasks/cancel", Err(NoRoute::WrongMethod)),
             ("GET", "/tasks/7", Ok(Route::Tasks(TaskRoute::Get("7".to_owned())))),
-            ("POST", "/dumps", Ok(Route::NotSupported("dumps"))),
+            ("GET", "/batches/7", Ok(Route::Batches(BatchRoute::Get("7".to_owned())))),
+            ("PATCH", "/keys/a", Ok(Route::Keys(KeyRoute::Patch("a".to_owned())))),
+            ("PUT", "/keys", Err(NoRoute::WrongMethod)),
+            ("POST", "/dumps", Ok(Route::NotSupported("dumps", Action::DumpsCreate))),
             ("GET", "/dumps", Err(NoRoute::WrongMethod)),
         ];
         for (method, path, route) in cases {

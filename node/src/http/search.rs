@@ -20,7 +20,8 @@ use crate::search;
 
 /// `GET …/search`
 pub(super) async fn by_url(node: &Arc<Node>, call: &Call, uid: String) -> Result<Answer, Refusal> {
-    let query = SearchQuery::from_query_string(call.query())?;
+    let mut query = SearchQuery::from_query_string(call.query())?;
+    call.grant.demand_rules(&uid, &mut query.filter);
     run(node, uid, query).await
 }
 
@@ -30,7 +31,8 @@ pub(super) async fn by_body(
     call: &mut Call,
     uid: String,
 ) -> Result<Answer, Refusal> {
-    let query = SearchQuery::from_json(&call.json().await?)?;
+    let mut query = SearchQuery::from_json(&call.json().await?)?;
+    call.grant.demand_rules(&uid, &mut query.filter);
     run(node, uid, query).await
 }
 
@@ -53,8 +55,9 @@ pub(super) async fn facet(
     call: &mut Call,
     uid: String,
 ) -> Result<Answer, Refusal> {
-    let query = FacetSearchQuery::from_json(&call.json().await?)?;
+    let mut query = FacetSearchQuery::from_json(&call.json().await?)?;
     check_index_uid(&uid)?;
+    call.grant.demand_rules(&uid, &mut query.filter);
     let permit = node.permits.take().await?;
     let answer = node
         .blocking(move |node| {
@@ -71,7 +74,8 @@ pub(super) async fn similar_by_url(
     call: &Call,
     uid: String,
 ) -> Result<Answer, Refusal> {
-    let query = SimilarQuery::from_query_string(call.query())?;
+    let mut query = SimilarQuery::from_query_string(call.query())?;
+    call.grant.demand_rules(&uid, &mut query.filter);
     similar(node, uid, query).await
 }
 
@@ -81,7 +85,8 @@ pub(super) async fn similar_by_body(
     call: &mut Call,
     uid: String,
 ) -> Result<Answer, Refusal> {
-    let query = SimilarQuery::from_json(&call.json().await?)?;
+    let mut query = SimilarQuery::from_json(&call.json().await?)?;
+    call.grant.demand_rules(&uid, &mut query.filter);
     similar(node, uid, query).await
 }
 
@@ -99,7 +104,14 @@ async fn similar(node: &Arc<Node>, uid: String, query: SimilarQuery) -> Result<A
 
 /// `POST /multi-search`
 pub(super) async fn multi(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
-    let request = MultiSearchQuery::from_json(&call.json().await?)?;
+    let mut request = MultiSearchQuery::from_json(&call.json().await?)?;
+    for (position, (index, query)) in request.queries.iter_mut().enumerate() {
+        call.grant.check_index(index).map_err(|error| inside(error.into(), position))?;
+        call.grant.demand_rules(index, &mut query.filter);
+    }
+    for index in request.federation.iter().flat_map(|all| all.facets_by_index.keys()) {
+        call.grant.check_index(index)?;
+    }
     // One permit for all of them, so that a request is not refused halfway.
     let permit = node.permits.take().await?;
     let outcome = node

@@ -82,11 +82,12 @@ async fn enqueue(
     is_deletion: bool,
 ) -> Result<Answer, Refusal> {
     check_index_uid(&uid)?;
+    let allow_index_creation = call.grant.may_create_index(&uid);
     let task = NewTask::SettingsUpdate {
         index: uid,
         new_settings: Box::new(settings),
         is_deletion,
-        allow_index_creation: true,
+        allow_index_creation,
     };
     node.enqueue(call, task).await
 }

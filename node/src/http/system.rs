@@ -5,8 +5,8 @@ use std::sync::Arc;
 use miroir_wire::index::{Health, Version};
 use serde_json::json;
 
-use super::Node;
 use super::answer::{self, Answer, Refusal};
+use super::{Call, Node};
 
 /// `GET /`: says that something is here.
 pub(super) fn running() -> Result<Answer, Refusal> {
@@ -23,8 +23,9 @@ pub(super) fn version() -> Result<Answer, Refusal> {
     answer::ok(&Version::default())
 }
 
-/// `GET /stats`
-pub(super) async fn stats(node: &Arc<Node>) -> Result<Answer, Refusal> {
-    let stats = node.blocking(|node| node.engine.stats()).await?;
+/// `GET /stats`: of the indexes that may be seen. Sizes are those of all, as in Meilisearch.
+pub(super) async fn stats(node: &Arc<Node>, call: &Call) -> Result<Answer, Refusal> {
+    let mut stats = node.blocking(|node| node.engine.stats()).await?;
+    stats.indexes.retain(|index, _| call.grant.allows_index(index));
     answer::ok(&stats)
 }

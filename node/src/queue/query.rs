@@ -1,14 +1,21 @@
 //! Tasks as clients see and select them.
 
+use std::collections::BTreeSet;
+
 use milli_core::heed::RoTxn;
+use miroir_wire::keys::IndexPattern;
 use miroir_wire::tasks::{
-    Details, IndexSwap, Status, TaskFilter, TaskList, TaskSelection, TaskView,
+    BatchList, BatchPage, BatchView, Details, IndexSwap, Status, TaskFilter, TaskList,
+    TaskSelection, TaskView,
 };
 
 use super::record::{TaskRecord, Work};
 use super::{Processing, Queue};
 use crate::engine::errors::EngineError;
 use crate::engine::settings::hide_secrets;
+
+/// Shown as `batchStrategy`.
+const BATCH_STRATEGY: &str = "batched what was enqueued and can be carried out together";
 
 impl Queue {
     /// One task.
@@ -45,6 +52,43 @@ impl Queue {
         })?;
         let from = page.first().map(|task| task.uid);
         Ok(TaskList { results: page, total, limit: *limit, from, next })
+    }
+
+    /// One page of the batches of which a task matches.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn batches(&self, filter: &TaskFilter) -> Result<BatchList, EngineError> {
+        let mut matching = BTreeSet::new();
+        self.select(&filter.selection, false, |task| matching.extend(task.batch_uid))?;
+        let page = BatchPage::of(filter, &matching);
+        let tasks = self.tasks_of(page.uids.clone(), filter.selection.visible.clone())?;
+        Ok(page.list(&tasks, BATCH_STRATEGY))
+    }
+
+    /// One batch, of the tasks that may be seen.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn batch(
+        &self,
+        uid: u32,
+        visible: Option<Vec<IndexPattern>>,
+    ) -> Result<Option<BatchView>, EngineError> {
+        let tasks = self.tasks_of(vec![uid], visible)?;
+        let tasks: Vec<&TaskView> = tasks.iter().collect();
+        Ok((!tasks.is_empty()).then(|| BatchView::of(uid, &tasks, BATCH_STRATEGY)))
+    }
+
+    fn tasks_of(
+        &self,
+        batches: Vec<u32>,
+        visible: Option<Vec<IndexPattern>>,
+    ) -> Result<Vec<TaskView>, EngineError> {
+        let mut tasks = Vec::new();
+        let of = TaskSelection { batch_uids: Some(batches), visible, ..TaskSelection::default() };
+        self.select(&of, false, |task| tasks.push(task))?;
+        Ok(tasks)
     }
 
     /// Uids of all tasks that match, in order.

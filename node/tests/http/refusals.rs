@@ -167,10 +167,10 @@ const CASES: &[Case] = &[
     ),
     case(
         "GET",
-        "/keys",
+        "/experimental-features",
         "",
         (501, "miroir_not_supported"),
-        "The embedded node does not support API keys. Use a Meilisearch server for it.",
+        "The embedded node does not support experimental features. Use a Meilisearch server for it.",
     ),
     case(
         "POST",
@@ -248,9 +248,9 @@ const CASES: &[Case] = &[
         path: "/indexes/films/documents",
         headers: &[JSON, ("content-encoding", "gzip")],
         body: "[]",
-        status: 415,
-        code: "unsupported_media_type",
-        message: "The Content-Encoding `gzip` is not supported by this node. Send the payload uncompressed.",
+        status: 400,
+        code: "bad_request",
+        message: "The provided payload is incomplete and cannot be parsed",
     },
 ];
 
