@@ -18,8 +18,9 @@ use miroir_gateway::context::{
 use miroir_gateway::intake::Spool;
 use miroir_gateway::log_routes::PodRoutes;
 use miroir_gateway::server::Server;
+use miroir_gateway::webhook_outlet::WebOutlet;
 use miroir_membership::health::HealthLimits;
-use miroir_seams::{HttpTransport, NodeTransport, Reactors, RealFiles, Seams};
+use miroir_seams::{HttpTransport, NodeTransport, Reactors, RealFiles, Seams, Web};
 use miroir_storage::engine::{Engine, SledEngine};
 use miroir_storage::ids::{GroupId, NodeId};
 use miroir_storage::journal::{Journal, JournalConfig};
@@ -62,6 +63,7 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
         journal,
         transport.clone(),
         peering.view(&config, &seams),
+        Arc::new(WebOutlet::new(Arc::new(Web::new()))),
         seams.clone(),
     );
     let drain = peering.serve(&pod, &seams);

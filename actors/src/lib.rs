@@ -67,4 +67,5 @@ pub mod sent_tasks;
 pub mod shares;
 pub mod task_details;
 pub mod task_pruner;
+pub mod webhook_sender;
 pub mod writer;

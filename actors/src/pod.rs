@@ -9,6 +9,7 @@
 //!      ├─ TaskPruner           removes old tasks
 //!      ├─ DriftChecker         reads back settings
 //!      ├─ JobWorker            works on chunks of jobs
+//!      ├─ WebhookSender        tells webhooks of ended tasks
 //!      ├─ Registrar            tasks that no index owns; on the pod that holds the role
 //!      └─ Writer/<index> ─┬─ Lane/<node>    one per node that holds a shard
 //!                         ├─ Operation      settings, creation, deletion; while it runs
@@ -75,6 +76,7 @@ use crate::peer_service::{Hint, RestartReply, send_hint};
 use crate::peers::PeersView;
 use crate::registrar::RegistrarMessage;
 use crate::task_pruner::TaskRetention;
+use crate::webhook_sender::{WebhookOutlet, WebhookSenderMessage};
 use crate::writer::WriterMessage;
 
 /// The root's name in the inventory.
@@ -117,6 +119,8 @@ pub struct PodContext {
     pub drift: DriftView,
     /// The pods that live.
     pub peers: PeersView,
+    /// How webhooks are told of tasks.
+    pub outlet: Arc<dyn WebhookOutlet>,
     /// What this pod's actors are at.
     pub inventory: Arc<Inventory>,
     /// Time, randomness, tasks.
@@ -133,6 +137,7 @@ impl PodContext {
         journal: Journal,
         transport: Arc<dyn NodeTransport>,
         peers: PeersView,
+        outlet: Arc<dyn WebhookOutlet>,
         seams: Seams,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -145,6 +150,7 @@ impl PodContext {
             inventory: Inventory::new(peers.own().clone(), seams.clock.clone()),
             drift: DriftView::default(),
             peers,
+            outlet,
             seams,
             followers: arc_swap::ArcSwap::default(),
             root: ArcSwapOption::empty(),
@@ -260,6 +266,7 @@ pub struct PodState {
     janitor: Option<Address<IndexJanitorMessage>>,
     keeper: Option<Address<JournalKeeperMessage>>,
     jobs: Option<Address<JobWorkerMessage>>,
+    webhooks: Option<Address<WebhookSenderMessage>>,
     writers: BTreeMap<IndexUid, Address<WriterMessage>>,
 }
 
@@ -295,6 +302,7 @@ impl Actor for Pod {
             janitor: None,
             keeper: None,
             jobs: None,
+            webhooks: None,
             writers: BTreeMap::new(),
         };
         let routing = context.log.routing();
@@ -304,7 +312,7 @@ impl Actor for Pod {
             .cloned()
             .map(Child::Follower)
             .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner, Child::Drift])
-            .chain([Child::Keeper, Child::Coordinator, Child::Jobs])
+            .chain([Child::Keeper, Child::Coordinator, Child::Jobs, Child::Webhooks])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             // What is applied here may be old: roles that are another pod's by now are refused.
@@ -488,6 +496,9 @@ fn tell_ended(state: &PodState, uids: Vec<TaskUid>) {
     }
     if let Some(registrar) = &state.registrar {
         let _restarting = registrar.cast(RegistrarMessage::TasksEnded);
+    }
+    if let Some(webhooks) = &state.webhooks {
+        let _restarting = webhooks.cast(WebhookSenderMessage::TasksEnded);
     }
     if let Some(keeper) = &state.keeper {
         let _restarting = keeper.cast(JournalKeeperMessage::Ended(uids));

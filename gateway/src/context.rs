@@ -17,13 +17,13 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use crate::admin::{AdminSource, NoAdmin};
-use crate::grant::Grant;
 use crate::intake::Spool;
 use crate::key_news::KeyNews;
 use crate::key_ring::KeyRings;
 use crate::read_settings::SettingsCache;
 use crate::reply::Reply;
 use crate::router::LogRoute;
+use miroir_wire::access::Grant;
 
 /// Where requests take their routing from; one view is taken per request.
 pub trait RoutingSource: Send + Sync + std::fmt::Debug {

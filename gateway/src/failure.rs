@@ -65,6 +65,8 @@ impl Failure {
                     | Code::TaskNotFound
                     | Code::MiroirJobNotFound
                     | Code::ApiKeyNotFound
+                    | Code::WebhookNotFound
+                    | Code::BatchNotFound
             ),
             Self::Node { error, .. } => error.code == "index_not_found",
         }

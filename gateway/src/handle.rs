@@ -22,13 +22,13 @@ use miroir_wire::index::{Health, Version, check_index_uid};
 use miroir_wire::search::{FacetSearchQuery, SearchQuery, SimilarQuery};
 
 use crate::admin::{self, AdminRoute};
-use crate::auth::{Door, Refusal, check_right};
+use crate::auth::{Door, check_right};
+use crate::compress::compress;
 use crate::context::{GatewayContext, RequestParts, StalePolicy};
 use crate::cors;
 use crate::documents_read::{get_document, list_documents};
 use crate::facet_search::facet_search;
 use crate::failure::Failure;
-use crate::grant::Grant;
 use crate::intake::{Wording, read_body};
 use crate::jobs::JobsRoute;
 use crate::jobs_stream;
@@ -40,6 +40,9 @@ use crate::router::{LogRoute, Route, route};
 use crate::search::search_index;
 use crate::similar::similar;
 use crate::stats::{all_stats, index_stats};
+use crate::surface;
+use miroir_wire::access::Grant;
+use miroir_wire::access::Refusal;
 
 /// Handles one request.
 pub async fn handle<B>(context: &Arc<GatewayContext>, request: Request<B>) -> Response<Full<Bytes>>
@@ -57,6 +60,7 @@ where
         Ok(_admitted) => serve(context, route, &head, body).await.unwrap_or_else(Reply::from),
         Err(error) => Reply::from(Failure::from(error)),
     };
+    let reply = compress(&head.headers, reply, &context.seams.tasks).await;
     let mut response = reply.into_http();
     if cross_origin {
         cors::allow(response.headers_mut());
@@ -164,6 +168,7 @@ async fn dispatch(
         }
         Route::Health => Ok(Reply::json(200, &Health::default())),
         Route::Version => Ok(Reply::json(200, &version(context))),
+        Route::OpenApi => Ok(openapi()),
         Route::Ready => Ok(ready(&routing, context.routing.has_left())),
         Route::Search { index } => {
             let mut search = if method == Method::POST {
@@ -215,7 +220,7 @@ async fn dispatch(
         Route::Keys(route) => Ok(keys::answer(context, route, request).await?),
         Route::Log(route) => Ok(context.log.answer(route.clone(), request).await?),
         Route::Admin(route) => admin::answer(context.admin.as_ref(), route.clone(), request).await,
-        Route::NotSupported(instead) => Err(not_supported(instead)),
+        Route::NotSupported(instead, _) => Err(not_supported(instead)),
         Route::WrongMethod => Ok(Reply::empty(405)),
         Route::Unknown => Ok(Reply::empty(404)),
     }
@@ -246,6 +251,10 @@ fn mark_stale(context: &GatewayContext, age: Duration, reply: &mut Reply) -> Res
 fn not_supported(instead: &str) -> Failure {
     let message = format!("Miroir does not support this route. {instead}");
     ApiError::new(Code::MiroirNotSupported, message).into()
+}
+
+fn openapi() -> Reply {
+    Reply { status: 200, body: surface::document().to_vec(), headers: Vec::new() }
 }
 
 fn version(context: &GatewayContext) -> Version {

@@ -5,6 +5,7 @@
 //! | a body, after decoding | `body_bytes_max`: 413 `payload_too_large` |
 //! | a body in memory | `IN_MEMORY_MAX`; beyond, the whole of it goes to a spool file |
 //! | all spool files | `spool_bytes_max`: 503 `miroir_overloaded` |
+//! | how long a body takes | [`BODY_GRACE`], and a second more for each [`BODY_BYTES_PER_S_MIN`] of it: 400 |
 //!
 //! Pieces go to the disk and through decoders on the blocking pool, some at a time. A request that
 //! is given up drops its `Gathered` body, and with it the file and its share of the spool.
@@ -14,13 +15,14 @@ mod spool;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use miroir_seams::Tasks;
+use miroir_seams::Seams;
 use miroir_wire::content::payload_too_large;
 use miroir_wire::error::{ApiError, Code};
 
@@ -35,6 +37,13 @@ const IN_MEMORY_MAX: usize = 8 << 20;
 /// and memory for this much per request.
 const BATCH_BYTES: usize = 512 << 10;
 
+/// How long a body may take whatever it brings: a request that is being received is among those
+/// that a pod serves at the same time, so clients that send next to nothing must not keep it.
+const BODY_GRACE: Duration = Duration::from_secs(30);
+/// Beyond [`BODY_GRACE`] a body must have come as fast as this, from its first byte on. The
+/// slowest of mobile networks carry several times as much.
+const BODY_BYTES_PER_S_MIN: u64 = 1024;
+
 /// Why a body can't be had.
 #[derive(Debug, thiserror::Error)]
 enum IntakeError {
@@ -47,6 +56,8 @@ enum IntakeError {
     /// Not what its `Content-Encoding` says, or cut short.
     #[error("{0}")]
     Undecodable(io::Error),
+    #[error("the client sends too slowly")]
+    TooSlow,
     #[error("the connection broke off: {0}")]
     BrokenOff(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -77,7 +88,7 @@ where
 {
     let bytes_max = context.config.body_bytes_max;
     let gathered = Gathered::new(context.spool.clone(), bytes_max);
-    gather(gathered, &context.seams.tasks, headers, body)
+    gather(gathered, &context.seams, headers, body)
         .await
         .map_err(|error| refusal(error, bytes_max, wording))
 }
@@ -103,16 +114,18 @@ fn refusal(error: IntakeError, bytes_max: usize, wording: Wording) -> ApiError {
                 Some(error)
             ),
         ),
-        IntakeError::Undecodable(_) | IntakeError::BrokenOff(_) => ApiError::new(
-            Code::BadRequest,
-            "The provided payload is incomplete and cannot be parsed",
-        ),
+        IntakeError::Undecodable(_) | IntakeError::BrokenOff(_) | IntakeError::TooSlow => {
+            ApiError::new(
+                Code::BadRequest,
+                "The provided payload is incomplete and cannot be parsed",
+            )
+        }
     }
 }
 
 async fn gather<B>(
     mut gathered: Gathered,
-    tasks: &Tasks,
+    seams: &Seams,
     headers: &HeaderMap,
     body: B,
 ) -> Result<Bytes, IntakeError>
@@ -138,9 +151,14 @@ where
     let mut decoder = Decoder::new(encoding, gathered);
     let mut waiting = Batch::default();
     let mut body = std::pin::pin!(body);
-    while let Some(frame) = body.frame().await {
+    let tasks = &seams.tasks;
+    let (began, mut received) = (seams.clock.instant(), 0);
+    loop {
+        let frame = tokio::time::timeout_at(began + patience(received), body.frame()).await;
+        let Some(frame) = frame.map_err(|_| IntakeError::TooSlow)? else { break };
         let frame = frame.map_err(|error| IntakeError::BrokenOff(error.into()))?;
         let Ok(data) = frame.into_data() else { continue };
+        received += data.len() as u64;
         if let Decoder::Identity(gathered) = &mut decoder
             && waiting.bytes == 0
         {
@@ -174,6 +192,11 @@ where
         decoder.finish()?.into_bytes()
     };
     tasks.spawn_blocking(finish).await.map_err(gone)?
+}
+
+/// How long a body of which so much has come may have taken.
+fn patience(received_bytes: u64) -> Duration {
+    BODY_GRACE + Duration::from_secs(received_bytes / BODY_BYTES_PER_S_MIN)
 }
 
 /// The blocking task panicked, or the pod is being stopped.

@@ -10,20 +10,17 @@
 //!
 //! `{key}` is a uid or a value. Without a master key all of them answer 401 `missing_master_key`.
 
-use std::sync::Arc;
-
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::routing::to_nanoseconds;
 use miroir_storage::tables::api_keys::{API_KEYS_MAX, ApiKeyPatch, ApiKeyRecord};
+use miroir_wire::access::{RingKey, find_key, no_master_key, value_of};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::keys::{
     CreateKey, Key, KeyView, PatchKey, key_already_exists, key_not_found, page_from_query_string,
-    read_uid,
 };
 use miroir_wire::settings::Setting;
 
 use crate::context::{GatewayContext, RequestParts};
-use crate::key_ring::{KeyRing, RingKey, value_of};
 use crate::reply::Reply;
 use crate::router::KeyRoute;
 
@@ -38,7 +35,7 @@ pub async fn answer(
 ) -> Result<Reply, ApiError> {
     let Some(master_key) = &context.config.master_key else {
         // No right to `/keys` was given without one.
-        return Err(ApiError::new(Code::MissingMasterKey, "There is no master key."));
+        return Err(no_master_key());
     };
     let ring = || context.rings.of(master_key, &context.routing.routing().api_keys);
     match route {
@@ -50,7 +47,7 @@ pub async fn answer(
             let keys = ring.newest_first();
             Ok(Reply::json(200, &page.of(keys.into_iter().map(view))))
         }
-        KeyRoute::Get { key } => Ok(Reply::json(200, &view(find(&ring(), key)?.as_ref()))),
+        KeyRoute::Get { key } => Ok(Reply::json(200, &view(find_key(&ring(), key)?.as_ref()))),
         KeyRoute::Create => {
             let now = context.seams.clock.now();
             let asked = CreateKey::from_json(&request.body, now)?;
@@ -81,16 +78,16 @@ pub async fn answer(
         }
         KeyRoute::Patch { key } => {
             let PatchKey { name, description } = PatchKey::from_json(&request.body)?;
-            let uid = find(&ring(), key)?.key.uid.clone();
+            let uid = find_key(&ring(), key)?.key.uid.clone();
             let at = to_nanoseconds(context.seams.clock.now());
             let (name, description) = (changed(name), changed(description));
             let patch = ApiKeyPatch { uid: uid.clone(), name, description, at };
             context.log.change_keys(Command::PatchApiKey(patch)).await?;
             // As it is now; gone if it was deleted meanwhile.
-            Ok(Reply::json(200, &view(find(&ring(), &uid)?.as_ref())))
+            Ok(Reply::json(200, &view(find_key(&ring(), &uid)?.as_ref())))
         }
         KeyRoute::Delete { key } => {
-            let uid = find(&ring(), key)?.key.uid.clone();
+            let uid = find_key(&ring(), key)?.key.uid.clone();
             match context.log.change_keys(Command::DeleteApiKey { uid }).await? {
                 Outcome::Unchanged => Err(key_not_found(key)),
                 _ => Ok(Reply::empty(204)),
@@ -101,16 +98,6 @@ pub async fn answer(
 
 fn view(key: &RingKey) -> KeyView<'_> {
     KeyView::new(&key.key, &key.value)
-}
-
-/// The key with this uid or value.
-fn find(ring: &KeyRing, asked: &str) -> Result<Arc<RingKey>, ApiError> {
-    let uid = read_uid(asked);
-    let found = match &uid {
-        Some(uid) => ring.by_uid(uid),
-        None => ring.by_value(asked),
-    };
-    found.cloned().ok_or_else(|| key_not_found(uid.as_deref().unwrap_or(asked)))
 }
 
 fn changed(setting: Setting<String>) -> Option<Option<String>> {

@@ -9,17 +9,16 @@ use miroir_actors::pod::PodContext;
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::{IndexUid, TaskUid};
-use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{Routing, updated_at};
 use miroir_storage::tables::tasks::{TaskRecord, TaskState, read, read_open};
 use miroir_storage::tables::{ApplyError, keys};
-use miroir_wire::error::{ApiError, Code};
+use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
 
 use crate::context::{LogRoutes, RequestParts, RoutingSource};
 use crate::reply::Reply;
 use crate::router::LogRoute;
-use crate::writes::{Writes, documents, indexes, settings, tasks};
+use crate::writes::{Writes, batches, documents, indexes, propose, settings, tasks, webhooks};
 
 /// A pod, as the gateway sees it.
 #[derive(Clone)]
@@ -146,30 +145,20 @@ impl LogRoutes for PodRoutes {
             }
             LogRoute::ListTasks => tasks::list(pod, query),
             LogRoute::GetTask { uid } => tasks::get(pod, &uid),
+            LogRoute::ListBatches => batches::list(pod, query),
+            LogRoute::GetBatch { uid } => batches::get(pod, &uid),
+            LogRoute::ListWebhooks => webhooks::list(pod),
+            LogRoute::CreateWebhook => webhooks::create(pod, body).await,
+            LogRoute::GetWebhook { uuid } => webhooks::get(pod, &uuid),
+            LogRoute::UpdateWebhook { uuid } => webhooks::update(pod, &uuid, body).await,
+            LogRoute::DeleteWebhook { uuid } => webhooks::delete(pod, &uuid).await,
             LogRoute::CancelTasks => tasks::cancel(pod, query).await,
             LogRoute::DeleteTasks => tasks::delete(pod, query).await,
         }
     }
 
     async fn change_keys(&self, change: Command) -> Result<Outcome, ApiError> {
-        let refused = |message| ApiError::new(Code::MiroirNoQuorum, message);
-        if has_left(&self.pod) {
-            return Err(refused("This pod has left the cluster. Ask another pod."));
-        }
-        self.pod.log.propose(&change).await.map_err(|error| match error {
-            ProposeError::TooNew { .. } => refused(
-                "Some pods run a version that knows no API keys yet. Try again when all are replaced.",
-            ),
-            ProposeError::NoQuorum | ProposeError::Stopped => refused(
-                "The coordinator log has no quorum. Nothing was changed, try again later.",
-            ),
-            error => {
-                tracing::warn!(%error, "outcome of a change of API keys is unknown");
-                refused(
-                    "The coordinator log did not confirm the change in time: outcome unknown. It may have been made.",
-                )
-            }
-        })
+        propose(&self.pod, &change).await
     }
 
     async fn catch_up(&self) -> bool {

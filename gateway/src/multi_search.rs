@@ -10,8 +10,8 @@ use miroir_wire::search::MultiSearchQuery;
 use crate::context::GatewayContext;
 use crate::failure::Failure;
 use crate::federated::federated_search;
-use crate::grant::Grant;
 use crate::search::{ReadAnswer, search_index};
+use miroir_wire::access::Grant;
 
 /// Sub-queries of one multi-search.
 const QUERIES_MAX: usize = 100;

@@ -2,7 +2,7 @@
 //!
 //! | routes | action | index |
 //! |---|---|---|
-//! | `/`, `/health`, `/_miroir/ready`, and what is no route | none | |
+//! | `/`, `/health`, `/openapi.json`, `/_miroir/ready`, and what is no route | none | |
 //! | `…/search`, `…/facet-search`, `…/similar`, `/multi-search` | `search` | the path's; each query's |
 //! | `…/documents` by `GET`, `…/fetch` | `documents.get` | the path's |
 //! | `…/documents` by `POST`, `PUT` | `documents.add` | the path's; `indexes.create` too, to create it |
@@ -12,10 +12,11 @@
 //! | `/swap-indexes` | `indexes.swap` | all in the body |
 //! | `…/settings`, `…/settings/…` | `settings.get`, `settings.update` | the path's; `indexes.create` too, to create it |
 //! | `/stats`, `…/stats` | `stats.get` | shows those it may; the path's |
-//! | `/tasks`, `/tasks/cancel` | `tasks.get`, `.cancel`, `.delete` | sees tasks of those it may |
+//! | `/tasks`, `/batches`, `/tasks/cancel` | `tasks.get`, `.cancel`, `.delete` | sees tasks of those it may |
 //! | `/version` | `version` | |
+//! | `/webhooks`, `/webhooks/{uuid}` | `webhooks.get`, `.create`, `.update`, `.delete` | |
 //! | `/keys`, `/keys/{key}` | `keys.get`, `.create`, `.update`, `.delete` | |
-//! | what is not supported | any key that is alive | |
+//! | what is not supported | what Meilisearch asks for it | |
 //! | `/_miroir/…` | the admin key | |
 
 use miroir_wire::keys::Action;
@@ -27,9 +28,12 @@ impl Route {
     /// The right it needs.
     pub fn right(&self) -> Right<'_> {
         match self {
-            Self::Running | Self::Health | Self::Ready | Self::Unknown | Self::WrongMethod => {
-                Right::Exempt
-            }
+            Self::Running
+            | Self::Health
+            | Self::OpenApi
+            | Self::Ready
+            | Self::Unknown
+            | Self::WrongMethod => Right::Exempt,
             Self::Version => Right::Key(Action::Version, None),
             Self::Search { index } | Self::FacetSearch { index } | Self::Similar { index } => {
                 Right::Key(Action::Search, Some(index))
@@ -42,7 +46,7 @@ impl Route {
             Self::Stats => Right::Key(Action::StatsGet, None),
             Self::Log(route) => route.right(),
             Self::Keys(route) => Right::Key(route.action(), None),
-            Self::NotSupported(_) => Right::AnyKey,
+            Self::NotSupported(_, action) => Right::Key(*action, None),
             Self::Admin(_) => Right::Operator,
         }
     }
@@ -69,7 +73,13 @@ impl LogRoute {
             | Self::ResetSettings { index }
             | Self::ChangeSetting { index, .. }
             | Self::ResetSetting { index, .. } => (Action::SettingsUpdate, Some(index)),
-            Self::ListTasks | Self::GetTask { .. } => (Action::TasksGet, None),
+            Self::ListTasks | Self::GetTask { .. } | Self::ListBatches | Self::GetBatch { .. } => {
+                (Action::TasksGet, None)
+            }
+            Self::ListWebhooks | Self::GetWebhook { .. } => (Action::WebhooksGet, None),
+            Self::CreateWebhook => (Action::WebhooksCreate, None),
+            Self::UpdateWebhook { .. } => (Action::WebhooksUpdate, None),
+            Self::DeleteWebhook { .. } => (Action::WebhooksDelete, None),
             Self::CancelTasks => (Action::TasksCancel, None),
             Self::DeleteTasks => (Action::TasksDelete, None),
         };

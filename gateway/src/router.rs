@@ -2,7 +2,7 @@
 //!
 //! | routes | answered by |
 //! |---|---|
-//! | `/health`, `/version`, `/` | this pod |
+//! | `/health`, `/version`, `/`, `/openapi.json` | this pod; the last by [`crate::surface`] |
 //! | searches, document reads, stats | [`crate::search`], [`crate::facet_search`], [`crate::similar`], [`crate::documents_read`], [`crate::stats`] |
 //! | everything that lives in the coordinator log: writes, settings, indexes, tasks | [`LogRoute`], by whoever implements [`crate::context::LogRoutes`] |
 //! | API keys | [`crate::keys`] |
@@ -12,6 +12,7 @@
 //! Which right each needs: [`crate::rights`].
 
 use http::Method;
+use miroir_wire::keys::Action;
 use miroir_wire::settings::{Method as WriteMethod, sub_route};
 use percent_encoding::percent_decode_str;
 
@@ -27,6 +28,8 @@ pub enum Route {
     Health,
     /// `GET /version`
     Version,
+    /// `GET /openapi.json`
+    OpenApi,
     /// `GET /_miroir/ready`
     Ready,
     /// `GET` and `POST /indexes/{index}/search`
@@ -76,8 +79,9 @@ pub enum Route {
     Keys(KeyRoute),
     /// Under `/_miroir/`, none of the above.
     Admin(AdminRoute),
-    /// A route of Meilisearch's that Miroir does not have; says what to use instead.
-    NotSupported(&'static str),
+    /// A route of Meilisearch's that Miroir does not have: what to use instead, and the action that
+    /// it needs in Meilisearch.
+    NotSupported(&'static str, Action),
     /// A known path, but not with this method.
     WrongMethod,
     /// Nothing known.
@@ -107,6 +111,13 @@ pub enum LogRoute {
     ResetSetting { index: String, name: String },
     ListTasks,
     GetTask { uid: String },
+    ListBatches,
+    GetBatch { uid: String },
+    ListWebhooks,
+    CreateWebhook,
+    GetWebhook { uuid: String },
+    UpdateWebhook { uuid: String },
+    DeleteWebhook { uuid: String },
     CancelTasks,
     DeleteTasks,
 }
@@ -138,6 +149,8 @@ impl Route {
                     | Log::SwapIndexes
                     | Log::ChangeSettings { .. }
                     | Log::ChangeSetting { .. }
+                    | Log::CreateWebhook
+                    | Log::UpdateWebhook { .. }
             ),
             _ => false,
         }
@@ -179,8 +192,15 @@ impl Route {
     }
 }
 
-const LATER: &str = "It is planned; until then ask for what you need with `search`.";
 const DUMPS: &str = "Dumps and snapshots of one node would hold a part of the data only. Read documents with `GET /indexes/{index_uid}/documents`.";
+const EDIT: &str = "A function can't be applied once and only once to every replica. Read the documents, change them, and send them again.";
+const FEATURES: &str = "Switch experimental features on the nodes themselves.";
+const CHATS: &str = "Ask with `search`, and hand the hits to the model yourself.";
+const RULES: &str = "Pin hits with `sort` and `filter`, or merge searches with `multi-search`.";
+const LOGS: &str = "Logs are on the standard error of each pod.";
+const METRICS: &str = "Metrics are under `/_miroir/metrics`.";
+const FIELDS: &str = "Use `GET /indexes/{index_uid}/settings` and `stats`.";
+const TEMPLATES: &str = "Render document templates on a node by itself.";
 
 /// The route of a request.
 pub fn route(method: &Method, path: &str) -> Route {
@@ -200,6 +220,7 @@ pub fn route(method: &Method, path: &str) -> Route {
         [] => only(get, Route::Running),
         ["health"] => only(get, Route::Health),
         ["version"] => only(get, Route::Version),
+        ["openapi.json"] => only(get, Route::OpenApi),
         ["stats"] => only(get, Route::Stats),
         ["multi-search"] => only(post, Route::MultiSearch),
         ["indexes", index, rest @ ..] => index_route(method, index, rest),
@@ -211,7 +232,9 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["tasks"] if get => Route::Log(LogRoute::ListTasks),
         ["tasks"] => only(is(&Method::DELETE), Route::Log(LogRoute::DeleteTasks)),
         ["tasks", "cancel"] => only(post, Route::Log(LogRoute::CancelTasks)),
-        ["tasks", "compact"] => Route::NotSupported("Tasks are pruned by themselves."),
+        ["tasks", "compact"] => {
+            Route::NotSupported("Tasks are pruned by themselves.", Action::TasksCompact)
+        }
         ["tasks", uid] => only(get, Route::Log(LogRoute::GetTask { uid: (*uid).to_owned() })),
         ["_miroir", "ready"] => only(get, Route::Ready),
         ["_miroir", "peers"] => only(get, Route::Admin(AdminRoute::Peers)),
@@ -226,7 +249,8 @@ pub fn route(method: &Method, path: &str) -> Route {
         }
         ["_miroir", "jobs", rest @ ..] => jobs_route(method, rest),
         ["_miroir", ..] => Route::Admin(AdminRoute::Other),
-        ["batches", ..] => Route::NotSupported("Use `GET /tasks`."),
+        ["batches"] => only(get, Route::Log(LogRoute::ListBatches)),
+        ["batches", uid] => only(get, Route::Log(LogRoute::GetBatch { uid: (*uid).to_owned() })),
         ["keys"] if get => Route::Keys(KeyRoute::List),
         ["keys"] => only(post, Route::Keys(KeyRoute::Create)),
         ["keys", key] => {
@@ -237,15 +261,35 @@ pub fn route(method: &Method, path: &str) -> Route {
                 () => only(is(&Method::DELETE), Route::Keys(KeyRoute::Delete { key })),
             }
         }
-        ["network", ..] => Route::NotSupported("Miroir shards by itself: see `/_miroir/`."),
-        ["dumps" | "snapshots" | "export"] => Route::NotSupported(DUMPS),
-        ["experimental-features", ..]
-        | ["webhooks", ..]
-        | ["chats", ..]
-        | ["dynamic-search-rules", ..]
-        | ["render-template", ..] => Route::NotSupported(LATER),
-        ["logs", ..] => Route::NotSupported("Logs are on the standard error of each pod."),
-        ["metrics"] => Route::NotSupported("Metrics are under `/_miroir/metrics`."),
+        ["webhooks"] if get => Route::Log(LogRoute::ListWebhooks),
+        ["webhooks"] => only(post, Route::Log(LogRoute::CreateWebhook)),
+        ["webhooks", uuid] => {
+            let uuid = (*uuid).to_owned();
+            match () {
+                () if get => Route::Log(LogRoute::GetWebhook { uuid }),
+                () if is(&Method::PATCH) => Route::Log(LogRoute::UpdateWebhook { uuid }),
+                () => only(is(&Method::DELETE), Route::Log(LogRoute::DeleteWebhook { uuid })),
+            }
+        }
+        ["network", ..] => {
+            let action = if get { Action::NetworkGet } else { Action::NetworkUpdate };
+            Route::NotSupported("Miroir shards by itself: see `/_miroir/`.", action)
+        }
+        ["dumps"] => Route::NotSupported(DUMPS, Action::DumpsCreate),
+        ["snapshots"] => Route::NotSupported(DUMPS, Action::SnapshotsCreate),
+        ["export"] => Route::NotSupported(DUMPS, Action::Export),
+        ["experimental-features", ..] if get => {
+            Route::NotSupported(FEATURES, Action::ExperimentalFeaturesGet)
+        }
+        ["experimental-features", ..] => {
+            Route::NotSupported(FEATURES, Action::ExperimentalFeaturesUpdate)
+        }
+        ["chats", ..] => Route::NotSupported(CHATS, Action::ChatsGet),
+        ["dynamic-search-rules", ..] => Route::NotSupported(RULES, Action::DynamicSearchRulesGet),
+        ["render-template", ..] => Route::NotSupported(TEMPLATES, Action::All),
+        // Who may read metrics may read logs.
+        ["logs", ..] => Route::NotSupported(LOGS, Action::MetricsGet),
+        ["metrics"] => Route::NotSupported(METRICS, Action::MetricsGet),
         _ => Route::Unknown,
     }
 }
@@ -297,9 +341,7 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
             Route::Log(LogRoute::DeleteDocumentBatch { index })
         }
         ["documents", "delete"] if post => Route::Log(LogRoute::DeleteDocumentsByFilter { index }),
-        ["documents", "edit"] if post => {
-            Route::NotSupported("Read the documents, change them, and send them again.")
-        }
+        ["documents", "edit"] if post => Route::NotSupported(EDIT, Action::DocumentsAll),
         ["documents", id] if get => Route::GetDocument { index, id: (*id).to_owned() },
         ["documents", id] => {
             only(delete, Route::Log(LogRoute::DeleteDocument { index, id: (*id).to_owned() }))
@@ -307,7 +349,9 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
         ["settings"] if get => Route::Log(LogRoute::GetSettings { index }),
         ["settings"] if patch => Route::Log(LogRoute::ChangeSettings { index }),
         ["settings"] => only(delete, Route::Log(LogRoute::ResetSettings { index })),
-        ["settings", "foreign-keys"] => Route::NotSupported("Filters can't reach other indexes."),
+        ["settings", "foreign-keys"] => {
+            Route::NotSupported("Filters can't reach other indexes.", Action::SettingsAll)
+        }
         ["settings", name] => match sub_route(name) {
             None => Route::Unknown,
             Some(_) if get => Route::Log(LogRoute::GetSetting { index, name: (*name).to_owned() }),
@@ -322,8 +366,8 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
                 Route::Log(LogRoute::ChangeSetting { index, name: (*name).to_owned() }),
             ),
         },
-        ["fields"] => Route::NotSupported("Use `GET /indexes/{index_uid}/settings` and `stats`."),
-        ["compact"] => Route::NotSupported("Compact each node by itself."),
+        ["fields"] => Route::NotSupported(FIELDS, Action::FieldsPost),
+        ["compact"] => Route::NotSupported("Compact each node by itself.", Action::IndexesCompact),
         _ => Route::Unknown,
     }
 }
@@ -403,7 +447,7 @@ mod tests {
             assert_eq!(route(&method, path), expected, "{method} {path}");
         }
         for path in ["/network", "/chats/x", "/tasks/compact", "/indexes/a/fields"] {
-            assert!(matches!(route(&Method::POST, path), Route::NotSupported(_)), "{path}");
+            assert!(matches!(route(&Method::POST, path), Route::NotSupported(..)), "{path}");
         }
     }
 }

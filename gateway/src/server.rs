@@ -1,4 +1,13 @@
-//! HTTP/1.1 over TCP: connections in, answers out, and an orderly end.
+//! HTTP/1.1 and HTTP/2 (with prior knowledge, in clear text) over TCP: connections in, answers
+//! out, and an orderly end.
+//!
+//! | a client that | is left after |
+//! |---|---|
+//! | connects and sends no whole head | `header_timeout` |
+//! | stays silent between two requests of HTTP/1.1 | the same |
+//! | no longer answers on HTTP/2 | [`PING_INTERVAL`] and [`PING_PATIENCE`] |
+//! | sends a body too slowly | see [`crate::intake`] |
+//! | does not read its answer | [`crate::stall_guard`] |
 //!
 //! A connection is served by one thread, the one that has the fewest, which also calls the nodes
 //! over connections of its own: a search wakes no other thread.
@@ -7,23 +16,35 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use futures::future::{Either, select};
+use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use miroir_seams::Reactor;
+use miroir_seams::{Reactor, Tasks};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::context::GatewayContext;
 use crate::handle::handle;
+use crate::stall_guard::StallGuard;
 
 /// How long requests under way may take to finish once the server is to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept (out of file descriptors, usually), so that it can get better.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Streams of one HTTP/2 connection at the same time: as many as browsers expect.
+const STREAMS_MAX: u32 = 128;
+/// Largest head of a request on HTTP/2, bytes.
+const HEAD_BYTES_MAX: u32 = 64 << 10;
+/// How often an HTTP/2 client is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it may take to answer that.
+const PING_PATIENCE: Duration = Duration::from_secs(20);
 
 /// One thread that serves.
 #[derive(Debug)]
@@ -65,6 +86,7 @@ pub async fn serve(listener: TcpListener, servers: &[Server], stop: impl Future<
 fn connect(server: &Server, stream: std::net::TcpStream, watcher: Watcher) {
     let context = server.context.clone();
     let counted = Counted::one(&server.connections);
+    let reactor = server.reactor.clone();
     server.context.seams.tasks.spawn_on(&server.reactor, "gateway connection", async move {
         let _counted = counted;
         let stream = match TcpStream::from_std(stream) {
@@ -76,17 +98,51 @@ fn connect(server: &Server, stream: std::net::TcpStream, watcher: Watcher) {
         };
         // Answers are small and written whole: waiting for more would only add latency.
         let _ = stream.set_nodelay(true);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(context.config.header_timeout)
-            .pipeline_flush(true);
+        let patience = context.config.header_timeout;
+        let mut http = auto::Builder::new(Streams { tasks: context.seams.tasks.clone(), reactor });
+        http.http1().timer(TokioTimer::new()).header_read_timeout(patience).pipeline_flush(true);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_PATIENCE);
+        let clock = context.seams.clock.clone();
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let asked = has_asked.clone();
         let service = service_fn(move |request| {
+            asked.store(true, Ordering::Relaxed);
             let context = context.clone();
             async move { Ok::<_, Infallible>(handle(&context, request).await) }
         });
-        // A connection that breaks is the client's affair.
-        let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
+        let stream = TokioIo::new(StallGuard::new(stream));
+        let served = std::pin::pin!(watcher.watch(http.serve_connection(stream, service)));
+        // Which version it is takes its first bytes, for which nothing else sets a time.
+        let first = std::pin::pin!(clock.sleep(patience));
+        if let Either::Right(((), served)) = select(served, first).await
+            && has_asked.load(Ordering::Relaxed)
+        {
+            // A connection that breaks is the client's affair.
+            let _ = served.await;
+        }
     });
+}
+
+/// Where requests of one HTTP/2 connection are answered: on the thread of the connection.
+#[derive(Clone, Debug)]
+struct Streams {
+    tasks: Tasks,
+    reactor: Reactor,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.tasks.spawn_on(&self.reactor, "gateway stream", stream);
+    }
 }
 
 /// Counts a connection as long as it lives.

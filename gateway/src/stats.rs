@@ -15,12 +15,12 @@ use serde_json::Value;
 
 use crate::context::GatewayContext;
 use crate::failure::Failure;
-use crate::grant::Grant;
 use crate::json_scan::{Malformed, integer, member};
 use crate::node_query::join_filters;
 use crate::plan::{PlannedCall, query_hash};
 use crate::scatter::{NodeRequest, ReadKey, ReadScope, ask_one, gather, plan_now};
 use crate::search::{ReadAnswer, resolve};
+use miroir_wire::access::Grant;
 
 /// Statistics of one index.
 ///

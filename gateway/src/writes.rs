@@ -3,22 +3,27 @@
 //! Handlers are free functions over a request's parts, so that the router stays without logic:
 //! parse, resolve, accept, render. Nodes are never spoken to here.
 
+pub mod batches;
 pub mod documents;
 pub mod indexes;
 pub mod settings;
 pub mod tasks;
+pub mod webhooks;
 
 use std::sync::Arc;
 
 use miroir_actors::accept::{AcceptError, WriteMarks, WriteRequest, accept};
+use miroir_actors::leave::has_left;
 use miroir_actors::pod::PodContext;
+use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::ShardId;
+use miroir_storage::log::ProposeError;
 use miroir_storage::routing::{Routing, from_nanoseconds};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::tasks::{Kind, Status, SummarizedTask};
 
-use crate::grant::Grant;
 pub use crate::reply::Reply;
+use miroir_wire::access::Grant;
 
 /// A pod that is asked to write, what is agreed beside the write, and what the client may do.
 #[derive(Debug)]
@@ -37,6 +42,31 @@ impl std::ops::Deref for Writes<'_> {
     fn deref(&self) -> &Arc<PodContext> {
         self.pod
     }
+}
+
+/// Agrees on what makes no task.
+///
+/// # Errors
+/// 503s when it can't be agreed on, or is not known to be.
+pub(crate) async fn propose(pod: &PodContext, change: &Command) -> Result<Outcome, ApiError> {
+    let refused = |message| ApiError::new(Code::MiroirNoQuorum, message);
+    if has_left(pod) {
+        return Err(refused("This pod has left the cluster. Ask another pod."));
+    }
+    pod.log.propose(change).await.map_err(|error| match error {
+        ProposeError::TooNew { .. } => refused(
+            "Some pods run a version that can't read this change yet. Try again when all are replaced.",
+        ),
+        ProposeError::NoQuorum | ProposeError::Stopped => {
+            refused("The coordinator log has no quorum. Nothing was changed, try again later.")
+        }
+        error => {
+            tracing::warn!(%error, "outcome of a change is unknown");
+            refused(
+                "The coordinator log did not confirm the change in time: outcome unknown. It may have been made.",
+            )
+        }
+    })
 }
 
 /// Accepts a write and answers as Meilisearch does: 202 with the summarised task.

@@ -13,6 +13,7 @@ use miroir_actors::peer_watcher;
 use miroir_actors::peers::PeersView;
 use miroir_actors::pod::{PodConfig, PodContext, PodMessage, start_pod};
 use miroir_actors::registration::register;
+use miroir_actors::webhook_sender::NoOutlet;
 use miroir_membership::gossip::{Gossip, GossipConfig, INTERVAL, PodFacts, SeedSource};
 use miroir_membership::secrets::ClusterSecrets;
 use miroir_seams::{Clock, Seams};
@@ -290,7 +291,15 @@ impl Starting {
             Some(_) => PeersView::new(own, now, transport),
         };
         let config = pod_config(plan);
-        let pod = PodContext::new(config, log.clone(), journal, to_nodes, view, seams.clone());
+        let pod = PodContext::new(
+            config,
+            log.clone(),
+            journal,
+            to_nodes,
+            view,
+            Arc::new(NoOutlet),
+            seams.clone(),
+        );
         let entrance = Entrance::new(self.number, pod.clone(), for_reads).map_err(failed)?;
         lock(&self.parts).context = Some(pod.clone());
         lock(&self.parts).entrance = Some(entrance);

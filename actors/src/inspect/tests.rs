@@ -27,6 +27,7 @@ use crate::peers::{Peer, Peers, PeersView};
 use crate::pod::{PodConfig, PodContext, PodMessage, start_pod};
 use crate::restarts::{FAILURES_MAX, STEADY_AFTER, WAIT_MAX, WAIT_MIN};
 use crate::task_pruner::TaskRetention;
+use crate::webhook_sender::NoOutlet;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -180,7 +181,8 @@ async fn pod(
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
     };
-    let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams);
+    let pod =
+        PodContext::new(config, log, journal, Arc::new(NoNodes), peers, Arc::new(NoOutlet), seams);
     start_pod(pod.clone()).await?;
     let request = WriteRequest {
         index: Some("movies".to_owned()),
@@ -215,7 +217,14 @@ async fn a_pod_shows_its_tree_parents_first_with_real_counts() -> TestResult {
     let writer = format!("writer/{index}");
     let mut expected = vec![(id("pod"), None)];
     let fixed = ["coordinator", "drift-checker", "health-checker", "index-janitor"];
-    let more = ["job-worker", "journal-keeper", "node-tasks/node-1", "registrar", "task-pruner"];
+    let more = [
+        "job-worker",
+        "journal-keeper",
+        "node-tasks/node-1",
+        "registrar",
+        "task-pruner",
+        "webhook-sender",
+    ];
     expected.extend(fixed.iter().chain(&more).map(|name| below("pod", (*name).to_owned())));
     expected.push(below("pod", writer.clone()));
     expected.push(below(&writer, format!("lane/{index}/node-1")));

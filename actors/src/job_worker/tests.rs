@@ -22,6 +22,7 @@ use crate::jobs::{JobError, add_chunk, create, end, seal};
 use crate::peers::PeersView;
 use crate::pod::PodConfig;
 use crate::task_pruner::TaskRetention;
+use crate::webhook_sender::NoOutlet;
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -62,7 +63,7 @@ async fn pod() -> TestResult<Arc<PodContext>> {
         pod_grace: Duration::from_secs(600),
     };
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
-    Ok(PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams))
+    Ok(PodContext::new(config, log, journal, Arc::new(NoNodes), peers, Arc::new(NoOutlet), seams))
 }
 
 async fn start(pod: &Arc<PodContext>) -> TestResult {

@@ -23,6 +23,7 @@ use crate::node_tasks::{NodeTasks, NodeTasksArguments};
 use crate::registrar::Registrar;
 use crate::shares::Share;
 use crate::task_pruner::{TaskBlock, TaskPruner, TaskPrunerArguments};
+use crate::webhook_sender::{WebhookSender, WebhookSenderArguments};
 use crate::writer::{Writer, WriterArguments};
 
 /// Of children that hold no role.
@@ -126,6 +127,14 @@ async fn start_child(
         Child::Jobs => {
             let actor = myself.spawn(name, JobWorker, context).await?;
             state.jobs = Some(actor.clone());
+            actor.get_cell()
+        }
+        Child::Webhooks => {
+            let share =
+                Share::of_pod(context.peers.clone(), |uuid: &str| format!("webhook/{uuid}"));
+            let arguments = WebhookSenderArguments { pod: context, share };
+            let actor = myself.spawn(name, WebhookSender, arguments).await?;
+            state.webhooks = Some(actor.clone());
             actor.get_cell()
         }
         Child::Coordinator => {

@@ -30,6 +30,8 @@ pub enum Child {
     Drift,
     /// Works on chunks of jobs.
     Jobs,
+    /// Tells webhooks of ended tasks.
+    Webhooks,
     /// An index's writer.
     Writer(IndexUid),
 }
@@ -47,6 +49,7 @@ impl Child {
             Self::Pruner => "task-pruner".to_owned(),
             Self::Drift => "drift-checker".to_owned(),
             Self::Jobs => "job-worker".to_owned(),
+            Self::Webhooks => "webhook-sender".to_owned(),
             Self::Writer(index) => writer_role(index),
         }
     }

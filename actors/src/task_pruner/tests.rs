@@ -16,6 +16,7 @@ use crate::health_checker::HealthConfig;
 use crate::inspect::spawn_root;
 use crate::peers::PeersView;
 use crate::pod::PodConfig;
+use crate::webhook_sender::NoOutlet;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -54,7 +55,8 @@ async fn pod(
         pod_grace: GRACE,
     };
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
-    let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams);
+    let pod =
+        PodContext::new(config, log, journal, Arc::new(NoNodes), peers, Arc::new(NoOutlet), seams);
     let arguments = TaskPrunerArguments { pod: pod.clone(), share };
     spawn_root(&pod.inventory, "task-pruner".to_owned(), TaskPruner, arguments).await?;
     Ok(pod)

@@ -8,6 +8,7 @@ use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::peers::{Peer, Peers, PeersView};
 use miroir_actors::pod::{PodConfig, start_pod};
 use miroir_actors::task_pruner::TaskRetention;
+use miroir_actors::webhook_sender::NoOutlet;
 use miroir_seams::{
     MemoryFiles, NodeCall, NodeTransport, PeerCall, PeerCallError, PeerTransport, Seams,
     TransportError,
@@ -82,7 +83,15 @@ async fn admin(seams: &Seams, others: &[&str]) -> Result<PodAdmin, Box<dyn std::
         seen.live.insert(PodId::from(*pod), Peer { address, since, leaving: false });
     }
     peers.set(seen);
-    let pod = PodContext::new(config, log, journal, Arc::new(NoNodes), peers, seams.clone());
+    let pod = PodContext::new(
+        config,
+        log,
+        journal,
+        Arc::new(NoNodes),
+        peers,
+        Arc::new(NoOutlet),
+        seams.clone(),
+    );
     start_pod(pod.clone()).await?;
     seams.clock.sleep(Duration::from_secs(1)).await;
     Ok(PodAdmin::new(pod))

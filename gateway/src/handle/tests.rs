@@ -28,6 +28,7 @@ mod failing_nodes;
 mod finding;
 mod keys;
 mod lists;
+mod manners;
 mod old_state;
 
 /// What a node does with one call.

@@ -26,7 +26,7 @@ async fn received(
     let frames = pieces.into_iter().map(|piece| Ok::<_, io::Error>(Frame::data(piece)));
     let body = StreamBody::new(futures::stream::iter(frames.collect::<Vec<_>>()));
     let gathered = Gathered::new(spool.clone(), BYTES_MAX);
-    gather(gathered, &Tasks::on_one_thread(), &headers, body).await
+    gather(gathered, &Seams::seeded(1), &headers, body).await
 }
 
 fn pieces(bytes: &[u8], size: usize) -> Vec<Bytes> {
@@ -172,4 +172,24 @@ async fn broken_and_cut_streams_are_refused() {
     let json = refused(Wording::Json);
     assert_eq!(json.code, Code::BadRequest);
     assert!(json.message.starts_with("Error that occur during reading payload: "), "{json}");
+}
+
+/// A byte every ten seconds, for ever.
+fn trickle() -> impl Body<Data = Bytes, Error = io::Error> + Send {
+    let drops = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Some((Ok(Frame::data(Bytes::from_static(b" "))), ()))
+    });
+    StreamBody::new(drops)
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_trickle_are_given_up() {
+    let seams = Seams::seeded(1);
+    let began = seams.clock.instant();
+    let gathered = Gathered::new(spool(1), BYTES_MAX);
+    let refused = gather(gathered, &seams, &HeaderMap::new(), Box::pin(trickle())).await;
+    assert!(matches!(refused, Err(IntakeError::TooSlow)), "{refused:?}");
+    assert_eq!(seams.clock.instant() - began, BODY_GRACE);
+    assert_eq!(patience(10 * BODY_BYTES_PER_S_MIN), BODY_GRACE + Duration::from_secs(10));
 }

@@ -16,7 +16,7 @@ use miroir_wire::index::{
 use miroir_wire::tasks::Kind;
 
 use super::{Reply, Writes, accepted};
-use crate::grant::invalid_key;
+use miroir_wire::access::invalid_key;
 
 /// Creates an index.
 ///

@@ -23,8 +23,8 @@ use miroir_wire::tasks::{Kind, Status, TaskFilter, TaskList, TaskSelection, Task
 use serde_json::Value;
 
 use super::{Reply, Writes, accepted};
-use crate::grant::Grant;
 use crate::node_error::clean_task_error;
+use miroir_wire::access::Grant;
 
 /// Tasks read from the store at a time while a listing looks for matches.
 const SCAN_PAGE: usize = 1000;
@@ -83,9 +83,7 @@ pub fn list(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
 /// # Errors
 /// `missing_task_filters` and Meilisearch's own for each parameter; 503s.
 pub async fn cancel(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
-    let uids = matching(pod, query, "cancel", |status| {
-        matches!(status, Status::Enqueued | Status::Processing)
-    })?;
+    let uids = matching(pod, query, "cancel")?;
     let work = Work::CancelTasks { original_filter: format!("?{query}"), uids };
     plain(pod, Kind::TaskCancelation, work).await
 }
@@ -95,9 +93,7 @@ pub async fn cancel(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
 /// # Errors
 /// `missing_task_filters` and Meilisearch's own for each parameter; 503s.
 pub async fn delete(pod: &Writes<'_>, query: &str) -> Result<Reply, ApiError> {
-    let uids = matching(pod, query, "delete", |status| {
-        matches!(status, Status::Succeeded | Status::Failed | Status::Canceled)
-    })?;
+    let uids = matching(pod, query, "delete")?;
     let work = Work::DeleteTasks { original_filter: format!("?{query}"), uids };
     plain(pod, Kind::TaskDeletion, work).await
 }
@@ -115,17 +111,13 @@ async fn plain(pod: &Writes<'_>, kind: Kind, work: Work) -> Result<Reply, ApiErr
     Ok(reply)
 }
 
-fn matching(
-    pod: &Writes<'_>,
-    query: &str,
-    verb: &str,
-    counts: impl Fn(Status) -> bool,
-) -> Result<Vec<TaskUid>, ApiError> {
+/// What the filter matches now, whatever became of it: what can't be cancelled or deleted once the
+/// task is carried out is left alone then.
+fn matching(pod: &Writes<'_>, query: &str, verb: &str) -> Result<Vec<TaskUid>, ApiError> {
     let selection = TaskSelection::from_query_string(query, verb)?;
     let mut uids = Vec::new();
     scan(pod, true, |task| {
-        let shown = view(task);
-        if counts(shown.status) && selection.keeps(&shown) {
+        if selection.keeps(&view(task)) {
             uids.push(task.uid);
         }
     })
@@ -133,12 +125,12 @@ fn matching(
     Ok(uids)
 }
 
-fn may_see(grant: &Grant, task: &TaskRecord) -> bool {
+pub(super) fn may_see(grant: &Grant, task: &TaskRecord) -> bool {
     grant.allows_all_indexes() || task.name.as_deref().is_some_and(|name| grant.allows_index(name))
 }
 
 /// Visits the tasks that the client may see.
-fn scan(
+pub(super) fn scan(
     pod: &Writes<'_>,
     oldest_first: bool,
     mut visit: impl FnMut(&TaskRecord),
@@ -164,7 +156,7 @@ fn scan(
     }
 }
 
-fn store_failed(error: ApplyError) -> ApiError {
+pub(super) fn store_failed(error: ApplyError) -> ApiError {
     tracing::error!(%error, "tasks can't be read");
     ApiError::new(Code::Internal, "The task store can't be read.")
 }
@@ -172,6 +164,7 @@ fn store_failed(error: ApplyError) -> ApiError {
 /// A task as clients see it.
 pub fn view(task: &TaskRecord) -> TaskView {
     let status = match task.state {
+        TaskState::Enqueued if begins_at_once(&task.work) => Status::Processing,
         TaskState::Enqueued => Status::Enqueued,
         TaskState::Processing => Status::Processing,
         TaskState::Ended(Ending::Succeeded) => Status::Succeeded,
@@ -182,7 +175,8 @@ pub fn view(task: &TaskRecord) -> TaskView {
         Some(details) => serde_json::from_str(details).unwrap_or(Value::Null),
         None => open_details(&task.work),
     };
-    let started_at = task.started_at.map(from_nanoseconds);
+    let begun_at = begins_at_once(&task.work).then_some(task.enqueued_at);
+    let started_at = begun_at.or(task.started_at).map(from_nanoseconds);
     let finished_at = task.finished_at.map(from_nanoseconds);
     let duration = match (started_at, finished_at) {
         (Some(started), Some(finished)) => Some(finished - started),
@@ -190,7 +184,7 @@ pub fn view(task: &TaskRecord) -> TaskView {
     };
     TaskView {
         uid: task.uid.0,
-        batch_uid: None,
+        batch_uid: batch_of(task),
         index_uid: task.name.clone(),
         status,
         kind: kind(&task.work),
@@ -207,6 +201,20 @@ pub fn view(task: &TaskRecord) -> TaskView {
         finished_at,
         custom_metadata: task.custom_metadata.clone(),
     }
+}
+
+/// Whether a task is under way as soon as it is accepted: cancellations and deletions of tasks wait
+/// behind no other task, and their log shows no beginning.
+fn begins_at_once(work: &Work) -> bool {
+    matches!(work, Work::CancelTasks { .. } | Work::DeleteTasks { .. })
+}
+
+/// The batch of a task: its own once it has begun, except that what was cancelled belongs to what
+/// cancelled it.
+pub(super) fn batch_of(task: &TaskRecord) -> Option<u32> {
+    let has_begun = task.state != TaskState::Enqueued || begins_at_once(&task.work);
+    let own = has_begun.then_some(task.uid);
+    task.canceled_by.or(own).map(|uid| uid.0)
 }
 
 fn kind(work: &Work) -> Kind {

@@ -8,8 +8,8 @@ use miroir_storage::tables::apply;
 use miroir_wire::keys::{Action, IndexPattern, Key};
 
 use super::*;
-use crate::key_ring::value_of;
-use crate::tenant_token::sign;
+use miroir_wire::access::sign_token as sign;
+use miroir_wire::access::value_of;
 
 const MASTER: &str = "the master key";
 
@@ -207,9 +207,9 @@ async fn every_route_asks_for_one_action() {
         let (status, ..) = keyed.ask(None, "GET", path, &Value::Null).await;
         assert_eq!(status, 200, "{path}");
     }
-    // What is not there yet is nobody's business but theirs who have a key.
-    assert_eq!(keyed.code(&value(0), "GET", "/batches", Value::Null).await.0, 501);
-    assert_eq!(keyed.code("guess", "GET", "/batches", Value::Null).await.0, 403);
+    // What is not there is said to those who could use it.
+    assert_eq!(keyed.code(MASTER, "POST", "/dumps", Value::Null).await.0, 501);
+    assert_eq!(keyed.code("guess", "POST", "/dumps", Value::Null).await.0, 403);
 }
 
 #[tokio::test(start_paused = true)]
