@@ -1,6 +1,8 @@
 //! Bad requests get the same refusal from a node and from Miroir: status, code, type,
 //! message and link; and bad writes that are accepted end as tasks with the same error.
 //!
+//! What both refuse is `docs/errors.md`: `MIROIR_WRITE_DOCS=1` rewrites it.
+//!
 //! With `MIROIR_ERRORS_NODE` and `MIROIR_ERRORS_MIROIR` (base URLs) and `MIROIR_ERRORS_NODE_KEY`
 //! and `MIROIR_ERRORS_MIROIR_KEY`, servers that are running already are compared: say, a real
 //! Meilisearch and Miroir in front of others of its version. All their indexes are deleted; run
@@ -8,6 +10,7 @@
 
 mod error_table;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use error_table::{Failing, Key, Refused, failing_tasks, failing_vectors, good_ve
 use http::Method;
 use miroir_tests::client::Api;
 use miroir_tests::processes::{Cluster, NodeProcess};
+use miroir_wire::error::Code;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -32,7 +36,7 @@ struct Pair {
     node: Side,
     miroir: Side,
     /// What was started for this test, if anything.
-    _started: Option<(tempfile::TempDir, NodeProcess, Cluster)>,
+    started: Option<(tempfile::TempDir, NodeProcess, Cluster)>,
 }
 
 impl Pair {
@@ -42,7 +46,7 @@ impl Pair {
                 for side in [&node, &miroir] {
                     delete_all(&side.api).await;
                 }
-                Self { node, miroir, _started: None }
+                Self { node, miroir, started: None }
             }
             _ => Self::start_both().await,
         };
@@ -68,7 +72,7 @@ impl Pair {
         Self {
             node: Side { api: node.api(), key: node.key.clone() },
             miroir: Side { api: cluster.api(), key: cluster.ready.master_key.clone() },
-            _started: Some((directory, node, cluster)),
+            started: Some((directory, node, cluster)),
         }
     }
 
@@ -125,8 +129,10 @@ async fn bad_requests_are_refused_alike() {
     let [node, miroir] = pair.apis();
     let mut differing = Vec::new();
     let table = refused();
+    let mut found_codes = FoundCodes::default();
     for request in &table {
         let (expected, found) = (refusal(&node, request).await, refusal(&miroir, request).await);
+        found_codes.add(request, &found);
         // Successes differ in what is not refused at all; here both must refuse.
         if expected.0 < 400 {
             differing.push(format!("{}: the node accepts it: {}", request.name, expected.1));
@@ -144,6 +150,70 @@ async fn bad_requests_are_refused_alike() {
         table.len(),
         differing.join("\n")
     );
+    // Only what is shipped is compared with the page: other servers may know other codes.
+    if pair.started.is_some() {
+        found_codes.compare_with_page();
+    }
+}
+
+/// The codes of refusals, each with the first request that got it.
+#[derive(Default)]
+struct FoundCodes(BTreeMap<String, (u16, String, String, String, usize)>);
+
+impl FoundCodes {
+    fn add(&mut self, request: &Refused, (status, body): &(u16, Value)) {
+        let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+        if text("code").is_empty() {
+            return;
+        }
+        let path = request.path.split('?').next().unwrap_or_default();
+        let asked = format!("{} {path}", request.method);
+        let first = (*status, text("type"), asked, text("message"), 0);
+        self.0.entry(text("code")).or_insert(first).4 += 1;
+    }
+
+    fn page(&self) -> String {
+        let mut page = String::from(
+            "# Error codes\n\nWritten by `tests/tests/errors.rs` (`MIROIR_WRITE_DOCS=1` rewrites it): it sends the same bad requests to an \
+             embedded node and to Miroir in front of others, and compares status, code, type, link and message. One request is \
+             shown for each code, and how many of the test's requests got it.\n\n\
+             | code | status | type | for instance | message | requests |\n|---|---|---|---|---|---|\n",
+        );
+        for (code, (status, kind, asked, message, count)) in &self.0 {
+            let message = message.replace('\n', " ").replace('|', "\\|");
+            let mut shown: String = message.chars().take(160).collect();
+            if shown.len() < message.len() {
+                shown.push('…');
+            }
+            page.push_str(&format!(
+                "| `{code}` | {status} | `{kind}` | `{asked}` | {shown} | {count} |\n"
+            ));
+        }
+        page.push_str(
+            "\n## Not provoked by a bad request\n\nCodes of broken disks and full ones, of failing tasks (the same test compares \
+             those in the tasks' `error`), of features that need an experimental switch, and of Miroir's own states:\n\n",
+        );
+        let others: Vec<String> = Code::ALL
+            .iter()
+            .map(|code| code.name())
+            .filter(|name| !self.0.contains_key(*name))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        page.push_str(&others.join(", "));
+        page.push_str(".\n");
+        page
+    }
+
+    fn compare_with_page(&self) {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
+        let page = self.page();
+        if std::env::var_os("MIROIR_WRITE_DOCS").is_some() {
+            std::fs::write(file, page).unwrap_or_else(|error| panic!("{file}: {error}"));
+            return;
+        }
+        let kept = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(kept == page, "{file} is stale: run this test with MIROIR_WRITE_DOCS=1");
+    }
 }
 
 /// How the tasks of `table` end on both, all enqueued before the first is waited for or each on its

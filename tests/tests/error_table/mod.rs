@@ -1,6 +1,7 @@
 //! The table of bad requests, and of bad writes that are accepted.
 
 mod finding;
+mod keys;
 mod vectors;
 
 use http::Method;
@@ -79,6 +80,7 @@ pub fn refused() -> Vec<Refused> {
     table.extend(settings());
     table.extend(indexes_and_documents());
     table.extend(tasks_and_keys());
+    table.extend(keys::refused());
     table
 }
 
