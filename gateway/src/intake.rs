@@ -5,7 +5,7 @@
 //! | a body, after decoding | `body_bytes_max`: 413 `payload_too_large` |
 //! | a body in memory | `IN_MEMORY_MAX`; beyond, the whole of it goes to a spool file |
 //! | all spool files | `spool_bytes_max`: 503 `miroir_overloaded` |
-//! | how long a body takes | [`BODY_GRACE`], and a second more for each [`BODY_BYTES_PER_S_MIN`] of it: 400 |
+//! | how long a body takes | 30 s (`BODY_GRACE`), and a second more for each 1 KiB (`BODY_BYTES_PER_S_MIN`) of it: 400 |
 //!
 //! Pieces go to the disk and through decoders on the blocking pool, some at a time. A request that
 //! is given up drops its `Gathered` body, and with it the file and its share of the spool.

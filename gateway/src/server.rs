@@ -5,9 +5,9 @@
 //! |---|---|
 //! | connects and sends no whole head | `header_timeout` |
 //! | stays silent between two requests of HTTP/1.1 | the same |
-//! | no longer answers on HTTP/2 | [`PING_INTERVAL`] and [`PING_PATIENCE`] |
+//! | no longer answers on HTTP/2 | `PING_INTERVAL` and `PING_PATIENCE` |
 //! | sends a body too slowly | see [`crate::intake`] |
-//! | does not read its answer | [`crate::stall_guard`] |
+//! | does not read its answer | `stall_guard` |
 //!
 //! A connection is served by one thread, the one that has the fewest, which also calls the nodes
 //! over connections of its own: a search wakes no other thread.
