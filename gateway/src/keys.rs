@@ -16,7 +16,7 @@ use miroir_storage::tables::api_keys::{API_KEYS_MAX, ApiKeyPatch, ApiKeyRecord};
 use miroir_wire::access::{RingKey, find_key, no_master_key, value_of};
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::keys::{
-    CreateKey, Key, KeyView, PatchKey, key_already_exists, key_not_found, page_from_query_string,
+    CreateKey, KeyView, PatchKey, key_already_exists, key_not_found, page_from_query_string,
 };
 use miroir_wire::settings::Setting;
 
@@ -51,16 +51,7 @@ pub async fn answer(
         KeyRoute::Create => {
             let now = context.seams.clock.now();
             let asked = CreateKey::from_json(&request.body, now)?;
-            let key = Key {
-                uid: asked.uid.unwrap_or_else(|| context.seams.entropy.uuid()),
-                name: asked.name,
-                description: asked.description,
-                actions: asked.actions,
-                indexes: asked.indexes,
-                expires_at: asked.expires_at,
-                created_at: now,
-                updated_at: now,
-            };
+            let key = asked.into_key(|| context.seams.entropy.uuid(), now);
             let put = Command::PutApiKey(Box::new(ApiKeyRecord::from(&key)));
             match context.log.change_keys(put).await? {
                 Outcome::Unchanged => Err(key_already_exists(&key.uid)),

@@ -259,6 +259,22 @@ pub struct CreateKey {
     pub expires_at: Option<OffsetDateTime>,
 }
 
+impl CreateKey {
+    /// The key, made `now`; `new_uid` gives it a uid if the client chose none.
+    pub fn into_key(self, new_uid: impl FnOnce() -> String, now: OffsetDateTime) -> Key {
+        Key {
+            uid: self.uid.unwrap_or_else(new_uid),
+            name: self.name,
+            description: self.description,
+            actions: self.actions,
+            indexes: self.indexes,
+            expires_at: self.expires_at,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
 #[derive(Debug, Deserr)]
 #[deserr(error = JsonFault, rename_all = camelCase, deny_unknown_fields)]
 struct CreateKeyBody {

@@ -18,6 +18,7 @@ use milli_core::{
     OrderBy,
 };
 use miroir_wire::error::{ApiError, Code};
+use miroir_wire::settings::hidden;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -89,13 +90,7 @@ pub fn hide_secrets(patch: &mut Value) {
     let Some(Value::Object(embedders)) = patch.get_mut("embedders") else { return };
     for embedder in embedders.values_mut() {
         let Some(Value::String(key)) = embedder.get_mut("apiKey") else { continue };
-        let (kept, mask) = match key.chars().count() {
-            0..10 => (0, "XXX..."),
-            10..20 => (2, "XXXX..."),
-            20..30 => (3, "XXXXX..."),
-            _ => (5, "XXXXXX..."),
-        };
-        *key = key.chars().take(kept).chain(mask.chars()).collect();
+        *key = hidden(key);
     }
 }
 

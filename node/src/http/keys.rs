@@ -16,7 +16,7 @@ use http::StatusCode;
 use miroir_wire::access::{RingKey, find_key, no_master_key, value_of};
 use miroir_wire::error::ApiError;
 use miroir_wire::keys::{
-    CreateKey, Key, KeyView, PatchKey, key_already_exists, key_not_found, page_from_query_string,
+    CreateKey, KeyView, PatchKey, key_already_exists, key_not_found, page_from_query_string,
 };
 use miroir_wire::settings::Setting;
 
@@ -42,16 +42,7 @@ pub(super) async fn serve(
         KeyRoute::Create => {
             let now = node.seams.clock.now();
             let asked = CreateKey::from_json(&call.json().await?, now)?;
-            let key = Key {
-                uid: asked.uid.unwrap_or_else(|| node.seams.entropy.uuid()),
-                name: asked.name,
-                description: asked.description,
-                actions: asked.actions,
-                indexes: asked.indexes,
-                expires_at: asked.expires_at,
-                created_at: now,
-                updated_at: now,
-            };
+            let key = asked.into_key(|| node.seams.entropy.uuid(), now);
             let value = value_of(keys.master_key(), &key.uid);
             let created = key.clone();
             change(node, move |keys| {

@@ -14,10 +14,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::indexes::{self, GroupPlacement};
+use super::lane_marks::replica_key;
 use super::records::{Record, decode, encode};
 use super::{ApplyError, DISKS, NODES, REPLICAS};
 use crate::commands::{Fence, Outcome};
-use crate::engine::{Direction, Engine, Tx};
+use crate::engine::{Engine, Tx};
 use crate::ids::{IndexUid, NodeId};
 
 /// A node's disk.
@@ -58,10 +59,6 @@ pub struct ReplicaRecord {
 impl Record for ReplicaRecord {
     const VERSION: u8 = 1;
     const NAME: &'static str = "replica";
-}
-
-fn replica_key(index: &IndexUid, node: &NodeId) -> Vec<u8> {
-    [index.as_str().as_bytes(), &[0], node.as_str().as_bytes()].concat()
 }
 
 fn disk_of(tx: &Tx<'_>, node: &NodeId) -> Result<DiskRecord, ApplyError> {
@@ -118,18 +115,6 @@ pub(crate) fn place(
             let replica = ReplicaRecord { life, content: Content::Whole };
             tx.put(REPLICAS, &replica_key(index, node), encode(&replica)?);
         }
-    }
-    Ok(())
-}
-
-/// Removes what is known of an index's replicas.
-pub(crate) fn forget(tx: &mut Tx<'_>, index: &IndexUid) -> Result<(), ApplyError> {
-    use std::ops::Bound::Included;
-    let first = [index.as_str().as_bytes(), &[0]].concat();
-    let last = [index.as_str().as_bytes(), &[1]].concat();
-    let range = (Included(first), Included(last));
-    for (key, _) in tx.scan(REPLICAS, range, Direction::Forward, usize::MAX)? {
-        tx.delete(REPLICAS, &key);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, LANE_MARKS, indexes};
+use super::{ApplyError, LANE_MARKS, REPLICAS, indexes};
 use crate::commands::{Fence, Outcome};
 use crate::engine::{Direction, Engine, Table, Tx};
 use crate::ids::{IndexUid, NodeId, TaskUid};
@@ -119,7 +119,8 @@ struct LaneMarkV1 {
     notable: Vec<(TaskUid, String)>,
 }
 
-fn key(index: &IndexUid, node: &NodeId) -> Vec<u8> {
+/// The key of what is known of an index on a node.
+pub(super) fn replica_key(index: &IndexUid, node: &NodeId) -> Vec<u8> {
     [index.as_str().as_bytes(), &[0], node.as_str().as_bytes()].concat()
 }
 
@@ -128,7 +129,7 @@ fn key(index: &IndexUid, node: &NodeId) -> Vec<u8> {
 /// # Errors
 /// When the store fails or the record can't be read.
 pub fn load(engine: &dyn Engine, index: &IndexUid, node: &NodeId) -> Result<LaneMark, ApplyError> {
-    let key = key(index, node);
+    let key = replica_key(index, node);
     let stored = match engine.get(LANE_MARKS, &key)? {
         Some(bytes) => Some(bytes),
         None => engine.get(LOCAL_LANE_MARKS, &key)?,
@@ -145,22 +146,23 @@ pub(crate) fn set(
 ) -> Result<Outcome, ApplyError> {
     match indexes::fenced(tx, fence)? {
         Ok(_) => {
-            tx.put(LANE_MARKS, &key(&fence.index, node), encode(mark)?);
+            tx.put(LANE_MARKS, &replica_key(&fence.index, node), encode(mark)?);
             Ok(Outcome::Done)
         }
         Err(refusal) => Ok(refusal),
     }
 }
 
-/// Removes the marks of an index.
+/// Removes the marks of an index, and what is known of its replicas.
 pub(crate) fn forget(tx: &mut Tx<'_>, index: &IndexUid) -> Result<(), ApplyError> {
     use std::ops::Bound::Included;
     let first = [index.as_str().as_bytes(), &[0]].concat();
     let last = [index.as_str().as_bytes(), &[1]].concat();
-    for (key, _) in
-        tx.scan(LANE_MARKS, (Included(first), Included(last)), Direction::Forward, usize::MAX)?
-    {
-        tx.delete(LANE_MARKS, &key);
+    for table in [LANE_MARKS, REPLICAS] {
+        let range = (Included(first.clone()), Included(last.clone()));
+        for (key, _) in tx.scan(table, range, Direction::Forward, usize::MAX)? {
+            tx.delete(table, &key);
+        }
     }
     Ok(())
 }
