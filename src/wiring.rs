@@ -192,6 +192,8 @@ fn pod_config(config: &Config) -> PodConfig {
             tasks_max: config.tasks.count_max,
         },
         pod_grace: config.cluster.pod_grace,
+        node_grace: config.cluster.node_grace,
+        placement_life: config.cluster.max_staleness + GatewayConfig::default().node_timeout,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use miroir_membership::placement::{PlacementError, place};
+use miroir_membership::placement::{PlacementError, place, place_on_what_is_left};
 use miroir_storage::commands::{
     Command, EnqueueTask, IdempotencyKey, NewIndex, Outcome, PayloadRef, Work,
 };
@@ -321,12 +321,19 @@ async fn journal(
 fn plan_index(pod: &PodContext, name: &str) -> Result<NewIndex, PlacementError> {
     let routing = pod.log.routing();
     let mut groups: BTreeMap<GroupId, Vec<NodeId>> = BTreeMap::new();
-    for node in routing.nodes.values() {
+    let topology = &routing.topology;
+    for node in routing.nodes.values().filter(|node| !topology.draining.contains(&node.id)) {
         groups.entry(node.group).or_default().push(node.id.clone());
     }
+    let agreed = topology.replication_factor.map(|factor| factor as usize);
+    let replication_factor = agreed.unwrap_or(pod.config.replication_factor);
+    let place = match topology.draining.is_empty() && topology.removed.is_empty() {
+        true => place,
+        false => place_on_what_is_left,
+    };
     Ok(NewIndex {
         shards: pod.config.shards,
-        groups: place(pod.config.shards, &groups, pod.config.replication_factor)?,
+        groups: place(pod.config.shards, &groups, replication_factor)?,
         writer: pod.peers.now().owner_of(name).unwrap_or(&pod.id).clone(),
     })
 }

@@ -19,7 +19,7 @@ use miroir_storage::ids::{Epoch, PodId};
 use miroir_storage::log::{Change, Members, PodsSeen, ProposeError, plan_membership};
 use miroir_storage::raft::RaftId;
 use miroir_storage::tables::ApplyError;
-use miroir_storage::tables::roles::{self, MEMBERSHIP, REGISTRAR, writer_role};
+use miroir_storage::tables::roles::{self, MEMBERSHIP, REBALANCER, REGISTRAR, writer_role};
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
@@ -217,10 +217,13 @@ fn pods_seen(
 fn holders(pod: &PodContext) -> Result<BTreeMap<String, Option<PodId>>, ApplyError> {
     let routing = pod.log.routing();
     let known = roles::all(pod.log.engine().as_ref())?;
-    let registrar = known.get(REGISTRAR).map(|role| role.holder.clone());
+    let single = [REGISTRAR, REBALANCER].map(|role| {
+        let holder = known.get(role).map(|role| role.holder.clone());
+        (role.to_owned(), holder)
+    });
     let writers =
         routing.by_uid.iter().map(|(uid, index)| (writer_role(uid), Some(index.writer.clone())));
-    Ok(writers.chain([(REGISTRAR.to_owned(), registrar)]).collect())
+    Ok(writers.chain(single).collect())
 }
 
 /// The roles to give, and to whom. `started`: since when the peers have been listened to.

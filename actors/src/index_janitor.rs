@@ -1,7 +1,9 @@
-//! Removes from nodes the indexes that the log does not know.
+//! Removes from nodes the indexes that the log does not know, or knows elsewhere alone.
 //!
 //! A node that was away when an index was deleted, or that carried out a late request, holds an
-//! index that nothing will ever read: uids are never reused. Owns nothing; looks at every node
+//! index that nothing will ever read: uids are never reused. So does one that carried out a late
+//! request after its last shard of the index had moved away; should a shard come back just then, the copy
+//! finds a task that it has not sent, and begins again. Owns nothing; looks at every node
 //! that is up, every `INTERVAL` and when a node comes back. Only names of our own form whose
 //! sequence the log has given out are touched. A restart only delays the next look.
 
@@ -10,12 +12,14 @@ use std::time::Duration;
 
 use http::Method;
 use miroir_storage::ids::{IndexUid, NodeId};
+use miroir_storage::routing::Routing;
 use miroir_storage::tables::{ApplyError, indexes_created};
 use ractor::ActorProcessingErr;
 use serde_json::Value;
 
 use crate::inspect::{Actor, Address};
-use crate::node_calls::NodeCallError;
+use crate::lane::deliver::CONFIRMED_MAX;
+use crate::node_calls::{CONTROL_TIMEOUT, NodeCallError};
 use crate::pod::PodContext;
 
 /// Between looks at all nodes; nothing waits for them.
@@ -101,29 +105,40 @@ async fn clean(pod: &PodContext, node: &NodeId) -> Result<(), CleanError> {
     let path = format!("/indexes?limit={PAGE}");
     let listed: Value = pod.calls.json(node, Method::GET, path, None).await?;
     let uids = listed.get("results").and_then(Value::as_array).into_iter().flatten();
-    // Asked after the listing: what is on a node was in the log before.
+    let uids: Vec<&str> = uids
+        .filter_map(|index| index.get("uid")?.as_str())
+        .filter(|uid| is_ours(uid, u64::MAX) && !belongs(&pod.log.routing(), uid, node))
+        .collect();
+    if uids.is_empty() {
+        return Ok(());
+    }
+    // What was on the node when it was asked was in the log before; this pod may be behind.
+    if !pod.confirm(CONTROL_TIMEOUT).await {
+        return Ok(());
+    }
     let created = indexes_created(pod.log.engine().as_ref())?;
-    let routing = pod.log.routing();
-    for uid in uids.filter_map(|index| index.get("uid")?.as_str()) {
-        if is_stray(uid, created) && !routing.by_uid.contains_key(&IndexUid::from(uid)) {
-            tracing::info!(%node, index = uid, "removing an index that the log does not know");
-            pod.calls
-                .enqueue(
-                    node,
-                    Method::DELETE,
-                    format!("/indexes/{uid}"),
-                    None,
-                    crate::node_calls::CONTROL_TIMEOUT,
-                )
-                .await?;
+    for uid in uids {
+        let is_fresh = pod.log.confirmed().age <= CONFIRMED_MAX;
+        if is_fresh && is_ours(uid, created) && !belongs(&pod.log.routing(), uid, node) {
+            tracing::info!(%node, index = uid, "removing an index that does not belong there");
+            let path = format!("/indexes/{uid}");
+            pod.calls.enqueue(node, Method::DELETE, path, None, CONTROL_TIMEOUT).await?;
         }
     }
     Ok(())
 }
 
+/// Whether the node is to have, or may still have, something of the index.
+fn belongs(routing: &Routing, uid: &str, node: &NodeId) -> bool {
+    routing.by_uid.get(&IndexUid::from(uid)).is_some_and(|index| {
+        let mut shards = index.groups.iter().flat_map(|group| &group.shards);
+        index.moves.contains_key(node) || shards.any(|shard| shard.replicas.contains(node))
+    })
+}
+
 /// Whether a node-side uid is of our form, `{sequence}-{name}`, and the log has given the
 /// sequence out.
-fn is_stray(uid: &str, created: u64) -> bool {
+fn is_ours(uid: &str, created: u64) -> bool {
     uid.split_once('-')
         .and_then(|(sequence, _)| sequence.parse::<u64>().ok())
         .is_some_and(|sequence| sequence < created)
@@ -135,9 +150,9 @@ mod tests {
 
     #[test]
     fn only_uids_that_the_log_gave_out_are_ours() {
-        assert!(is_stray("3-movies", 4));
-        assert!(!is_stray("4-movies", 4));
-        assert!(!is_stray("movies", 4));
-        assert!(!is_stray("x3-movies", 4));
+        assert!(is_ours("3-movies", 4));
+        assert!(!is_ours("4-movies", 4));
+        assert!(!is_ours("movies", 4));
+        assert!(!is_ours("x3-movies", 4));
     }
 }

@@ -34,6 +34,7 @@
 //! | `Coordinator`, `JournalKeeper`, `TaskPruner`, `DriftChecker` | their own timer | one |
 //! | `JobWorker` | the root | one for each chunk that came, was given back or was done (they are bounded), and for each job's begin and end |
 //! | | its timer, its chunks | one; one each |
+//! | `Rebalancer` | the root | one: the next round, or the end of this one |
 //! | `Registrar` | the root | one for each open task without an index, one for each batch of ended tasks |
 //! | `WebhookSender` | the root | one for each batch of ended tasks |
 //! | `Writer` | the root | one for each open task of its index (admission by the gateway and the journal's bytes), one for each batch of ended tasks (handled at once), changes of nodes |

@@ -59,6 +59,7 @@ pub mod peer_watcher;
 pub mod peers;
 pub mod pod;
 pub mod prepare;
+pub mod rebalancer;
 pub mod registrar;
 pub mod registration;
 pub mod replica_copy;

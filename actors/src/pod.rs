@@ -11,13 +11,14 @@
 //!      ├─ JobWorker            works on chunks of jobs
 //!      ├─ WebhookSender        tells webhooks of ended tasks
 //!      ├─ Registrar            tasks that no index owns; on the pod that holds the role
+//!      ├─ Rebalancer           moves replicas to where they belong; likewise
 //!      └─ Writer/<index> ─┬─ Lane/<node>    one per node that holds a shard
 //!                         ├─ Operation      settings, creation, deletion; while it runs
 //!                         └─ ReplicaCopy    while it runs
 //! ```
 //!
-//! Owns: the children and the order of log events. Does not own any agreed state. Writers and the
-//! registrar are roles: they run here while the log says so, begin when it gives them to this pod
+//! Owns: the children and the order of log events. Does not own any agreed state. Writers, the
+//! registrar and the rebalancer are roles: they run here while the log says so, begin when it gives them to this pod
 //! and are stopped when it gives them to another.
 //!
 //! # What is started again, how often, what escalates
@@ -55,8 +56,9 @@ use miroir_storage::ids::{IndexUid, NodeId, PodId, TaskUid};
 use miroir_storage::journal::Journal;
 use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::raft::AppliedEvent;
-use miroir_storage::tables::roles::{self, REGISTRAR};
+use miroir_storage::tables::roles::{self, REBALANCER, REGISTRAR};
 use miroir_storage::tables::tasks;
+use miroir_storage::topology_commands::TopologyCommand;
 use ractor::{ActorCell, ActorProcessingErr, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -74,6 +76,7 @@ use crate::node_calls::NodeCalls;
 use crate::node_tasks::NodeTasksMessage;
 use crate::peer_service::{Hint, RestartReply, send_hint};
 use crate::peers::PeersView;
+use crate::rebalancer::RebalancerMessage;
 use crate::registrar::RegistrarMessage;
 use crate::task_pruner::TaskRetention;
 use crate::webhook_sender::{WebhookOutlet, WebhookSenderMessage};
@@ -98,6 +101,11 @@ pub struct PodConfig {
     pub retention: TaskRetention,
     /// A pod that is gone for longer is no longer a member of the log.
     pub pod_grace: Duration,
+    /// A node that is down for longer has its copies made elsewhere.
+    pub node_grace: Duration,
+    /// How long after a change of the placement reads may still follow the one before: as long as a
+    /// pod answers without saying that it is behind, and a read takes.
+    pub placement_life: Duration,
 }
 
 /// What every actor and the gateway's write path share. Cheap to hold, no locks on reads.
@@ -175,13 +183,13 @@ impl PodContext {
 
     /// Whether this pod holds a role, beside the leader's.
     pub fn holds_roles(&self) -> bool {
-        self.registers() || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
+        self.holds(REGISTRAR) || self.holds(REBALANCER) || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
     }
 
-    /// Whether this pod is the registrar's.
-    fn registers(&self) -> bool {
+    /// Whether this pod holds a role that is no writer's.
+    fn holds(&self, role: &str) -> bool {
         roles::all(self.log.engine().as_ref())
-            .is_ok_and(|roles| roles.get(REGISTRAR).is_some_and(|role| role.holder == self.id))
+            .is_ok_and(|roles| roles.get(role).is_some_and(|role| role.holder == self.id))
     }
 
     /// Whether this pod writes the index.
@@ -263,6 +271,7 @@ pub struct PodState {
     context: Arc<PodContext>,
     children: Children,
     registrar: Option<Address<RegistrarMessage>>,
+    rebalancer: Option<Address<RebalancerMessage>>,
     janitor: Option<Address<IndexJanitorMessage>>,
     keeper: Option<Address<JournalKeeperMessage>>,
     jobs: Option<Address<JobWorkerMessage>>,
@@ -299,6 +308,7 @@ impl Actor for Pod {
             context: context.clone(),
             children: Children::default(),
             registrar: None,
+            rebalancer: None,
             janitor: None,
             keeper: None,
             jobs: None,
@@ -312,7 +322,7 @@ impl Actor for Pod {
             .cloned()
             .map(Child::Follower)
             .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner, Child::Drift])
-            .chain([Child::Keeper, Child::Coordinator, Child::Jobs, Child::Webhooks])
+            .chain([Child::Keeper, Child::Coordinator, Child::Jobs, Child::Webhooks, Child::Rebalancer])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             // What is applied here may be old: roles that are another pod's by now are refused.
@@ -405,8 +415,8 @@ impl Actor for Pod {
                 state.writers.remove(&index);
                 inventory.forget(&Child::Writer(index).name(), Some(life));
             }
-            (Some(LifeEnd::Current(Child::Registrar)), None) => {
-                inventory.forget(&Child::Registrar.name(), Some(life));
+            (Some(LifeEnd::Current(child @ (Child::Registrar | Child::Rebalancer))), None) => {
+                inventory.forget(&child.name(), Some(life));
             }
             (Some(LifeEnd::Current(child)), failure) => {
                 if failure.is_none() {
@@ -444,6 +454,13 @@ async fn on_applied(
         // A node that another pod's configuration brought: writers need its follower.
         (Command::PutNode(node), Outcome::Done) if state.context.follower(&node.id).is_none() => {
             start_or_wait(myself, state, Child::Follower(node.id.clone())).await;
+        }
+        (Command::Topology(command), Outcome::Done) => {
+            if let TopologyCommand::AddNode(node) = command.as_ref()
+                && state.context.follower(&node.id).is_none()
+            {
+                start_or_wait(myself, state, Child::Follower(node.id.clone())).await;
+            }
         }
         (Command::AssignRole { role, pod, .. }, Outcome::Epoch(_)) => {
             on_role_given(myself, state, role, *pod == state.context.id).await;
@@ -519,6 +536,7 @@ async fn on_role_given(
     let child = match roles::index_of(role) {
         Some(index) => Child::Writer(index),
         None if role == REGISTRAR => Child::Registrar,
+        None if role == REBALANCER => Child::Rebalancer,
         None => return,
     };
     // Also when it is given to the pod that has it: its epoch is over.
@@ -527,6 +545,11 @@ async fn on_role_given(
         Child::Writer(index) => {
             if let Some(writer) = state.writers.remove(index) {
                 writer.stop(Some(HANDED_OVER.to_owned()));
+            }
+        }
+        Child::Rebalancer => {
+            if let Some(rebalancer) = state.rebalancer.take() {
+                rebalancer.stop(Some(HANDED_OVER.to_owned()));
             }
         }
         _ => {

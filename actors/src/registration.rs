@@ -26,13 +26,11 @@ pub enum RegistrationError {
         /// The group it is in.
         group: GroupId,
     },
-    /// A node that may hold shards is not in the configuration.
-    #[error("node {0} holds shards but is not in the configuration; nodes can't be removed yet")]
-    Forgotten(NodeId),
 }
 
 /// Names the cluster `begins`, if this pod begins one, else waits until it belongs to one; then
-/// writes `nodes` to the log: new ones, and new addresses or keys of known ones.
+/// writes `nodes` to the log: new ones, and new addresses or keys of known ones. The log decides which
+/// nodes there are: one that was removed stays so, one that is not configured stays until it is removed.
 ///
 /// # Errors
 /// See [`RegistrationError`].
@@ -52,6 +50,10 @@ pub async fn register(
         }
     }
     for record in &nodes {
+        if log.routing().topology.removed.contains(&record.id) {
+            tracing::warn!(node = %record.id, "node is configured, but was removed from the cluster; its id is not used again");
+            continue;
+        }
         if log.routing().nodes.get(&record.id).is_none_or(|known| **known != *record) {
             propose(log, &Command::PutNode(record.clone()), seams).await?;
         }
@@ -63,10 +65,10 @@ pub async fn register(
     }
     let routing = log.routing();
     let is_named = |known: &NodeId| nodes.iter().any(|record| record.id == *known);
-    match routing.nodes.keys().find(|known| !is_named(known)) {
-        None => Ok(()),
-        Some(forgotten) => Err(RegistrationError::Forgotten(forgotten.clone())),
+    for known in routing.nodes.keys().filter(|known| !is_named(known)) {
+        tracing::info!(node = %known, "node is not configured here; it belongs to the cluster until it is removed");
     }
+    Ok(())
 }
 
 /// Proposes what does no harm twice until it is agreed.

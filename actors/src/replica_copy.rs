@@ -35,10 +35,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use self::pages::{arrays_of, id_of, in_shards, json_body};
+use self::pages::{arrays_of, id_of, json_body};
 use crate::inspect::{Actor, Address};
 use crate::lane::audit::unexplained_since;
-use crate::lane::job::percent_encode;
+use crate::lane::job::{in_shards, percent_encode};
 use crate::lane::turn::Turn;
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
 use crate::node_settings::{node_side, node_side_whole};
@@ -161,6 +161,8 @@ pub struct ReplicaCopyArguments {
     pub disk_life: u64,
     /// Shared with the target's lane: one of both has a task open there.
     pub turn: Turn,
+    /// It only brings shards to where they belong: it keeps to the pace that operators set.
+    pub is_move: bool,
     /// Set when the copy is to end without result.
     pub given_up: Arc<AtomicBool>,
 }
@@ -218,6 +220,14 @@ impl Actor for ReplicaCopy {
     }
 }
 
+/// How long so many documents are to take at `rate` documents a second; 0: as fast as it goes.
+fn pause_after(documents: usize, rate: u32) -> Duration {
+    match rate {
+        0 => Duration::ZERO,
+        rate => Duration::from_secs_f64(documents as f64 / f64::from(rate)),
+    }
+}
+
 /// The shards of a target, each assigned to the first of its sources.
 pub fn assign_sources(
     held: &BTreeSet<ShardId>,
@@ -247,11 +257,11 @@ impl ReplicaCopyState {
         match pass {
             CopyPass::Everything => Ok(PassEnd::Done),
             CopyPass::Again(touched) => {
-                self.arguments.again(&touched).await?;
+                self.arguments.again(&touched, false).await?;
                 Ok(PassEnd::Done)
             }
             CopyPass::Last(touched) => {
-                self.arguments.again(&touched).await?;
+                self.arguments.again(&touched, true).await?;
                 self.finish().await
             }
         }
@@ -310,17 +320,37 @@ impl ReplicaCopyArguments {
                 waiting.extend(self.list(source, *shard).await?);
                 while waiting.len() >= PAGE_DOCUMENTS {
                     let rest = waiting.split_off(PAGE_DOCUMENTS);
-                    self.copy_documents(source, &waiting).await?;
+                    self.copy_paced(source, &waiting).await?;
                     waiting = rest;
                 }
             }
-            self.copy_documents(source, &waiting).await?;
+            self.copy_paced(source, &waiting).await?;
         }
         Ok(())
     }
 
-    /// Makes the target equal for what was touched.
-    async fn again(&self, touched: &Touched) -> Result<(), CopyError> {
+    /// Copies documents, no faster than operators let moves be.
+    async fn copy_paced(
+        &self,
+        source: &NodeId,
+        ids: &[String],
+    ) -> Result<BTreeSet<String>, CopyError> {
+        let began = self.pod.seams.clock.instant();
+        let found = self.copy_documents(source, ids).await?;
+        if self.is_move {
+            let topology = self.pod.log.routing().topology.clone();
+            if topology.paused {
+                return Err(CopyError::GivenUp);
+            }
+            let rest = pause_after(ids.len(), topology.documents_per_second)
+                .saturating_sub(began.elapsed());
+            self.pod.seams.clock.sleep(rest).await;
+        }
+        Ok(found)
+    }
+
+    /// Makes the target equal for what was touched; at once when writes wait for it.
+    async fn again(&self, touched: &Touched, writes_wait: bool) -> Result<(), CopyError> {
         if touched.by_filter {
             for (source, shards) in &self.sources {
                 for shard in shards {
@@ -346,7 +376,10 @@ impl ReplicaCopyArguments {
                 .cloned()
                 .collect();
             for page in ids.chunks(PAGE_DOCUMENTS) {
-                let found = self.copy_documents(source, page).await?;
+                let found = match writes_wait {
+                    true => self.copy_documents(source, page).await?,
+                    false => self.copy_paced(source, page).await?,
+                };
                 let gone: Vec<&String> = page.iter().filter(|id| !found.contains(*id)).collect();
                 self.delete(&gone).await?;
             }
@@ -522,6 +555,12 @@ impl ReplicaCopyArguments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moves_keep_to_their_pace() {
+        assert_eq!(pause_after(1000, 0), Duration::ZERO);
+        assert_eq!(pause_after(500, 1000), Duration::from_millis(500));
+    }
 
     #[test]
     fn each_shard_is_read_from_one_usable_in_sync_replica_that_is_not_the_target() {

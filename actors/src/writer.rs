@@ -19,35 +19,33 @@ mod copy_plan;
 pub mod copying;
 pub mod entries;
 pub mod lanes;
+mod placement;
 mod presence;
 mod replicas;
 mod reports;
 mod settings_checks;
 mod steps;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use miroir_storage::commands::{Fence, Outcome};
-use miroir_storage::ids::{Epoch, IndexUid, NodeId, TaskUid};
+use miroir_storage::ids::{Epoch, IndexUid, NodeId, ShardId, TaskUid};
 use miroir_storage::log::ProposeError;
-use miroir_storage::tables::disks::{self, Content};
-use miroir_storage::tables::lane_marks::{self, LaneMark};
+use miroir_storage::tables::lane_marks::LaneMark;
 use miroir_storage::tables::tasks::{self, TaskRecord};
 use ractor::{ActorProcessingErr, SupervisionEvent};
 use tokio::time::Instant;
 
 use self::copying::Copying;
 use self::entries::{Decision, Entry, Sendable};
-use self::lanes::{LaneView, Standing, held_shards};
+use self::lanes::{LaneView, Standing};
 use crate::inspect::{Actor, Address};
 use crate::lane::audit::Audit;
-use crate::lane::deliver::{Delivery, RunEnd};
-use crate::lane::job::{Job, JobTarget};
+use crate::lane::deliver::RunEnd;
+use crate::lane::job::Job;
 use crate::lane::settings_check::SettingsCheck;
-use crate::lane::turn::Turn;
-use crate::lane::{Lane, LaneArguments};
 use crate::operation::OperationEnd;
 use crate::pod::PodContext;
 use crate::replica_copy::PassEnd;
@@ -150,7 +148,16 @@ pub enum WriterMessage {
         /// Down now.
         down: bool,
     },
-    /// Time to look for lag and retries.
+    /// The log answered that what was left on a node is deleted.
+    Emptied {
+        /// The node.
+        node: NodeId,
+        /// The shards.
+        shards: BTreeSet<ShardId>,
+        /// Its answer.
+        answer: Result<Outcome, ProposeError>,
+    },
+    /// Time to look for lag, retries and changes of the placement.
     Tick,
 }
 
@@ -176,7 +183,7 @@ pub struct WriterState {
     fence: Fence,
     /// In task order; ended ones stay while a lane that catches up needs them.
     entries: VecDeque<Entry>,
-    /// One per node that holds a shard of the index.
+    /// One per node that holds a shard of the index, or something of one.
     lanes: BTreeMap<NodeId, LaneView>,
     /// The barrier whose operation is under way.
     operation: Option<TaskUid>,
@@ -218,68 +225,16 @@ impl Actor for Writer {
         // An operation was under way, by another life or on another pod: its requests may still
         // arrive.
         let interrupted = entries.iter().any(|entry| entry.resumed && entry.is_barrier());
+        let fence = Fence { index, epoch };
         let mut lanes = BTreeMap::new();
-        for (node, held) in held_shards(&placed.groups) {
-            let mark = lane_marks::load(pod.log.engine().as_ref(), &index, &node)?;
-            for (uid, outcome) in &mark.notable {
-                let entry = entries.iter_mut().find(|entry| entry.task.uid == *uid);
-                if let (Some(entry), Ok(outcome)) = (entry, serde_json::from_str(outcome)) {
+        for node in placement::nodes_of(&placed) {
+            let begins = placement::LaneBegins { pod: &pod, fence: &fence, index: &placed, node };
+            let (node, view, notable) = begins.begin(&myself, interrupted).await?;
+            for (uid, outcome) in notable {
+                if let Some(entry) = entries.iter_mut().find(|entry| entry.task.uid == uid) {
                     entry.results.insert(node.clone(), outcome);
                 }
             }
-            let target =
-                JobTarget { index: index.clone(), shards: placed.shards, held: held.clone() };
-            let turn = Turn::default();
-            let in_sync = lanes::is_in_sync(&placed.groups, &node);
-            if epoch > Epoch(1) && mark.provisioned && (interrupted || !in_sync) {
-                // So may those of a copy. Two: what is found later can't be told from what came late.
-                pod.calls.sent().note_lost(&node, index.as_str());
-                pod.calls.sent().note_lost(&node, index.as_str());
-            }
-            let delivery = Delivery {
-                node: node.clone(),
-                target,
-                turn: turn.clone(),
-                calls: pod.calls.clone(),
-                follower: pod.follower(&node).ok_or("a node has no follower")?,
-                log: pod.log.clone(),
-                fence: Fence { index: index.clone(), epoch },
-                seams: pod.seams.clone(),
-            };
-            let replica = disks::replica(pod.log.engine().as_ref(), &index, &node)?;
-            let is_gone = replica.content == Content::Gone;
-            let disk_life = replica.life;
-            let lane_arguments = LaneArguments { writer: myself.clone(), delivery, disk_life };
-            let actor = myself.spawn(format!("lane/{index}/{node}"), Lane, lane_arguments).await?;
-            let view = LaneView {
-                actor,
-                held,
-                turn,
-                passed: mark.through.filter(|_| !is_gone),
-                busy: false,
-                provisioned: mark.provisioned && !is_gone,
-                standing: match in_sync && !is_gone {
-                    true => Standing::Current,
-                    false => Standing::NeedsCopy,
-                },
-                leaving: false,
-                // What was never provisioned has nothing that a late request could spoil.
-                suspect: !is_gone
-                    && mark.provisioned
-                    && mark.doubts
-                    && mark.explained.is_none()
-                    && mark.audited < mark.node_task,
-                lost_disk: is_gone,
-                disk_life,
-                noting: false,
-                found_gone: false,
-                filling: replica.content == Content::Filling,
-                check_settings: false,
-                checking_version: 0,
-                spelling: None,
-                audited_at: pod.seams.clock.instant(),
-                moved_at: pod.seams.clock.instant(),
-            };
             lanes.insert(node, view);
         }
         schedule_tick(&myself, &pod);
@@ -287,7 +242,7 @@ impl Actor for Writer {
         myself.cast(WriterMessage::TasksEnded(Vec::new()))?;
         Ok(WriterState {
             pod,
-            fence: Fence { index, epoch },
+            fence,
             entries,
             lanes,
             operation: None,
@@ -342,7 +297,13 @@ impl Actor for Writer {
                     replicas::leave(&myself, state, &node, "node is down");
                 }
             }
-            WriterMessage::Tick => on_tick(&myself, state),
+            WriterMessage::Tick => {
+                placement::follow(&myself, state).await?;
+                on_tick(&myself, state);
+            }
+            WriterMessage::Emptied { node, shards, answer } => {
+                placement::on_emptied(state, &node, &shards, &answer)?;
+            }
         }
         steps::advance(&myself, state).await?;
         if state.done || is_orphaned(state) {

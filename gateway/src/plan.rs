@@ -3,7 +3,8 @@
 //! One group answers a query, chosen by the query's hash among those that cover every shard with
 //! healthy in-sync replicas, so that the pages of one query are cut from one list. Inside it the
 //! fewest nodes with a shard filter win: a node asked for *all* it holds needs none. "Holds"
-//! means every copy in the placement, in sync or not: a copy that was not chosen must not answer.
+//! means every copy in the placement, in sync or not, and what is left of those that moved away: a copy
+//! that was not chosen must not answer.
 
 use std::collections::BTreeMap;
 
@@ -171,6 +172,13 @@ fn view_group<'a>(
             }
         }
         view.reachable.push(reachable);
+    }
+    for (node, moves) in &index.moves {
+        if let Some(view) = view.nodes.get_mut(node) {
+            view.held.extend(&moves.leaving);
+            view.held.sort_unstable();
+            view.held.dedup();
+        }
     }
     view
 }

@@ -145,7 +145,8 @@ pub(crate) fn refusal(error: AcceptError) -> ApiError {
     }
 }
 
-/// `groups=…; shards=…` when a group has no in-sync replica for some shard of the index.
+/// `groups=…; shards=…` when a group has no in-sync replica for some shard of the index, other than one
+/// that is on its way there.
 fn degraded(routing: &Routing, name: &str) -> Option<String> {
     let index = routing.by_uid.get(routing.write_names.get(name)?)?;
     let mut groups = Vec::new();
@@ -156,7 +157,12 @@ fn degraded(routing: &Routing, name: &str) -> Option<String> {
             .iter()
             .enumerate()
             .filter(|(_, shard)| shard.in_sync.is_empty())
-            .map(|(n, _)| ShardId(n as u32))
+            .map(|(n, shard)| (ShardId(n as u32), &shard.replicas))
+            .filter(|(shard, replicas)| {
+                let arrives = |node| index.moves.get(node).is_some_and(|m| m.arriving.contains(shard));
+                !replicas.iter().all(arrives)
+            })
+            .map(|(shard, _)| shard)
             .collect();
         if !missing.is_empty() {
             groups.push(group.group.to_string());

@@ -50,6 +50,23 @@ pub fn owner<'pods>(
     pods.into_iter().max_by_key(|pod| (score(pod), std::cmp::Reverse((*pod).clone())))
 }
 
+/// Where the replicas of every shard belong: by group, `[shard]` its nodes, best first.
+pub type Goal = BTreeMap<GroupId, Vec<Vec<NodeId>>>;
+
+/// Where an index of so many shards belongs, on those nodes of each group that take their part. A
+/// group with fewer nodes than copies keeps one on each.
+pub fn goal(
+    shards: u32,
+    groups: &BTreeMap<GroupId, Vec<NodeId>>,
+    replication_factor: usize,
+) -> Goal {
+    let of_group = |nodes: &Vec<NodeId>| {
+        (0..shards).map(|shard| rank(ShardId(shard), nodes, replication_factor)).collect()
+    };
+    let filled = groups.iter().filter(|(_, nodes)| !nodes.is_empty());
+    filled.map(|(group, nodes)| (*group, of_group(nodes))).collect()
+}
+
 /// Why an index can't be placed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
@@ -75,22 +92,32 @@ pub fn place(
     groups: &BTreeMap<GroupId, Vec<NodeId>>,
     replication_factor: usize,
 ) -> Result<Vec<GroupPlacement>, PlacementError> {
-    if groups.values().all(Vec::is_empty) {
-        return Err(PlacementError::NoNodes);
+    if let Some((group, nodes)) = groups.iter().find(|(_, n)| n.len() < replication_factor)
+        && groups.values().any(|nodes| !nodes.is_empty())
+    {
+        return Err(PlacementError::TooFewNodes { group: *group, nodes: nodes.len() });
     }
-    let place_group = |(group, nodes): (&GroupId, &Vec<NodeId>)| {
-        if nodes.len() < replication_factor {
-            return Err(PlacementError::TooFewNodes { group: *group, nodes: nodes.len() });
-        }
-        let shards = (0..shards)
-            .map(|shard| {
-                let replicas = rank(ShardId(shard), nodes, replication_factor);
-                ShardPlacement { in_sync: replicas.clone(), replicas }
-            })
-            .collect();
-        Ok(GroupPlacement { group: *group, shards })
-    };
-    groups.iter().map(place_group).collect()
+    place_on_what_is_left(shards, groups, replication_factor)
+}
+
+/// As [`place`], where nodes were taken out on purpose: a group that is too small keeps one replica
+/// on each of its nodes.
+///
+/// # Errors
+/// When there are no nodes.
+pub fn place_on_what_is_left(
+    shards: u32,
+    groups: &BTreeMap<GroupId, Vec<NodeId>>,
+    replication_factor: usize,
+) -> Result<Vec<GroupPlacement>, PlacementError> {
+    let in_sync = |replicas: Vec<NodeId>| ShardPlacement { in_sync: replicas.clone(), replicas };
+    let placed: Vec<GroupPlacement> = goal(shards, groups, replication_factor)
+        .into_iter()
+        .map(|(group, shards)| {
+            GroupPlacement { group, shards: shards.into_iter().map(in_sync).collect() }
+        })
+        .collect();
+    if placed.is_empty() { Err(PlacementError::NoNodes) } else { Ok(placed) }
 }
 
 #[cfg(test)]

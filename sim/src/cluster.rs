@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use miroir_actors::pod::PodContext;
 use miroir_seams::Tasks;
+use miroir_storage::commands::Command;
 use miroir_storage::engine::{ALL_KEYS, Direction};
 use miroir_storage::ids::NodeId;
 use miroir_storage::routing::Routing;
@@ -51,7 +52,7 @@ struct Slot {
 }
 
 /// A pod that serves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Serving {
     /// Its number.
     pub(crate) number: usize,
@@ -89,11 +90,13 @@ impl Cluster {
     pub(crate) fn new(plan: &Plan, trace: &Trace, world_tasks: &Tasks) -> Self {
         let dice = Dice::new(plan.seed, "cluster");
         let nodes: BTreeMap<NodeId, ModelNode> = plan
-            .nodes()
+            .all_nodes()
             .into_iter()
-            .map(|(id, _)| {
-                let traits =
-                    NodeTraits { keeps_names: dice.chance(600), batch_ms_max: plan.batch_ms_max };
+            .map(|id| {
+                // One that joins is of the newest version: what older ones lack is refused there.
+                let joins = plan.spares().iter().any(|(spare, _)| *spare == id);
+                let keeps_names = joins || dice.chance(600);
+                let traits = NodeTraits { keeps_names, batch_ms_max: plan.batch_ms_max };
                 let node =
                     ModelNode::start(id.clone(), traits, plan.seed, trace.clone(), world_tasks);
                 (id, node)
@@ -320,6 +323,19 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Gives an order about the topology to a pod, whatever comes of it.
+    pub(crate) fn order(&self, command: Command, world_tasks: &Tasks) {
+        let Some(pod) = self.dice.pick(&self.serving()).map(|pod| pod.context.clone()) else {
+            return;
+        };
+        let trace = self.trace.clone();
+        trace.note("operator", format!("orders {command:?}"));
+        world_tasks.spawn("order", async move {
+            let answer = pod.log.propose(&command).await;
+            trace.note("operator", format!("is told {answer:?}"));
+        });
     }
 
     fn begin_drain(&mut self, pod: usize) {

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use miroir_storage::ids::NodeId;
-use miroir_storage::routing::Routing;
+use miroir_actors::rebalancer::plan::distance;
+use miroir_storage::ids::{NodeId, ShardId};
+use miroir_storage::routing::{IndexRouting, Routing};
+use miroir_storage::tables::indexes::in_sync_of;
 
 use crate::dice::Dice;
+use crate::invariants::everything_is_in_sync::out_of_sync;
 use crate::network::Link;
 use crate::plan::{Plan, Weather};
 use crate::without::Kind;
@@ -114,13 +117,18 @@ impl Faults {
         self.count
     }
 
+    /// Whether a disk was lost a moment ago.
+    pub fn is_quiet(&self, now_ms: u64) -> bool {
+        self.disk_lost_at_ms.is_some_and(|at| now_ms < at + DISK_LOSS_QUIET_MS)
+    }
+
     /// What somebody else does to a node, when it is due.
     pub fn due_stranger(&mut self, now_ms: u64) -> Option<Fault> {
         if !self.plan.changes_settings || now_ms < self.stranger_at_ms {
             return None;
         }
         self.stranger_at_ms = now_ms + self.strangers.between(50, STRANGER_PAUSE_MS * 2);
-        let nodes: Vec<NodeId> = self.plan.nodes().into_iter().map(|(node, _)| node).collect();
+        let nodes: Vec<NodeId> = self.plan.all_nodes();
         self.strangers.pick(&nodes).cloned().map(Fault::ChangeSettings)
     }
 
@@ -171,8 +179,8 @@ impl Faults {
             Weather::Pods => (0, 1),
             Weather::Storm => (3, 1),
         };
-        let nodes: Vec<NodeId> = self.plan.nodes().into_iter().map(|(node, _)| node).collect();
-        let quiet = self.disk_lost_at_ms.is_some_and(|at| now_ms < at + DISK_LOSS_QUIET_MS);
+        let nodes: Vec<NodeId> = self.plan.all_nodes();
+        let quiet = self.is_quiet(now_ms);
         let node = self.dice.pick(&nodes).cloned()?;
         if self.dice.weighted(&[(true, of_pods), (false, of_nodes)]).unwrap_or(false) {
             // Several pods have faults of their own.
@@ -185,7 +193,7 @@ impl Faults {
             && self.disk_lost_at_ms.is_none()
             && self.recoveries.is_empty()
             && self.plan.copies() > 1
-            && routing.is_some_and(all_in_sync)
+            && routing.is_some_and(all_in_sync_twice)
             && self.dice.chance(300)
         {
             self.disk_lost_at_ms = Some(now_ms);
@@ -207,6 +215,12 @@ impl Faults {
     pub const LOOK: Duration = Duration::from_millis(50);
 }
 
-fn all_in_sync(routing: &Routing) -> bool {
-    crate::invariants::everything_is_in_sync::out_of_sync(routing).is_empty()
+/// Whether every replica is in sync, none is the only one, and none moves.
+fn all_in_sync_twice(routing: &Routing) -> bool {
+    let is_twice = |index: &IndexRouting| {
+        (0..index.shards).all(|shard| in_sync_of(&index.groups, ShardId(shard)).len() > 1)
+    };
+    out_of_sync(routing).is_empty()
+        && distance(routing).is_none()
+        && routing.by_uid.values().all(|index| is_twice(index))
 }

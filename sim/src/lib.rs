@@ -15,6 +15,7 @@
 //! | [`operation`], [`workload`], [`history`] | what clients write, and what they know of it |
 //! | [`expected`], [`invariants`] | what must hold |
 //! | [`faults`], [`pod_faults`] | what goes wrong with nodes and pods |
+//! | [`topology_orders`] | what operators make of the topology meanwhile |
 //! | [`without`] | what is left out of a world to see a failure better |
 //! | [`run`] | one run: faults, healing, checks |
 //! | [`conformance`] | the model node held against a real one |
@@ -44,6 +45,7 @@ pub mod pod_faults;
 pub mod reader;
 pub mod run;
 pub mod scale;
+pub mod topology_orders;
 pub mod trace;
 pub mod without;
 pub mod workload;

@@ -16,6 +16,8 @@ const RETENTION_SHORT: Duration = Duration::from_secs(3600);
 /// Worlds of seeds below this are as they were when the corpus began, so that it stays worth its
 /// name; later ones have more in them.
 pub const SEEDS_KEPT: u64 = 10_000;
+/// From here on operators change the topology in most worlds.
+pub const SEEDS_MOVING: u64 = 40_000;
 /// Of later worlds: with the quiet time that follows, 300 s and more.
 const FIRE_MS_MIN: u64 = 155_000;
 /// Of later worlds.
@@ -101,6 +103,8 @@ pub struct Plan {
     pub changes_settings: bool,
     /// Operators have actors started again.
     pub restarts_actors: bool,
+    /// Operators add, drain and remove nodes.
+    pub moves: bool,
     /// How long ended tasks are kept; longer than a run takes to come to rest.
     pub retention: TaskRetention,
     /// Requests may arrive here after their senders gave up.
@@ -258,6 +262,7 @@ impl Plan {
             }),
             changes_settings: Dice::new(seed, "drift").chance(250),
             restarts_actors: Dice::new(seed, "operators").chance(250),
+            moves: seed >= SEEDS_MOVING && Dice::new(seed, "moves").chance(800),
             retention: match Dice::new(seed, "retention").chance(150) {
                 true => TaskRetention { time: RETENTION_SHORT, ..TaskRetention::default() },
                 false => TaskRetention::default(),
@@ -289,6 +294,21 @@ impl Plan {
                 (0..self.nodes_per_group).map(move |n| (node_id(group, n), GroupId(group)))
             })
             .collect()
+    }
+
+    /// Nodes that may join under fire: one more for each group, and a group of its own.
+    pub fn spares(&self) -> Vec<(NodeId, GroupId)> {
+        if !self.moves {
+            return Vec::new();
+        }
+        let more = (0..self.groups).map(|group| (group, self.nodes_per_group));
+        let new_group = (0..self.replication_factor).map(|n| (self.groups, n));
+        more.chain(new_group).map(|(group, n)| (node_id(group, n), GroupId(group))).collect()
+    }
+
+    /// Every node that there is in the world, in the cluster or not.
+    pub fn all_nodes(&self) -> Vec<NodeId> {
+        self.nodes().into_iter().chain(self.spares()).map(|(id, _)| id).collect()
     }
 
     /// Whether old tasks are removed within a run.

@@ -388,6 +388,8 @@ fn pod_config(plan: &Plan) -> PodConfig {
         health: HealthConfig::default(),
         retention: plan.retention,
         pod_grace: Duration::from_secs(600),
+        node_grace: Duration::from_secs(1800),
+        placement_life: Duration::from_secs(15),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use miroir_storage::ids::{NodeId, TaskUid};
-use miroir_storage::routing::Routing;
+use miroir_storage::routing::{Routing, ShardPlacement};
 use serde_json::json;
 
 use crate::cluster::tasks_of;
@@ -155,9 +155,11 @@ impl Reading {
         let Some(index) = before.indexes.get(name) else { return BTreeSet::new() };
         let later = now.as_ref().and_then(|now| now.by_uid.get(&index.uid));
         let mut excused = BTreeSet::new();
-        for (g, group) in index.groups.iter().enumerate() {
+        for group in &index.groups {
+            let later = later.map(|index| index.groups.iter().find(|g| g.group == group.group));
             for (n, shard) in group.shards.iter().enumerate() {
-                let later = later.and_then(|index| index.groups.get(g)?.shards.get(n));
+                let gone = ShardPlacement::default();
+                let later = later.map(|g| g.and_then(|g| g.shards.get(n)).unwrap_or(&gone));
                 let stays = |node: &NodeId| later.is_none_or(|now| now.in_sync.contains(node));
                 let is_sure = |node: &NodeId| !nodes.contains(node) && stays(node);
                 if !shard.in_sync.iter().all(is_sure) {

@@ -24,6 +24,7 @@ use crate::model_node::ModelNode;
 use crate::plan::Plan;
 use crate::pod_faults::PodFaults;
 use crate::reader::Reader;
+use crate::topology_orders::TopologyOrders;
 use crate::trace::Trace;
 
 /// Virtual time under fire at most; clients that are not done by then stop.
@@ -97,6 +98,7 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     }
     let mut faults = Faults::new(plan);
     let mut pod_faults = PodFaults::new(plan);
+    let mut orders = TopologyOrders::new(plan);
     let mut observed_ms = 0;
     let mut late_pods = plan.late_pods > 0;
     let goes_on = |made: u64, now_ms: u64| {
@@ -132,6 +134,10 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
             cluster.suffer_pod(fault).await;
         }
         let routing = cluster.routing();
+        let quiet = faults.is_quiet(now_ms);
+        if let Some(order) = orders.due(now_ms, routing.as_deref(), quiet) {
+            cluster.order(order, &world_tasks);
+        }
         if let Some(fault) = faults.due_fault(now_ms, routing.as_deref()) {
             cluster.suffer(fault).await;
         }
@@ -149,6 +155,9 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
         cluster.recover_pod(recovery).await;
     }
     cluster.heal().await;
+    if plan.moves {
+        cluster.go_on_moving(&world_tasks).await;
+    }
     if cluster.come_to_rest(&clients_done, false).await {
         readers.iter().for_each(tokio::task::JoinHandle::abort);
         if plan.changes_settings {
@@ -201,6 +210,18 @@ async fn start_pods(cluster: &mut Cluster) {
 }
 
 impl Cluster {
+    /// Has moves go on that were paused, once a pod takes the order.
+    async fn go_on_moving(&mut self, world_tasks: &Tasks) {
+        let until = self.trace.now_ms() + REST_MS_MAX;
+        while self.routing().is_none_or(|routing| routing.topology.paused)
+            && self.trace.now_ms() < until
+        {
+            self.order(TopologyOrders::go_on(), world_tasks);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            self.observe();
+        }
+    }
+
     /// Waits until nothing is open, out of sync or under way, and no journal holds anything if
     /// that is asked for too; false when it takes too long.
     async fn come_to_rest(&mut self, clients_done: &impl Fn() -> bool, journals: bool) -> bool {
@@ -212,7 +233,11 @@ impl Cluster {
             }
             let open = self.tasks().iter().filter(|task| !task.ended()).count();
             let routing = self.routing();
-            let out_of_sync = routing.as_deref().map(everything_is_in_sync::out_of_sync);
+            let out_of_sync = routing.as_deref().map(|routing| {
+                let mut found = everything_is_in_sync::out_of_sync(routing);
+                found.extend(everything_is_in_sync::out_of_place(routing));
+                found
+            });
             let busy = self.nodes.values().filter(|node| !node.is_idle()).count();
             let under_way = self.network.under_way();
             let full = if journals { pods_agree::full_journals(&self.serving()) } else { None };

@@ -93,6 +93,9 @@ pub struct ClusterConfig {
     /// A pod that is gone this long is no longer a member of the log.
     #[serde(with = "units::duration_text")]
     pub pod_grace: Duration,
+    /// A node that is down this long has its copies made on the other nodes of its group.
+    #[serde(with = "units::duration_text")]
+    pub node_grace: Duration,
     /// How long a pod may go unconfirmed by the log's leader before its reads count as stale.
     #[serde(with = "units::duration_text")]
     pub max_staleness: Duration,
@@ -116,6 +119,7 @@ impl Default for ClusterConfig {
             seeds: Vec::new(),
             pods_expected: 1,
             pod_grace: Duration::from_secs(600),
+            node_grace: Duration::from_secs(1800),
             max_staleness: Duration::from_secs(5),
             stale_policy: StalePolicy::Mark,
             secret_files: SecretFiles::default(),

@@ -14,11 +14,12 @@ use crate::tables::indexes::GroupPlacement;
 use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
 use crate::tables::webhooks::WebhookRecord;
+use crate::topology_commands::{TopologyCommand, TopologyRefusal};
 
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -191,6 +192,8 @@ pub enum Command {
         /// The letter after the last that it got.
         through: u64,
     },
+    /// About nodes, and where replicas go.
+    Topology(Box<TopologyCommand>),
 }
 
 impl Command {
@@ -208,6 +211,7 @@ impl Command {
             | Self::PutWebhook(_)
             | Self::DeleteWebhook { .. }
             | Self::WebhookSent { .. } => 3,
+            Self::Topology(_) => 4,
             _ => 1,
         }
     }
@@ -457,4 +461,6 @@ pub enum Outcome {
     Job(JobOutcome),
     /// Refused: there are as many as there may be.
     TooMany,
+    /// An order about the topology is refused.
+    Topology(TopologyRefusal),
 }

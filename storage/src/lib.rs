@@ -6,7 +6,7 @@
 //! | [`journal`] | the durable, bounded store of acknowledged payloads |
 //! | [`log`] | the coordinator log: propose commands, follow what was applied, route |
 //! | [`raft`] | openraft's log store and state machine over an engine |
-//! | [`ids`], [`commands`], [`job_commands`] | the words of the coordinator log |
+//! | [`ids`], [`commands`], [`job_commands`], [`topology_commands`] | the words of the coordinator log |
 //! | [`tables`] | its state, and the one function that changes it |
 //! | [`routing`] | what a search needs of that state, immutable |
 
@@ -19,3 +19,4 @@ pub mod log;
 pub mod raft;
 pub mod routing;
 pub mod tables;
+pub mod topology_commands;

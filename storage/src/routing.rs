@@ -16,10 +16,12 @@ use crate::tables::api_keys::ApiKeys;
 use crate::tables::disks::DiskRecord;
 use crate::tables::indexes::IndexRecord;
 use crate::tables::records::{decode, text_from};
+use crate::tables::topology;
 use crate::tables::{ApplyError, DISKS, INDEXES, META, NAMES, NEW_INDEX_SETTINGS, NODES, TIMES};
 
 pub use crate::tables::indexes::{GroupPlacement, ShardPlacement};
 pub use crate::tables::nodes::NodeRecord;
+pub use crate::tables::topology::{NodeMoves, Topology};
 
 /// All that requests are routed by.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +34,8 @@ pub struct Routing {
     pub nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
     /// The disks of nodes, where something is known of them.
     pub disks: BTreeMap<NodeId, DiskRecord>,
+    /// How nodes take part.
+    pub topology: Arc<Topology>,
     /// What readers see under each client name.
     pub indexes: BTreeMap<String, Arc<IndexRouting>>,
     /// What a write accepted now would go to.
@@ -67,6 +71,8 @@ pub struct IndexRouting {
     pub epoch: Epoch,
     /// Placement in force, by group.
     pub groups: Vec<GroupPlacement>,
+    /// Shards on the move, by node.
+    pub moves: BTreeMap<NodeId, NodeMoves>,
 }
 
 impl Routing {
@@ -91,6 +97,8 @@ impl Routing {
         for (key, bytes) in everything(DISKS)? {
             routing.disks.insert(NodeId(text_from(key)?), decode(&bytes)?);
         }
+        routing.topology = Arc::new(topology::load(engine)?);
+        let mut moves = topology::all_moves(engine)?;
         let mut read_names = BTreeMap::new();
         for (key, uid) in everything(NAMES)? {
             let uid = IndexUid(text_from(uid)?);
@@ -106,7 +114,8 @@ impl Routing {
             let uid = IndexUid(text_from(key)?);
             let record: IndexRecord = decode(&bytes)?;
             let seen_as = read_names.get(&uid).cloned();
-            let index = Arc::new(index_routing(uid.clone(), seen_as.as_deref(), record));
+            let moves = moves.remove(&uid).unwrap_or_default();
+            let index = Arc::new(index_routing(uid.clone(), seen_as.as_deref(), record, moves));
             if let Some(name) = seen_as {
                 routing.indexes.insert(name, index.clone());
             }
@@ -143,7 +152,12 @@ fn read_settings(of: &str, stored: &str) -> Settings {
     })
 }
 
-fn index_routing(uid: IndexUid, seen_as: Option<&str>, record: IndexRecord) -> IndexRouting {
+fn index_routing(
+    uid: IndexUid,
+    seen_as: Option<&str>,
+    record: IndexRecord,
+    moves: BTreeMap<NodeId, NodeMoves>,
+) -> IndexRouting {
     let settings = read_settings(uid.as_str(), &record.settings);
     IndexRouting {
         name: seen_as.unwrap_or(&record.name).to_owned(),
@@ -156,6 +170,7 @@ fn index_routing(uid: IndexUid, seen_as: Option<&str>, record: IndexRecord) -> I
         writer: record.writer,
         epoch: record.epoch,
         groups: record.groups,
+        moves,
         uid,
     }
 }

@@ -180,6 +180,8 @@ async fn pod(
         health: HealthConfig::default(),
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
+        node_grace: Duration::from_secs(1800),
+        placement_life: Duration::from_secs(15),
     };
     let pod =
         PodContext::new(config, log, journal, Arc::new(NoNodes), peers, Arc::new(NoOutlet), seams);

@@ -61,6 +61,8 @@ async fn pod() -> TestResult<Arc<PodContext>> {
         health: HealthConfig::default(),
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
+        node_grace: Duration::from_secs(1800),
+        placement_life: Duration::from_secs(15),
     };
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
     Ok(PodContext::new(config, log, journal, Arc::new(NoNodes), peers, Arc::new(NoOutlet), seams))

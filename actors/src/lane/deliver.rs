@@ -139,13 +139,16 @@ impl Delivery {
             }
         }
         mark.open = None;
-        if matches!(job.work, JobWork::Provision { .. }) {
+        let is_applied =
+            outcomes.iter().all(|(_, end)| matches!(end, PartOutcome::Applied { .. }));
+        match &job.work {
             // A node that refused the index doesn't have it.
-            mark.provisioned =
-                outcomes.iter().all(|(_, end)| matches!(end, PartOutcome::Applied { .. }));
-        } else {
-            mark.through = Some(job.last);
-            remember(mark, &outcomes);
+            JobWork::Provision { .. } => mark.provisioned = is_applied,
+            JobWork::Empty { whole, .. } => mark.provisioned &= !(*whole && is_applied),
+            _ => {
+                mark.through = Some(job.last);
+                remember(mark, &outcomes);
+            }
         }
         self.note_sent(mark);
         self.note(mark);
@@ -205,7 +208,10 @@ impl Delivery {
     ) -> Result<Result<Option<u64>, ResponseError>, RunEnd> {
         let mut deleted = None;
         // A part of the node's shards is another request than all of them.
-        let part = only.map_or_else(String::new, |shard| format!(":s{shard}"));
+        let part = match (work, only) {
+            (JobWork::Empty { .. }, _) => ":empty".to_owned(),
+            (_, only) => only.map_or_else(String::new, |shard| format!(":s{shard}")),
+        };
         for (n, request) in work.requests(target).iter().enumerate() {
             let name = format!("miroir:{}:{first}-{last}{part}:{n}", target.index);
             // A request that a former life of this lane may have sent is looked up, not sent.

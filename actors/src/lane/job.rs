@@ -71,6 +71,13 @@ pub enum JobWork {
     },
     /// Nothing for this node; the lane only moves on.
     Pass,
+    /// Deletes what is left of shards that the node no longer holds.
+    Empty {
+        /// The shards.
+        shards: BTreeSet<ShardId>,
+        /// The node holds none any more: the whole index is deleted there.
+        whole: bool,
+    },
 }
 
 /// How one task of a run ended on one node.
@@ -119,6 +126,9 @@ impl JobRequest {
     /// Meilisearch's name of the task that it makes.
     pub fn task_kind(&self) -> &'static str {
         let path = self.path.split('?').next().unwrap_or_default();
+        if self.method == Method::DELETE && path.matches('/').count() == 2 {
+            return "indexDeletion";
+        }
         match (path.rsplit('/').next().unwrap_or_default(), &self.method) {
             ("settings", _) => "settingsUpdate",
             ("indexes", _) => "indexCreation",
@@ -144,6 +154,16 @@ impl JobWork {
     pub fn requests(&self, target: &JobTarget) -> Vec<JobRequest> {
         match self {
             Self::Pass => Vec::new(),
+            Self::Empty { whole: true, .. } => {
+                let path = format!("/indexes/{}", target.index);
+                let accepts = Some("index_not_found");
+                vec![JobRequest { accepts, ..control(Method::DELETE, path, None) }]
+            }
+            Self::Empty { shards, whole: false } => {
+                let path = format!("/indexes/{}/documents/delete", target.index);
+                let body = json!({ "filter": in_shards(shards, target.shards) });
+                vec![control(Method::POST, path, Some(&body))]
+            }
             Self::Provision { primary_key, settings } => {
                 let create = json!({ "uid": target.index.as_str(), "primaryKey": primary_key });
                 vec![
@@ -185,6 +205,11 @@ impl JobWork {
                 vec![control(Method::DELETE, path, None)]
             }
         }
+    }
+
+    /// Whether it is about the index on the node rather than about tasks: the lane stays where it is.
+    pub fn is_aside(&self) -> bool {
+        matches!(self, Self::Provision { .. } | Self::Empty { .. })
     }
 
     /// The run cut into single tasks, for when a joined request was refused.
@@ -305,6 +330,13 @@ fn documents_requests(partial: bool, batches: &[&Prepared], target: &JobTarget) 
             repeatable: true,
         })
         .collect()
+}
+
+/// The filter that matches the documents of these shards.
+pub(crate) fn in_shards(shards: &BTreeSet<ShardId>, of: u32) -> String {
+    let tokens: Vec<String> =
+        shards.iter().map(|shard| format!("\"{}\"", shard_token(shard.0, of))).collect();
+    format!("{SHARD_FIELD} IN [{}]", tokens.join(", "))
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.

@@ -1,12 +1,17 @@
 //! Creating, changing and deleting an index on its nodes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use http::Method;
 use miroir_storage::commands::{Effect, Ending};
+use miroir_storage::ids::{NodeId, ShardId};
+use miroir_storage::tables::indexes::in_sync_of;
 use miroir_wire::document::primary_key_cannot_change;
 use miroir_wire::error::{ApiError, Code, ResponseError};
 use serde_json::{Value, json};
 
 use super::{OperationArguments, OperationEnd};
+use crate::lane::job::in_shards;
 use crate::node_settings::node_side;
 use crate::writer::entries::Decision;
 
@@ -109,25 +114,42 @@ async fn holds_documents(arguments: &OperationArguments) -> bool {
     count_documents(arguments).await > 0
 }
 
-/// Documents over one group's nodes, each counted once.
+/// Documents, each counted once: every shard on one of its in-sync replicas. Shards that nobody
+/// answers for count nothing.
 async fn count_documents(arguments: &OperationArguments) -> u64 {
-    let routing = arguments.pod.log.routing();
+    let pod = &arguments.pod;
+    let routing = pod.log.routing();
     let Some(index) = routing.by_uid.get(arguments.index()) else { return 0 };
-    let mut best = 0;
-    for group in &index.groups {
-        let copies = group.shards.first().map_or(1, |shard| shard.replicas.len().max(1)) as u64;
-        let nodes: std::collections::BTreeSet<_> =
-            group.shards.iter().flat_map(|shard| &shard.replicas).collect();
-        let mut sum = 0;
-        for node in nodes {
-            let path = format!("/indexes/{}/stats", arguments.index());
-            let stats: Result<Value, _> =
-                arguments.pod.calls.json(node, Method::GET, path, None).await;
-            sum += stats.ok().and_then(|s| s.get("numberOfDocuments")?.as_u64()).unwrap_or(0);
+    let path = format!("/indexes/{}/documents/fetch", arguments.index());
+    let mut left: BTreeSet<ShardId> = (0..index.shards).map(ShardId).collect();
+    let mut silent: BTreeSet<NodeId> = pod.health.down().as_ref().clone();
+    let mut counted = 0;
+    loop {
+        let mut asked: BTreeMap<NodeId, BTreeSet<ShardId>> = BTreeMap::new();
+        for shard in &left {
+            let in_sync = in_sync_of(&index.groups, *shard);
+            if let Some(node) = in_sync.difference(&silent).next() {
+                asked.entry(node.clone()).or_default().insert(*shard);
+            }
         }
-        best = best.max(sum / copies);
+        if asked.is_empty() {
+            return counted;
+        }
+        for (node, shards) in asked {
+            let query = json!({ "filter": [in_shards(&shards, index.shards)], "limit": 0 });
+            let answer: Result<Value, _> =
+                pod.calls.json(&node, Method::POST, path.clone(), Some(&query)).await;
+            match answer.ok().and_then(|answer| answer.get("total")?.as_u64()) {
+                Some(total) => {
+                    counted += total;
+                    left.retain(|shard| !shards.contains(shard));
+                }
+                None => {
+                    silent.insert(node);
+                }
+            }
+        }
     }
-    best
 }
 
 async fn succeeded(

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::Epoch;
 use miroir_storage::log::ProposeError;
+use miroir_storage::tables::roles::{REBALANCER, REGISTRAR};
 use ractor::ActorProcessingErr;
 
 use super::restart::restart_later;
@@ -20,6 +21,7 @@ use crate::inspect::Address;
 use crate::job_worker::JobWorker;
 use crate::journal_keeper::JournalKeeper;
 use crate::node_tasks::{NodeTasks, NodeTasksArguments};
+use crate::rebalancer::{Rebalancer, RebalancerArguments};
 use crate::registrar::Registrar;
 use crate::shares::Share;
 use crate::task_pruner::{TaskBlock, TaskPruner, TaskPrunerArguments};
@@ -38,7 +40,8 @@ pub(super) async fn start_or_wait(
     let context = &state.context;
     let held = match &child {
         Child::Writer(index) => context.writes(index),
-        Child::Registrar => context.registers(),
+        Child::Registrar => context.holds(REGISTRAR),
+        Child::Rebalancer => context.holds(REBALANCER),
         _ => return start(myself, state, child, NO_EPOCH).await,
     };
     if !held {
@@ -149,6 +152,12 @@ async fn start_child(
         Child::Registrar => {
             let actor = myself.spawn(name, Registrar, context).await?;
             state.registrar = Some(actor.clone());
+            actor.get_cell()
+        }
+        Child::Rebalancer => {
+            let arguments = RebalancerArguments { pod: context, epoch };
+            let actor = myself.spawn(name, Rebalancer, arguments).await?;
+            state.rebalancer = Some(actor.clone());
             actor.get_cell()
         }
         Child::Pruner => {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::ids::{IndexUid, NodeId};
-use miroir_storage::tables::roles::{REGISTRAR, writer_role};
+use miroir_storage::tables::roles::{REBALANCER, REGISTRAR, writer_role};
 use ractor::{ActorCell, ActorId};
 
 /// The children by name.
@@ -20,6 +20,8 @@ pub enum Child {
     Janitor,
     /// Tasks that no index owns.
     Registrar,
+    /// Moves replicas.
+    Rebalancer,
     /// Gives roles.
     Coordinator,
     /// Gives back payloads.
@@ -44,6 +46,7 @@ impl Child {
             Self::Health => "health-checker".to_owned(),
             Self::Janitor => "index-janitor".to_owned(),
             Self::Registrar => REGISTRAR.to_owned(),
+            Self::Rebalancer => REBALANCER.to_owned(),
             Self::Coordinator => "coordinator".to_owned(),
             Self::Keeper => "journal-keeper".to_owned(),
             Self::Pruner => "task-pruner".to_owned(),

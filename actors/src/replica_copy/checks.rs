@@ -8,9 +8,9 @@ use http::Method;
 use miroir_storage::ids::{NodeId, ShardId};
 use serde_json::{Value, json};
 
-use super::pages::in_shards;
 use super::{CopyError, PAUSE, ReplicaCopyArguments};
 use crate::lane::deliver::CONFIRMED_MAX;
+use crate::lane::job::in_shards;
 use crate::node_calls::NodeCallError;
 use crate::node_disks::{self, Look};
 

@@ -1,11 +1,7 @@
 //! Pages of documents, as they are asked for and sent. Pure.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
-use miroir_storage::ids::ShardId;
 use miroir_wire::document::document_id;
-use miroir_wire::reserved::{SHARD_FIELD, shard_token};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -14,12 +10,6 @@ use crate::lane::job::BODY_BYTES_MAX;
 
 pub(super) fn id_of(document: &RawValue, primary_key: &str) -> Result<String, CopyError> {
     document_id(document.get().as_bytes(), primary_key).map_err(|_| CopyError::NoId)
-}
-
-pub(super) fn in_shards(shards: &BTreeSet<ShardId>, of: u32) -> String {
-    let tokens: Vec<String> =
-        shards.iter().map(|shard| format!("\"{}\"", shard_token(shard.0, of))).collect();
-    format!("{SHARD_FIELD} IN [{}]", tokens.join(", "))
 }
 
 pub(super) fn json_body(value: &Value) -> Bytes {

@@ -53,6 +53,8 @@ async fn pod(
         health: HealthConfig::default(),
         retention,
         pod_grace: GRACE,
+        node_grace: Duration::from_secs(1800),
+        placement_life: Duration::from_secs(15),
     };
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
     let pod =

@@ -96,6 +96,8 @@ async fn world() -> Result<World, Box<dyn std::error::Error>> {
         health: HealthConfig::default(),
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
+        node_grace: Duration::from_secs(1800),
+        placement_life: Duration::from_secs(15),
     };
     let peers = PeersView::alone(PodId::from("pod-1"), seams.clock.instant());
     let hooks = Arc::new(Hooks::default());

@@ -54,6 +54,7 @@ pub(super) fn on_lane_audited(
     match audit {
         Audit::Stray => {
             lane.suspect = true;
+            lane.sweeps = true;
             take_out(myself, state);
         }
         Audit::StraySettings => lane.check_settings = true,

@@ -198,11 +198,11 @@ async fn begin(
     if state.entries.iter().any(|entry| entry.is_barrier() && is_told(entry)) {
         return Ok(());
     }
-    let wanted = state.lanes.iter().find_map(|(node, lane)| {
-        let can = lane.standing == Standing::NeedsCopy
-            && !lane.busy
-            && !lane.awaits_index(&index.groups, node)
-            && !state.pod.health.is_down(node);
+    // Lost copies before those that only move.
+    let mut lanes: Vec<(&NodeId, &LaneView)> = state.lanes.iter().collect();
+    lanes.sort_by_key(|(_, lane)| is_move(lane));
+    let wanted = lanes.into_iter().find_map(|(node, lane)| {
+        let can = needs_copy(state, &index, node, lane);
         Some((node.clone(), can.then(|| plan_copy(state, &index, node, lane))??))
     });
     let Some((target, plan)) = wanted else { return Ok(()) };
@@ -224,6 +224,7 @@ async fn begin(
         missing: plan.refill(),
         disk_life: lane.disk_life,
         turn: lane.turn.clone(),
+        is_move: is_move(lane),
         given_up: given_up.clone(),
     };
     let name = format!("copy/{}/{target}/{}", state.fence.index, state.copies);
@@ -259,6 +260,37 @@ async fn begin(
     }
     state.copying = Some(copying);
     Ok(())
+}
+
+/// Whether all that the lane waits for are shards that a move brings.
+fn is_move(lane: &LaneView) -> bool {
+    lane.standing == Standing::Current || lane.settled().is_empty()
+}
+
+/// Whether a copy to the lane's node may begin. Where the node is read, not before nobody reads it
+/// by a placement without the shards that arrive.
+fn needs_copy(
+    state: &WriterState,
+    index: &IndexRouting,
+    node: &NodeId,
+    lane: &LaneView,
+) -> bool {
+    let now = state.pod.seams.clock.instant();
+    let is_known = lane.arriving.is_empty()
+        || !lane.keeps_shards(&index.groups, node)
+        || now.saturating_duration_since(lane.moved_shards_at) >= state.pod.config.placement_life;
+    let misses_some = match lane.standing {
+        Standing::NeedsCopy => !lane.held.is_empty(),
+        Standing::Current => lane.provisioned && !lane.arriving.is_empty(),
+        Standing::CatchingUp | Standing::Joining => false,
+    };
+    let is_paused = is_move(lane) && state.pod.log.routing().topology.paused;
+    misses_some
+        && is_known
+        && !is_paused
+        && !lane.busy
+        && !lane.awaits_index(&index.groups, node)
+        && !state.pod.health.is_down(node)
 }
 
 /// The last task that every source has applied, and the target where its lane goes on.
@@ -429,6 +461,8 @@ pub(super) fn on_copy_passed(
     }
     if let Some(lane) = state.lanes.get_mut(&target) {
         lane.standing = Standing::CatchingUp;
+        lane.arriving.retain(|shard| !filling.contains(shard));
+        lane.filled.extend(filling);
         lane.lost_disk = false;
         lane.filling = false;
         // A stranger may have changed them meanwhile.

@@ -41,8 +41,19 @@ pub enum Standing {
 pub struct LaneView {
     /// The lane.
     pub actor: Address<LaneMessage>,
-    /// The shards the node holds.
+    /// The shards the node holds, those on their way to it included.
     pub held: BTreeSet<ShardId>,
+    /// Those of them that a move brings: it gets nothing of them before a copy has filled them.
+    pub arriving: BTreeSet<ShardId>,
+    /// Those that a copy has brought, until the log has them in sync.
+    pub filled: BTreeSet<ShardId>,
+    /// Shards that are no longer its own, of which it still has documents.
+    pub departed: BTreeSet<ShardId>,
+    /// A task that nobody sent by now may have brought documents of shards that are not its own.
+    pub sweeps: bool,
+    /// When `arriving` or `departed` last grew: earlier placements may be read by until a while
+    /// after it.
+    pub moved_shards_at: Instant,
     /// Whose turn it is on the node: the lane's or a copy's.
     pub turn: Turn,
     /// Everything up to here is applied.
@@ -90,9 +101,15 @@ impl LaneView {
     /// fill.
     pub fn carried(&self, groups: &[GroupPlacement], node: &NodeId) -> BTreeSet<ShardId> {
         let is_filled = |shard: &ShardId| {
-            self.standing == Standing::NeedsCopy && !in_sync_of(groups, *shard).contains(node)
+            (self.standing == Standing::NeedsCopy || self.arriving.contains(shard))
+                && !in_sync_of(groups, *shard).contains(node)
         };
         self.held.iter().copied().filter(|shard| !is_filled(shard)).collect()
+    }
+
+    /// The shards that it has, or is about to have, like any other replica.
+    pub fn settled(&self) -> BTreeSet<ShardId> {
+        self.held.difference(&self.arriving).copied().collect()
     }
 
     /// Whether it holds what its mark says, of all its shards.
@@ -132,12 +149,13 @@ pub fn in_sync_nodes(groups: &[GroupPlacement]) -> BTreeSet<NodeId> {
         .collect()
 }
 
-/// Whether a node is in the in-sync set of every shard that it holds.
-pub fn is_in_sync(groups: &[GroupPlacement], node: &NodeId) -> bool {
-    groups
-        .iter()
-        .flat_map(|group| &group.shards)
-        .all(|shard| !shard.replicas.contains(node) || shard.in_sync.contains(node))
+/// Whether a node is in the in-sync set of each of these shards.
+pub fn is_in_sync_for(
+    groups: &[GroupPlacement],
+    node: &NodeId,
+    shards: &BTreeSet<ShardId>,
+) -> bool {
+    shards.iter().all(|shard| in_sync_of(groups, *shard).contains(node))
 }
 
 /// Changes that take a node out of, or put it into, every in-sync set it can be in.
@@ -179,7 +197,8 @@ pub fn count_deleted(
     for group in groups {
         let nodes: BTreeSet<&NodeId> =
             group.shards.iter().flat_map(|shard| &shard.replicas).collect();
-        let copies = group.shards.first().map_or(1, |shard| shard.replicas.len().max(1)) as u64;
+        // While replicas move, shards have different numbers of them: then it is an estimate.
+        let replicas: usize = group.shards.iter().map(|shard| shard.replicas.len()).sum();
         let mut sum = 0;
         let mut reports = 0;
         for node in &nodes {
@@ -192,7 +211,8 @@ pub fn count_deleted(
             continue;
         }
         // With some reports missing, scale by how many of the group's nodes spoke.
-        let counted = sum * nodes.len() as u64 / (reports as u64 * copies);
+        let copies = (reports * replicas).max(1) as u64;
+        let counted = (sum * (nodes.len() * group.shards.len()) as u64 + copies / 2) / copies;
         if best.is_none_or(|(most, _)| reports > most) {
             best = Some((reports, counted));
         }

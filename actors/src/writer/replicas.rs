@@ -46,7 +46,7 @@ pub(super) fn heirs(
 ) -> impl Iterator<Item = (&NodeId, &LaneView)> {
     let holds = move |(node, lane): &(&NodeId, &LaneView)| {
         let knows_disk = lane.disk_life == state.pod.calls.disk_life(node);
-        lane.held.contains(&shard) && lane.is_whole() && knows_disk
+        lane.settled().contains(&shard) && lane.is_whole() && knows_disk
     };
     state.lanes.iter().filter(holds)
 }
@@ -108,6 +108,7 @@ pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut Writer
     for (node, lane) in &mut state.lanes {
         let caught_up = last_ended.is_none_or(|last| lane.passed.is_some_and(|p| p >= last));
         if lane.standing == Standing::CatchingUp
+            && !lane.held.is_empty()
             && !lane.leaving
             && lane.provisioned
             && caught_up
@@ -115,7 +116,7 @@ pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut Writer
             && !state.pod.health.is_down(node)
         {
             lane.standing = Standing::Joining;
-            joining.push((node.clone(), changes_for(node, &lane.held, true)));
+            joining.push((node.clone(), changes_for(node, &lane.settled(), true)));
         }
     }
     for (node, changes) in joining {

@@ -11,7 +11,7 @@ use ractor::ActorProcessingErr;
 use super::entries::{Decision, Entry, Stage, judge};
 use super::lanes::{LaneView, Standing, count_deleted};
 use super::steps::{required, routing};
-use super::{WriterMessage, WriterState, audits, replicas};
+use super::{WriterMessage, WriterState, audits, placement, replicas};
 use crate::inspect::Address;
 use crate::lane::deliver::RunEnd;
 use crate::lane::job::{Job, JobWork, PartOutcome};
@@ -44,6 +44,10 @@ pub(super) fn on_lane_ended(
                         }
                     }
                 }
+                return Ok(());
+            }
+            if let JobWork::Empty { shards, whole } = &job.work {
+                placement::on_lane_emptied(myself, state, node, shards, *whole, &outcomes);
                 return Ok(());
             }
             lane.passed = Some(job.last);

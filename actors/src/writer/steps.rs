@@ -18,7 +18,9 @@ use super::entries::{
 };
 use super::lanes::{Standing, in_sync_nodes};
 use super::presence::{check_presence, earlier_documents};
-use super::{WriterMessage, WriterState, audits, copying, replicas, reports, settings_checks};
+use super::{
+    WriterMessage, WriterState, audits, copying, placement, replicas, reports, settings_checks,
+};
 use crate::copies::{self, PayloadError};
 use crate::inspect::Address;
 use crate::lane::LaneMessage;
@@ -46,6 +48,7 @@ pub(super) async fn advance(
     copying::advance(myself, state).await?;
     audits::start(state)?;
     settings_checks::start(state)?;
+    placement::empty_departed(myself, state)?;
     dispatch(state)?;
     reports::decide(myself, state);
     finish(myself, state);
@@ -368,6 +371,7 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
         if lane.busy
             || lane.noting
             || is_empty
+            || lane.held.is_empty()
             || hold.is_some_and(|hold| lane.passed >= hold.limit)
         {
             continue;

@@ -63,6 +63,8 @@ async fn admin(seams: &Seams, others: &[&str]) -> Result<PodAdmin, Box<dyn std::
         health: HealthConfig::default(),
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
+        node_grace: Duration::from_secs(1800),
+        placement_life: Duration::from_secs(15),
     };
     let since = seams.clock.instant();
     let peers = PeersView::new(PodId::from("pod-1"), since, Arc::new(Silent(seams.clone())));

@@ -127,6 +127,7 @@ fn routing(groups: &[&[&str]], settings: &Value) -> Routing {
     }
     let settings = Settings::from_json(settings.to_string().as_bytes()).unwrap_or_default();
     let index = Arc::new(IndexRouting {
+        moves: BTreeMap::new(),
         uid: "3-movies".into(),
         name: "movies".into(),
         primary_key: Some("id".into()),

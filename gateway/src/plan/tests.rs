@@ -23,6 +23,7 @@ fn index(groups: &[Vec<Vec<String>>]) -> IndexRouting {
             .collect(),
     });
     IndexRouting {
+        moves: BTreeMap::new(),
         uid: "1-movies".into(),
         name: "movies".into(),
         primary_key: None,

@@ -1,6 +1,7 @@
-//! Safety rule 2: once faults have healed, every replica is back in its in-sync set, and no
-//! task is left open.
+//! Safety rule 2: once faults have healed, every replica is back in its in-sync set and where it
+//! belongs, and no task is left open.
 
+use miroir_actors::rebalancer::plan::distance_of;
 use miroir_storage::routing::Routing;
 
 use super::{Violation, World};
@@ -22,6 +23,18 @@ pub fn out_of_sync(routing: &Routing) -> Vec<String> {
     found
 }
 
+/// Replicas that are not where they belong, or not yet gone from where they were, as text.
+pub fn out_of_place(routing: &Routing) -> Vec<String> {
+    let mut found = Vec::new();
+    for (uid, index) in &routing.by_uid {
+        let (distance, ..) = distance_of(routing, index);
+        if !distance.is_none() {
+            found.push(format!("{uid} lacks {distance:?}"));
+        }
+    }
+    found
+}
+
 /// Looks at the world at rest.
 pub fn check(world: &World<'_>) -> Vec<Violation> {
     let open: Vec<String> = world
@@ -31,6 +44,7 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
         .map(|task| format!("task {} is {:?}", task.uid, task.state))
         .collect();
     let mut evidence = out_of_sync(world.routing);
+    evidence.extend(out_of_place(world.routing));
     evidence.truncate(4);
     evidence.extend(open.into_iter().take(4));
     if evidence.is_empty() {

@@ -19,7 +19,9 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
     let mut report = |evidence: String| found.push(Violation { property: PROPERTY, evidence });
     for (uid, index) in &world.routing.by_uid {
         let mut first: BTreeMap<ShardId, (NodeId, BTreeMap<String, Document>)> = BTreeMap::new();
-        for (node, model) in world.nodes {
+        // One that was removed keeps what it had.
+        let known = world.nodes.iter().filter(|(node, _)| world.routing.nodes.contains_key(*node));
+        for (node, model) in known {
             let mut by_shard: BTreeMap<ShardId, BTreeMap<String, Document>> = BTreeMap::new();
             for (id, document) in model.documents_of(uid.as_str()) {
                 let shard = shard_of(&id, index.shards);

@@ -4,7 +4,7 @@ use super::indexes::{self, IndexRecord};
 use super::names::{self, Side};
 use super::records::{text_from, u64_from};
 use super::tasks::{self, TaskRecord, TaskState};
-use super::{ApplyError, META, NEW_INDEX_SETTINGS, TAILS, disks, keys, take_number};
+use super::{ApplyError, META, NEW_INDEX_SETTINGS, TAILS, disks, keys, take_number, topology};
 use crate::commands::{Ending, EnqueueTask, IdempotencyKey, NewIndex, Outcome, Work};
 use crate::engine::Tx;
 use crate::ids::{Epoch, IndexUid, TaskUid};
@@ -70,6 +70,12 @@ pub(crate) fn enqueue(tx: &mut Tx<'_>, task: &EnqueueTask) -> Result<Outcome, Ap
     let bound = bound_index(tx, task)?;
     // The name was deleted since the proposer looked.
     if bound.is_none() && task.index.is_some() && task.create.is_none() && task.work.creates_index()
+    {
+        return Ok(Outcome::Unplaced);
+    }
+    // The proposer's plan is older than a node's removal.
+    if let (None, Some(plan)) = (&bound, &task.create)
+        && topology::names_removed(tx, &plan.groups)?
     {
         return Ok(Outcome::Unplaced);
     }

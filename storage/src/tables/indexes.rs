@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use miroir_seams::planted::{self, Bug};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, INDEXES, ROLES, TIMES, lane_marks, roles};
+use super::{ApplyError, INDEXES, ROLES, TIMES, lane_marks, roles, topology};
 use crate::commands::{Fence, InSyncChange, Outcome};
 use crate::engine::Tx;
 use crate::ids::{Epoch, GroupId, IndexUid, NodeId, PodId, ShardId};
@@ -160,6 +160,9 @@ pub(crate) fn change_in_sync(
     let changed = apply_in_sync(&mut record.groups, changes);
     if !changed {
         return Ok(Outcome::Unchanged);
+    }
+    for InSyncChange { shard, node, .. } in changes.iter().filter(|change| change.joins) {
+        topology::arrived(tx, &fence.index, node, *shard)?;
     }
     put(tx, &fence.index, &record)?;
     Ok(Outcome::Done)

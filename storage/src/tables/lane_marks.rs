@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, LANE_MARKS, REPLICAS, indexes};
+use super::{ApplyError, LANE_MARKS, MOVES, REPLICAS, indexes};
 use crate::commands::{Fence, Outcome};
 use crate::engine::{Direction, Engine, Table, Tx};
 use crate::ids::{IndexUid, NodeId, TaskUid};
@@ -153,12 +153,12 @@ pub(crate) fn set(
     }
 }
 
-/// Removes the marks of an index, and what is known of its replicas.
+/// Removes the marks of an index, and what is known of its replicas and their moves.
 pub(crate) fn forget(tx: &mut Tx<'_>, index: &IndexUid) -> Result<(), ApplyError> {
     use std::ops::Bound::Included;
     let first = [index.as_str().as_bytes(), &[0]].concat();
     let last = [index.as_str().as_bytes(), &[1]].concat();
-    for table in [LANE_MARKS, REPLICAS] {
+    for table in [LANE_MARKS, REPLICAS, MOVES] {
         let range = (Included(first.clone()), Included(last.clone()));
         for (key, _) in tx.scan(table, range, Direction::Forward, usize::MAX)? {
             tx.delete(table, &key);

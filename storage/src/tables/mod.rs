@@ -17,6 +17,7 @@
 //! | `API_KEYS` | key uid | [`api_keys::ApiKeyRecord`] | `PutApiKey` and its like |
 //! | `DISKS` | node id | [`disks::DiskRecord`] | `NoteDisk` |
 //! | `REPLICAS` | index uid, node id | [`disks::ReplicaRecord`] | `SetReplica`, tasks |
+//! | `MOVES` | index uid, node id | [`topology::NodeMoves`] | `Topology`, in-sync changes |
 //! | `WEBHOOKS`, `WEBHOOK_MAIL` | see [`webhooks`] | | `PutWebhook` and its like, ended tasks |
 //!
 //! Names are bound twice. *Write names* say what a name means to a request accepted now: they
@@ -37,6 +38,7 @@ pub mod nodes;
 pub mod records;
 pub mod roles;
 pub mod tasks;
+pub mod topology;
 pub mod webhooks;
 
 use crate::commands::{Command, Outcome};
@@ -85,6 +87,8 @@ pub const REPLICAS: Table = Table(19);
 pub const WEBHOOKS: Table = Table(20);
 /// Ended tasks that webhooks are still to be told of.
 pub const WEBHOOK_MAIL: Table = Table(21);
+/// Replicas on the move.
+pub const MOVES: Table = Table(22);
 
 /// In [`META`]: the settings that new indexes begin with, as JSON.
 pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
@@ -112,6 +116,7 @@ pub const STATE_TABLES: &[Table] = &[
     REPLICAS,
     WEBHOOKS,
     WEBHOOK_MAIL,
+    MOVES,
 ];
 
 /// Why a command could not be applied: the pod stops applying rather than guess.
@@ -185,6 +190,7 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::PutWebhook(webhook) => webhooks::put(tx, webhook),
         Command::DeleteWebhook { uuid } => webhooks::delete(tx, uuid),
         Command::WebhookSent { uuid, through } => webhooks::sent(tx, uuid, *through),
+        Command::Topology(command) => topology::apply(tx, command),
     }
 }
 
@@ -199,6 +205,7 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
             | Outcome::KeyReused
             | Outcome::Job(_)
             | Outcome::TooMany
+            | Outcome::Topology(_)
     ) {
         return false;
     }
@@ -219,6 +226,7 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         | Command::PatchApiKey(_)
         | Command::DeleteApiKey { .. }
         | Command::InitApiKeys { .. }
+        | Command::Topology(_)
         | Command::NoteDisk { .. } => true,
         Command::EnqueueTask(task)
         | Command::AcceptTask { task, .. }

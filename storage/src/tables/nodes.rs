@@ -1,12 +1,13 @@
 //! Nodes: key the node id, value where it is and which group it belongs to.
 //!
-//! Written by `PutNode` (from the configuration at start), read into the routing view. A node's
-//! group is fixed: `PutNode` with another group changes nothing.
+//! Written by `PutNode` (from the configuration at start) and by orders of operators, read into the
+//! routing view. A node's group is fixed: `PutNode` with another group changes nothing, and nor
+//! does one of a node that was removed.
 
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, NODES};
+use super::{ApplyError, NODES, topology};
 use crate::commands::Outcome;
 use crate::engine::Tx;
 use crate::ids::{GroupId, NodeId};
@@ -31,6 +32,9 @@ impl Record for NodeRecord {
 
 pub(crate) fn put(tx: &mut Tx<'_>, node: &NodeRecord) -> Result<Outcome, ApplyError> {
     let key = node.id.as_str().as_bytes();
+    if topology::get(tx)?.removed.contains(&node.id) {
+        return Ok(Outcome::Unchanged);
+    }
     if let Some(bytes) = tx.get(NODES, key)? {
         let known: NodeRecord = decode(&bytes)?;
         if known == *node || known.group != node.group {

@@ -39,6 +39,9 @@ pub const MEMBERSHIP: &str = "membership";
 /// The role of the tasks that no index owns.
 pub const REGISTRAR: &str = "registrar";
 
+/// The role that moves replicas to where they belong.
+pub const REBALANCER: &str = "rebalancer";
+
 /// The index whose writer's role this is.
 pub fn index_of(role: &str) -> Option<IndexUid> {
     role.strip_prefix("writer/").map(IndexUid::from)
@@ -49,6 +52,11 @@ fn get(tx: &Tx<'_>, role: &str) -> Result<Option<RoleRecord>, ApplyError> {
         Some(bytes) => Ok(Some(decode(&bytes)?)),
         None => Ok(None),
     }
+}
+
+/// The epoch in force.
+pub(crate) fn epoch_of(tx: &Tx<'_>, role: &str) -> Result<Epoch, ApplyError> {
+    Ok(get(tx, role)?.map_or(Epoch(0), |known| known.epoch))
 }
 
 /// A pod begins to work as the holder of a role, under a new epoch; refused when the role is
@@ -81,7 +89,7 @@ pub(crate) fn assign(
     role: &str,
     pod: &PodId,
 ) -> Result<Outcome, ApplyError> {
-    let current = get(tx, &fence.role)?.map_or(Epoch(0), |known| known.epoch);
+    let current = epoch_of(tx, &fence.role)?;
     if fence.epoch != current {
         return Ok(Outcome::Fenced { current });
     }
