@@ -7,6 +7,7 @@ mod client;
 mod import;
 mod leave;
 mod table;
+mod topology;
 mod views;
 
 use std::io::Write;
@@ -76,6 +77,8 @@ enum CtlCommand {
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         timeout: u64,
     },
+    #[command(flatten)]
+    Topology(topology::TopologyCtl),
     /// The jobs: how far each is, why it failed.
     Jobs,
     /// Import an NDJSON file; an upload that was broken off goes on.
@@ -146,6 +149,10 @@ async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyho
             let patience = Duration::from_secs(timeout);
             let (body, answer) = leave::leave(client, &path, patience).await?;
             (body, format!("{} {}\n", answer.pod, leave::keeps(&answer)), None)
+        }
+        CtlCommand::Topology(command) => {
+            let (body, table) = topology::execute(client, command).await?;
+            (body, table, None)
         }
         CtlCommand::Jobs => {
             let (body, jobs) = client.ask::<JobsAnswer>(Method::GET, "/_miroir/jobs").await?;

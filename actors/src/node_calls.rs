@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use miroir_seams::{Clock, NodeCall, NodeTransport, TransportError};
 use miroir_storage::ids::NodeId;
+use miroir_storage::routing::NodeRecord;
 use miroir_storage::log::CoordinatorLog;
 use miroir_wire::error::ResponseError;
 use serde::Deserialize;
@@ -181,6 +182,30 @@ impl NodeCalls {
         let routing = self.log.routing();
         let record =
             routing.nodes.get(node).ok_or_else(|| NodeCallError::UnknownNode(node.clone()))?;
+        self.call_at(record, method, path, body, timeout).await
+    }
+
+    /// The version of a node that may not belong to the cluster yet.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn version_of(&self, record: &NodeRecord) -> Result<String, NodeCallError> {
+        let path = "/version".to_owned();
+        let answer = self.call_at(record, Method::GET, path, None, CONTROL_TIMEOUT).await?;
+        let version: Value =
+            serde_json::from_slice(&answer).map_err(|_| faulty(200, &answer))?;
+        let version = version.get("pkgVersion").and_then(Value::as_str);
+        version.map(str::to_owned).ok_or_else(|| faulty(200, &answer))
+    }
+
+    async fn call_at(
+        &self,
+        record: &NodeRecord,
+        method: Method,
+        path: String,
+        body: Option<Bytes>,
+        timeout: Duration,
+    ) -> Result<Bytes, NodeCallError> {
         let answer = self
             .transport
             .send(NodeCall {

@@ -8,6 +8,7 @@
 //! | `POST /_miroir/pods/{id}/leave` | 202 [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 409 `miroir_last_pod`, 503 `miroir_pod_unreachable` |
 //! | `GET /_miroir/pods/{id}/leave` | [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 503 `miroir_pod_unreachable` |
 //! | `/_miroir/jobs…` | see [`crate::jobs`] | |
+//! | `/_miroir/topology`, `shards`, `nodes…`, `groups…`, `replication`, `rebalance` | see [`crate::topology`] | |
 //! | `POST /_miroir/actors/{id}/restart` | 202 [`RestartAnswer`] | 404 `miroir_actor_not_found`, 409 `miroir_actor_not_restartable`, 503 `miroir_pod_unreachable` |
 //!
 //! All need the admin key. Any pod answers for the whole cluster: a pod that can't be reached is
@@ -29,6 +30,7 @@ use crate::context::RequestParts;
 use crate::failure::Failure;
 use crate::jobs::{self, JobsRoute, JobsSource};
 use crate::reply::Reply;
+use crate::topology::{self, TopologyRoute, TopologySource};
 
 /// Routes under `/_miroir/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub enum AdminRoute {
     },
     /// See [`crate::jobs`].
     Jobs(JobsRoute),
+    /// See [`crate::topology`].
+    Topology(TopologyRoute),
     /// None that is there yet.
     Other,
 }
@@ -260,7 +264,7 @@ impl From<AdminError> for ApiError {
 
 /// Answers operators. Every call must end within a few seconds, whatever pods are away.
 #[async_trait]
-pub trait AdminSource: JobsSource + Debug + Send + Sync {
+pub trait AdminSource: JobsSource + TopologySource + Debug + Send + Sync {
     /// The pods.
     ///
     /// # Errors
@@ -298,6 +302,8 @@ pub trait AdminSource: JobsSource + Debug + Send + Sync {
 pub struct NoAdmin;
 
 impl JobsSource for NoAdmin {}
+
+impl TopologySource for NoAdmin {}
 
 #[async_trait]
 impl AdminSource for NoAdmin {
@@ -346,6 +352,7 @@ pub async fn answer(
             source.leave(&id, begin).await.map(|leave| Reply::json(status, &leave))
         }
         AdminRoute::Jobs(route) => return Ok(jobs::answer(source, route, request).await?),
+        AdminRoute::Topology(route) => return Ok(topology::answer(source, route, request).await?),
         AdminRoute::Other => Err(AdminError::NotSupported),
     };
     Ok(reply.map_err(ApiError::from)?)

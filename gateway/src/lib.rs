@@ -50,6 +50,8 @@ pub mod server;
 pub mod similar;
 mod stall_guard;
 pub mod stats;
+pub mod topology;
+mod topology_pod;
 pub mod surface;
 pub mod webhook_outlet;
 pub mod window;

@@ -18,6 +18,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::admin::AdminRoute;
 use crate::jobs::JobsRoute;
+use crate::topology::TopologyRoute;
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,7 +249,9 @@ pub fn route(method: &Method, path: &str) -> Route {
             only(get || begin, Route::Admin(AdminRoute::Leave { id: (*id).to_owned(), begin }))
         }
         ["_miroir", "jobs", rest @ ..] => jobs_route(method, rest),
-        ["_miroir", ..] => Route::Admin(AdminRoute::Other),
+        ["_miroir", rest @ ..] => {
+            topology_route(method, rest).unwrap_or(Route::Admin(AdminRoute::Other))
+        }
         ["batches"] => only(get, Route::Log(LogRoute::ListBatches)),
         ["batches", uid] => only(get, Route::Log(LogRoute::GetBatch { uid: (*uid).to_owned() })),
         ["keys"] if get => Route::Keys(KeyRoute::List),
@@ -292,6 +295,33 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["metrics"] => Route::NotSupported(METRICS, Action::MetricsGet),
         _ => Route::Unknown,
     }
+}
+
+/// Routes about nodes and shards; `None` for others.
+fn topology_route(method: &Method, rest: &[&str]) -> Option<Route> {
+    let is =
+        |wanted: &Method| method == wanted || (method == Method::HEAD && *wanted == Method::GET);
+    let [get, post, put, patch, delete] =
+        [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE]
+            .map(|wanted| is(&wanted));
+    let (allowed, route) = match rest {
+        ["topology"] => (get, TopologyRoute::Topology),
+        ["shards"] => (get, TopologyRoute::Shards),
+        ["nodes"] => (post, TopologyRoute::AddNode),
+        ["nodes", node] => (delete, TopologyRoute::RemoveNode { node: (*node).to_owned() }),
+        ["nodes", node, "drain"] => {
+            (post || delete, TopologyRoute::Drain { node: (*node).to_owned(), draining: post })
+        }
+        ["groups", group] => (delete, TopologyRoute::RemoveGroup { group: (*group).to_owned() }),
+        ["replication"] => (put, TopologyRoute::Replication),
+        ["rebalance"] if patch => (true, TopologyRoute::Steer),
+        ["rebalance"] => (get, TopologyRoute::Rebalance),
+        _ => return None,
+    };
+    Some(match allowed {
+        true => Route::Admin(AdminRoute::Topology(route)),
+        false => Route::WrongMethod,
+    })
 }
 
 fn jobs_route(method: &Method, rest: &[&str]) -> Route {
@@ -404,7 +434,16 @@ mod tests {
                 Route::Log(LogRoute::ChangeSetting { index: index(), name: "stop-words".into() }),
             ),
             (Method::GET, "/indexes/movies/settings/nonsense", Route::Unknown),
-            (Method::GET, "/_miroir/shards", Route::Admin(AdminRoute::Other)),
+            (Method::GET, "/_miroir/aliases", Route::Admin(AdminRoute::Other)),
+            (
+                Method::DELETE,
+                "/_miroir/nodes/n%2F1/drain",
+                Route::Admin(AdminRoute::Topology(TopologyRoute::Drain {
+                    node: "n/1".into(),
+                    draining: false,
+                })),
+            ),
+            (Method::GET, "/_miroir/nodes", Route::WrongMethod),
             (Method::GET, "/_miroir/actors", Route::Admin(AdminRoute::Actors)),
             (
                 Method::POST,

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use miroir_seams::{HttpTransport, NodeCall, NodeTransport, TransportError};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
 
 use crate::config::Secret;
@@ -79,6 +79,20 @@ impl AdminClient {
         self.send(method, path, Bytes::new(), TIMEOUT).await
     }
 
+    /// The same, with a body of JSON.
+    ///
+    /// # Errors
+    /// As [`AdminClient::ask`].
+    pub async fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<(String, T)> {
+        let body = serde_json::to_vec(body).context("can't write the request")?;
+        self.send_as(method, path, body.into(), "application/json", TIMEOUT).await
+    }
+
     /// The same, with a body of NDJSON.
     ///
     /// # Errors
@@ -90,12 +104,23 @@ impl AdminClient {
         body: Bytes,
         timeout: Duration,
     ) -> anyhow::Result<(String, T)> {
+        self.send_as(method, path, body, "application/x-ndjson", timeout).await
+    }
+
+    async fn send_as<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        content_type: &'static str,
+        timeout: Duration,
+    ) -> anyhow::Result<(String, T)> {
         let call = NodeCall {
             base: self.base.clone(),
             key: Some(self.key.reveal().to_owned()),
             method,
             path: path.to_owned(),
-            content_type: (!body.is_empty()).then_some("application/x-ndjson"),
+            content_type: (!body.is_empty()).then_some(content_type),
             body,
             timeout,
             answer_bytes_max: ANSWER_BYTES_MAX,

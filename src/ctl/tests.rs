@@ -16,6 +16,7 @@ use miroir_gateway::jobs::JobsSource;
 use miroir_gateway::reply::Reply;
 use miroir_gateway::router::LogRoute;
 use miroir_gateway::server::{Server, serve};
+use miroir_gateway::topology::TopologySource;
 use miroir_seams::{MemoryFiles, Reactors, Seams};
 use miroir_storage::ids::IndexUid;
 use miroir_storage::routing::Routing;
@@ -105,6 +106,8 @@ fn actor(id: &str, name: &str, parent: Option<&str>, error: Option<&str>) -> Act
 }
 
 impl JobsSource for TwoPods {}
+
+impl TopologySource for TwoPods {}
 
 #[async_trait]
 impl AdminSource for TwoPods {

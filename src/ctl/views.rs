@@ -181,7 +181,7 @@ pub fn unreachable(answer: &ActorsAnswer) -> Option<String> {
 }
 
 /// The two largest units of a time.
-fn duration(seconds: u64) -> String {
+pub fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match () {
         () if days > 0 => format!("{days}d {}h", hours % 24),

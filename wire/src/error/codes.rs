@@ -293,4 +293,8 @@ codes! {
     MiroirPodUnreachable, "miroir_pod_unreachable", System, 503;
     MiroirJobNotFound, "miroir_job_not_found", InvalidRequest, 404;
     MiroirJobConflict, "miroir_job_conflict", InvalidRequest, 409;
+    MiroirNodeNotFound, "miroir_node_not_found", InvalidRequest, 404;
+    MiroirNodeConflict, "miroir_node_conflict", InvalidRequest, 409;
+    MiroirNodeUnfit, "miroir_node_unfit", InvalidRequest, 409;
+    MiroirCopiesLost, "miroir_copies_lost", InvalidRequest, 409;
 }

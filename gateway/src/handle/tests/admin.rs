@@ -9,6 +9,7 @@ use crate::admin::{
 
 use super::*;
 use crate::jobs::JobsSource;
+use crate::topology::TopologySource;
 
 const ADMIN_KEY: &str = "admin key";
 const ACTOR: &str = "pod-1/writer/movies";
@@ -19,6 +20,8 @@ struct OnePod {
 }
 
 impl JobsSource for OnePod {}
+
+impl TopologySource for OnePod {}
 
 #[async_trait]
 impl AdminSource for OnePod {
