@@ -12,8 +12,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use miroir_seams::{Clock, NodeCall, NodeTransport, TransportError};
 use miroir_storage::ids::NodeId;
-use miroir_storage::routing::NodeRecord;
 use miroir_storage::log::CoordinatorLog;
+use miroir_storage::routing::NodeRecord;
 use miroir_wire::error::ResponseError;
 use serde::Deserialize;
 use serde_json::Value;
@@ -192,8 +192,7 @@ impl NodeCalls {
     pub async fn version_of(&self, record: &NodeRecord) -> Result<String, NodeCallError> {
         let path = "/version".to_owned();
         let answer = self.call_at(record, Method::GET, path, None, CONTROL_TIMEOUT).await?;
-        let version: Value =
-            serde_json::from_slice(&answer).map_err(|_| faulty(200, &answer))?;
+        let version: Value = serde_json::from_slice(&answer).map_err(|_| faulty(200, &answer))?;
         let version = version.get("pkgVersion").and_then(Value::as_str);
         version.map(str::to_owned).ok_or_else(|| faulty(200, &answer))
     }

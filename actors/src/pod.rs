@@ -183,7 +183,9 @@ impl PodContext {
 
     /// Whether this pod holds a role, beside the leader's.
     pub fn holds_roles(&self) -> bool {
-        self.holds(REGISTRAR) || self.holds(REBALANCER) || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
+        self.holds(REGISTRAR)
+            || self.holds(REBALANCER)
+            || self.log.routing().by_uid.values().any(|index| index.writer == self.id)
     }
 
     /// Whether this pod holds a role that is no writer's.
@@ -322,7 +324,13 @@ impl Actor for Pod {
             .cloned()
             .map(Child::Follower)
             .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner, Child::Drift])
-            .chain([Child::Keeper, Child::Coordinator, Child::Jobs, Child::Webhooks, Child::Rebalancer])
+            .chain([
+                Child::Keeper,
+                Child::Coordinator,
+                Child::Jobs,
+                Child::Webhooks,
+                Child::Rebalancer,
+            ])
             .chain(routing.by_uid.keys().cloned().map(Child::Writer));
         for child in children {
             // What is applied here may be old: roles that are another pod's by now are refused.

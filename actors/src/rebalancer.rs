@@ -184,13 +184,14 @@ impl RebalancerState {
             self.down_since.entry(node.clone()).or_insert(now);
         }
         let known = &routing.topology.away;
-        let is_lost = |since: &Instant| {
-            now.saturating_duration_since(*since) >= self.pod.config.node_grace
-        };
+        let is_lost =
+            |since: &Instant| now.saturating_duration_since(*since) >= self.pod.config.node_grace;
         let lost = self.down_since.iter().filter(|(_, since)| is_lost(since)).map(|(node, _)| node);
         let lost = lost.filter(|node| !known.contains(*node) && routing.nodes.contains_key(*node));
         let back = known.iter().filter(|node| !down.contains(*node));
-        lost.map(|node| (node.clone(), true)).chain(back.map(|node| (node.clone(), false))).collect()
+        lost.map(|node| (node.clone(), true))
+            .chain(back.map(|node| (node.clone(), false)))
+            .collect()
     }
 }
 

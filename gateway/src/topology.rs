@@ -379,7 +379,9 @@ fn checked_node(node: NewNode) -> Result<NewNode, ApiError> {
     }
     let address: Option<http::Uri> = node.address.trim_end_matches('/').parse().ok();
     let is_base = |uri: &http::Uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none()
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.path() == "/"
+            && uri.query().is_none()
     };
     if !address.is_some_and(|uri| is_base(&uri)) {
         let expected = "write it like http://10.0.0.11:7700";

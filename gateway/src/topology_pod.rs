@@ -32,8 +32,11 @@ impl TopologySource for PodAdmin {
     async fn topology(&self) -> Result<TopologyAnswer, ApiError> {
         let routing = self.pod.log.routing();
         let down = self.pod.health.down();
-        let mut nodes: Vec<NodeView> =
-            routing.nodes.values().map(|node| node_view(&routing, node, !down.contains(&node.id))).collect();
+        let mut nodes: Vec<NodeView> = routing
+            .nodes
+            .values()
+            .map(|node| node_view(&routing, node, !down.contains(&node.id)))
+            .collect();
         nodes.sort_by(|a, b| (a.group, &a.id).cmp(&(b.group, &b.id)));
         Ok(TopologyAnswer {
             replication_factor: routing.topology.replication_factor,
@@ -67,7 +70,8 @@ impl TopologySource for PodAdmin {
             true => self.applied(&routing, &commands)?,
             false => {
                 for command in commands {
-                    let (node, command) = (named_in(&command), Command::Topology(Box::new(command)));
+                    let (node, command) =
+                        (named_in(&command), Command::Topology(Box::new(command)));
                     check(propose(&self.pod, &command).await?, node.as_ref())?;
                 }
                 Routing::clone(&self.pod.log.routing())
@@ -145,7 +149,10 @@ impl PodAdmin {
         let settings = routing.by_uid.values().map(|index| (index.name.as_str(), &index.settings));
         for (name, settings) in settings.chain([("new indexes", &routing.new_index_settings)]) {
             known.check_settings(settings, "rankingRules").map_err(|error| {
-                unfit(format!("it is version {version}, too old for the settings of {name} ({})", error.message.trim_end_matches('.')))
+                unfit(format!(
+                    "it is version {version}, too old for the settings of {name} ({})",
+                    error.message.trim_end_matches('.')
+                ))
             })?;
         }
         Ok(record)
@@ -251,15 +258,21 @@ fn check(outcome: Outcome, node: Option<&NodeId>) -> Result<(), ApiError> {
         }
         TopologyRefusal::HoldsShards { indexes } => (
             Code::MiroirNodeConflict,
-            format!("Node `{node}` holds shards of {indexes} indexes: drain it first. If it is gone for good, use `force=true`: its copies are made elsewhere."),
+            format!(
+                "Node `{node}` holds shards of {indexes} indexes: drain it first. If it is gone for good, use `force=true`: its copies are made elsewhere."
+            ),
         ),
         TopologyRefusal::TooFewNodes { group, nodes, factor } => (
             Code::MiroirCopiesLost,
-            format!("Group `{group}` would have {nodes} nodes for {factor} copies of each shard. Add a node, or lower the replication factor; `force=true` drains the node all the same."),
+            format!(
+                "Group `{group}` would have {nodes} nodes for {factor} copies of each shard. Add a node, or lower the replication factor; `force=true` drains the node all the same."
+            ),
         ),
         TopologyRefusal::LastCopies { indexes } => (
             Code::MiroirCopiesLost,
-            format!("Node `{node}` has the last copies of shards of {indexes} indexes. `loseData=true` gives their documents up."),
+            format!(
+                "Node `{node}` has the last copies of shards of {indexes} indexes. `loseData=true` gives their documents up."
+            ),
         ),
     };
     Err(ApiError::new(code, message))
@@ -332,7 +345,9 @@ fn shard_view(routing: &Routing, index: &IndexRouting, shard: u32) -> ShardView 
         }
     }
     for (node, moves) in &index.moves {
-        if let Some(known) = routing.nodes.get(node).filter(|_| moves.leaving.contains(&ShardId(shard))) {
+        if let Some(known) =
+            routing.nodes.get(node).filter(|_| moves.leaving.contains(&ShardId(shard)))
+        {
             replicas.insert((known.group.0, node), ReplicaState::Leaving);
         }
     }

@@ -159,7 +159,8 @@ fn degraded(routing: &Routing, name: &str) -> Option<String> {
             .filter(|(_, shard)| shard.in_sync.is_empty())
             .map(|(n, shard)| (ShardId(n as u32), &shard.replicas))
             .filter(|(shard, replicas)| {
-                let arrives = |node| index.moves.get(node).is_some_and(|m| m.arriving.contains(shard));
+                let arrives =
+                    |node| index.moves.get(node).is_some_and(|m| m.arriving.contains(shard));
                 !replicas.iter().all(arrives)
             })
             .map(|(shard, _)| shard)

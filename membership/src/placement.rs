@@ -113,8 +113,9 @@ pub fn place_on_what_is_left(
     let in_sync = |replicas: Vec<NodeId>| ShardPlacement { in_sync: replicas.clone(), replicas };
     let placed: Vec<GroupPlacement> = goal(shards, groups, replication_factor)
         .into_iter()
-        .map(|(group, shards)| {
-            GroupPlacement { group, shards: shards.into_iter().map(in_sync).collect() }
+        .map(|(group, shards)| GroupPlacement {
+            group,
+            shards: shards.into_iter().map(in_sync).collect(),
         })
         .collect();
     if placed.is_empty() { Err(PlacementError::NoNodes) } else { Ok(placed) }

@@ -136,8 +136,8 @@ impl Network {
     }
 
     /// Lets requests reach this node after their senders gave up.
-    pub fn set_late_node(&self, node: NodeId) {
-        self.weather().late_node = Some(node);
+    pub fn set_late_node(&self, node: Option<NodeId>) {
+        self.weather().late_node = node;
     }
 
     /// Writes that arrive this much after they were sent count as late: their pod may have been

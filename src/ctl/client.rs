@@ -6,8 +6,8 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use miroir_seams::{HttpTransport, NodeCall, NodeTransport, TransportError};
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Secret;
 use crate::exit::Refused;

@@ -134,9 +134,8 @@ type Answered = (String, String);
 /// # Errors
 /// When a pod refuses or can't be asked.
 pub async fn execute(client: &AdminClient, command: TopologyCtl) -> anyhow::Result<Answered> {
-    let path_of = |id: &str| {
-        format!("/_miroir/nodes/{}", utf8_percent_encode(id, NON_ALPHANUMERIC))
-    };
+    let path_of =
+        |id: &str| format!("/_miroir/nodes/{}", utf8_percent_encode(id, NON_ALPHANUMERIC));
     match command {
         TopologyCtl::Topology => {
             let path = "/_miroir/topology";
@@ -144,9 +143,8 @@ pub async fn execute(client: &AdminClient, command: TopologyCtl) -> anyhow::Resu
             Ok((body, topology(&answer)))
         }
         TopologyCtl::Shards { index } => {
-            let query = index.map(|index| {
-                format!("?index={}", utf8_percent_encode(&index, NON_ALPHANUMERIC))
-            });
+            let query = index
+                .map(|index| format!("?index={}", utf8_percent_encode(&index, NON_ALPHANUMERIC)));
             let path = format!("/_miroir/shards{}", query.unwrap_or_default());
             let (body, answer) = client.ask::<ShardsAnswer>(Method::GET, &path).await?;
             Ok((body, shards(&answer)))
@@ -184,10 +182,8 @@ pub async fn execute(client: &AdminClient, command: TopologyCtl) -> anyhow::Resu
         }
         TopologyCtl::Rebalance { pause, resume, rate, watch } => {
             let path = "/_miroir/rebalance";
-            let steering = Steering {
-                paused: (pause || resume).then_some(pause),
-                documents_per_second: rate,
-            };
+            let steering =
+                Steering { paused: (pause || resume).then_some(pause), documents_per_second: rate };
             let (mut body, mut view) = match steering == Steering::default() {
                 true => client.ask::<MovesView>(Method::GET, path).await?,
                 false => client.send_json(Method::PATCH, path, &steering).await?,
@@ -308,7 +304,8 @@ fn moves(view: &MovesView) -> String {
     }
     let filled = (view.done * BAR_WIDTH).checked_div(view.total).unwrap_or(BAR_WIDTH) as usize;
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(BAR_WIDTH as usize - filled));
-    let left = view.seconds_left.map_or_else(String::new, |left| format!(", {} left", duration(left)));
+    let left =
+        view.seconds_left.map_or_else(String::new, |left| format!(", {} left", duration(left)));
     format!(
         "[{bar}] {} of {} replicas in place, {} under way, {} to take away, {} to delete{left}{pace}{paused}",
         view.done, view.total, view.arriving, view.surplus, view.leaving

@@ -139,8 +139,7 @@ impl Delivery {
             }
         }
         mark.open = None;
-        let is_applied =
-            outcomes.iter().all(|(_, end)| matches!(end, PartOutcome::Applied { .. }));
+        let is_applied = outcomes.iter().all(|(_, end)| matches!(end, PartOutcome::Applied { .. }));
         match &job.work {
             // A node that refused the index doesn't have it.
             JobWork::Provision { .. } => mark.provisioned = is_applied,

@@ -205,15 +205,15 @@ mod tests {
         for (group, (count, placed)) in groups.iter().zip(placed).enumerate() {
             let group = GroupId(group as u32);
             for id in nodes(group.0, *count) {
-                let record = NodeRecord { id: id.clone(), address: String::new(), group, key: None };
+                let record =
+                    NodeRecord { id: id.clone(), address: String::new(), group, key: None };
                 routing.nodes.insert(id, Arc::new(record));
             }
             if *placed > 0 {
                 on.insert(group, nodes(group.0, *placed));
             }
         }
-        let topology =
-            Topology { replication_factor: Some(factor as u32), ..Topology::default() };
+        let topology = Topology { replication_factor: Some(factor as u32), ..Topology::default() };
         routing.topology = Arc::new(topology);
         let index = IndexRouting {
             uid: IndexUid::from("0-i"),
@@ -258,7 +258,12 @@ mod tests {
                 let shard = &mut group.shards[place.shard.0 as usize];
                 shard.replicas.retain(|node| *node != place.node);
                 shard.in_sync.retain(|node| *node != place.node);
-                assert!(index.groups.iter().any(|g| !g.shards[place.shard.0 as usize].in_sync.is_empty()));
+                assert!(
+                    index
+                        .groups
+                        .iter()
+                        .any(|g| !g.shards[place.shard.0 as usize].in_sync.is_empty())
+                );
             }
             index.groups.retain(|group| group.shards.iter().any(|s| !s.replicas.is_empty()));
             routing.by_uid.insert(index.uid.clone(), Arc::new(index));
@@ -312,8 +317,7 @@ mod tests {
         assert_eq!(carry_out(&mut routing), SHARDS as usize);
         let factor = |routing: &mut Routing, factor| {
             let topology = Topology::clone(&routing.topology);
-            routing.topology =
-                Arc::new(Topology { replication_factor: Some(factor), ..topology });
+            routing.topology = Arc::new(Topology { replication_factor: Some(factor), ..topology });
         };
         factor(&mut routing, 2);
         assert_eq!(carry_out(&mut routing), 2 * SHARDS as usize);

@@ -269,12 +269,7 @@ fn is_move(lane: &LaneView) -> bool {
 
 /// Whether a copy to the lane's node may begin. Where the node is read, not before nobody reads it
 /// by a placement without the shards that arrive.
-fn needs_copy(
-    state: &WriterState,
-    index: &IndexRouting,
-    node: &NodeId,
-    lane: &LaneView,
-) -> bool {
+fn needs_copy(state: &WriterState, index: &IndexRouting, node: &NodeId, lane: &LaneView) -> bool {
     let now = state.pod.seams.clock.instant();
     let is_known = lane.arriving.is_empty()
         || !lane.keeps_shards(&index.groups, node)

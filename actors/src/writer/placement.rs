@@ -62,8 +62,7 @@ impl LaneBegins<'_> {
             .iter()
             .filter_map(|(uid, outcome)| Some((*uid, serde_json::from_str(outcome).ok()?)))
             .collect();
-        let target =
-            JobTarget { index: index.clone(), shards: placed.shards, held: held.clone() };
+        let target = JobTarget { index: index.clone(), shards: placed.shards, held: held.clone() };
         let turn = Turn::default();
         let settled: BTreeSet<ShardId> = held.difference(&moves.arriving).copied().collect();
         let in_sync = !settled.is_empty() && is_in_sync_for(&placed.groups, &node, &settled);
@@ -150,8 +149,7 @@ pub(super) async fn follow(
         lane.filled.retain(|shard| moves.arriving.contains(shard));
         let arriving: BTreeSet<ShardId> =
             moves.arriving.difference(&lane.filled).copied().collect();
-        let grows =
-            !arriving.is_subset(&lane.arriving) || !moves.leaving.is_subset(&lane.departed);
+        let grows = !arriving.is_subset(&lane.arriving) || !moves.leaving.is_subset(&lane.departed);
         if grows {
             lane.moved_shards_at = now;
         }
@@ -254,7 +252,11 @@ pub(super) fn on_lane_emptied(
         lane.provisioned = false;
         lane.passed = None;
     }
-    tell_emptied(myself, state, node, shards.clone());
+    // A sweep also looks for what nobody knows of.
+    let known: BTreeSet<ShardId> = lane.departed.intersection(shards).copied().collect();
+    if whole || !known.is_empty() {
+        tell_emptied(myself, state, node, known);
+    }
 }
 
 fn tell_emptied(
@@ -269,8 +271,10 @@ fn tell_emptied(
         shards: shards.iter().copied().collect(),
     };
     let node = node.clone();
-    propose(myself, state, Command::Topology(Box::new(command)), |answer| {
-        WriterMessage::Emptied { node, shards, answer }
+    propose(myself, state, Command::Topology(Box::new(command)), |answer| WriterMessage::Emptied {
+        node,
+        shards,
+        answer,
     });
 }
 

@@ -154,6 +154,13 @@ pub(super) fn fenced(state: &WriterState, current: u64) -> ActorProcessingErr {
 fn prepare_next(myself: &Address<WriterMessage>, state: &mut WriterState) {
     while let Some(n) = preparable(&state.entries) {
         let Some(index) = routing(state) else { return };
+        // One that fails before a key is agreed must be judged so again, should the writer be
+        // another before its end is in the log: a later one agrees on none before that.
+        let decides_key = index.primary_key.is_none()
+            && matches!(state.entries.get(n), Some(entry) if is_addition(&entry.task.work));
+        if decides_key && !state.entries.iter().take(n).all(Entry::ended) {
+            return;
+        }
         let Some(entry) = state.entries.get_mut(n) else { return };
         let uid = entry.task.uid;
         let immediately = match &entry.task.work {
@@ -183,6 +190,10 @@ fn prepare_next(myself: &Address<WriterMessage>, state: &mut WriterState) {
         });
         return;
     }
+}
+
+fn is_addition(work: &Work) -> bool {
+    matches!(work, Work::Documents { .. })
 }
 
 /// `None`: the journal or the log failed; it is tried again.

@@ -16,6 +16,8 @@ const OLD_SECRETS_MAX: usize = 8;
 const PODS_EXPECTED_MAX: u32 = 64;
 /// Below this a leader that is merely busy would make answers stale.
 const STALENESS_MIN: Duration = Duration::from_secs(1);
+/// A restart takes some seconds, and three missed checks find it.
+const NODE_GRACE_MIN: Duration = Duration::from_secs(60);
 
 const SECRET_HINT: &str = "set MIROIR_CLUSTER_SECRET, or cluster.secret_file, to the same random \
                            text for all pods: openssl rand -hex 32";
@@ -89,6 +91,12 @@ pub fn check(config: &Config, found: &mut Findings<'_>) {
         "cluster.pod_grace",
         "a pod would be removed while it may still answer",
         "choose more than cluster.max_staleness; the default is 10m",
+    );
+    found.refuse_if(
+        cluster.node_grace < NODE_GRACE_MIN,
+        "cluster.node_grace",
+        "a node that is only started again would have all its copies made elsewhere",
+        "1m is the least; the default is 30m",
     );
 }
 

@@ -122,10 +122,7 @@ fn put(tx: &mut Tx<'_>, before: &Topology, topology: &Topology) -> Result<Outcom
 }
 
 /// Whether a plan of an index names a node that is gone since.
-pub(crate) fn names_removed(
-    tx: &Tx<'_>,
-    groups: &[GroupPlacement],
-) -> Result<bool, ApplyError> {
+pub(crate) fn names_removed(tx: &Tx<'_>, groups: &[GroupPlacement]) -> Result<bool, ApplyError> {
     let removed = get(tx)?.removed;
     let mut named = groups.iter().flat_map(|group| &group.shards).flat_map(|s| &s.replicas);
     Ok(!removed.is_empty() && named.any(|node| removed.contains(node)))

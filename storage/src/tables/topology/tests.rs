@@ -88,11 +88,8 @@ fn a_replica_moves_in_four_steps() {
     let cluster = Cluster::new();
     cluster.create(&[(0, &["a"])]);
     let uid = cluster.index().uid;
-    let widen = |place| TopologyCommand::Widen {
-        fence: role(),
-        index: uid.clone(),
-        replicas: vec![place],
-    };
+    let widen =
+        |place| TopologyCommand::Widen { fence: role(), index: uid.clone(), replicas: vec![place] };
     let narrow = |place| TopologyCommand::Narrow {
         fence: role(),
         index: uid.clone(),
