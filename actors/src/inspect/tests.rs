@@ -223,6 +223,7 @@ async fn a_pod_shows_its_tree_parents_first_with_real_counts() -> TestResult {
         "job-worker",
         "journal-keeper",
         "node-tasks/node-1",
+        "rebalancer",
         "registrar",
         "task-pruner",
         "webhook-sender",
