@@ -112,7 +112,7 @@ async fn a_pod_alone_answers_for_itself() -> TestResult {
     let roles: Vec<(String, Option<String>, bool)> =
         admin.roles().await?.into_iter().map(|role| (role.role, role.holder, role.alive)).collect();
     let held = |role: &str| (role.to_owned(), Some("pod-1".to_owned()), true);
-    assert_eq!(roles, [held("membership"), held("registrar")]);
+    assert_eq!(roles, [held("membership"), held("rebalancer"), held("registrar")]);
 
     let actors = admin.actors(None).await?;
     let [own] = actors.pods.as_slice() else { return Err(format!("{actors:?}").into()) };

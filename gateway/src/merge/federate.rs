@@ -275,8 +275,9 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(id, (score, query, node))| {
-                    // No two are equal.
-                    let score = f64::from(*score) / 40.0 + id as f64 / 1e4;
+                    // No two are equal, weighted or not.
+                    let apart = id as f64 / 1e4 + *query as f64 * 2e-5;
+                    let score = f64::from(*score) / 40.0 + apart;
                     let weighted = score * weights[*query];
                     (weighted, *query, *node, words(id as u32, *query, score, weights[*query]))
                 })
