@@ -163,8 +163,8 @@ pub fn changes_for(node: &NodeId, held: &BTreeSet<ShardId>, joins: bool) -> Vec<
     held.iter().map(|shard| InSyncChange { shard: *shard, node: node.clone(), joins }).collect()
 }
 
-/// The lanes that lag: at an earlier place than the most advanced required lane, without a
-/// move for [`LAG_MAX`].
+/// The lanes that lag, in the in-sync sets or on their way to them: at an earlier place than the
+/// most advanced required lane, without a move for [`LAG_MAX`].
 pub fn lagging(
     lanes: &BTreeMap<NodeId, LaneView>,
     required: &BTreeSet<NodeId>,
@@ -178,10 +178,8 @@ pub fn lagging(
         .flatten();
     lanes
         .iter()
-        .filter(|(node, lane)| {
-            required.contains(*node)
-                && lane.passed < most
-                && now.saturating_duration_since(lane.moved_at) > LAG_MAX
+        .filter(|(_, lane)| {
+            lane.passed < most && now.saturating_duration_since(lane.moved_at) > LAG_MAX
         })
         .map(|(node, _)| node.clone())
         .collect()

@@ -163,6 +163,11 @@ pub(super) async fn follow(
         if lane.standing == Standing::NeedsCopy {
             lane.filled.clear();
         }
+        let is_out = || !is_in_sync_for(&index.groups, node, &lane.settled());
+        if lane.standing == Standing::Current && !lane.leaving && is_out() {
+            // That it left was logged, though the log's answer did not come.
+            lane.standing = Standing::CatchingUp;
+        }
     }
     // One that a run keeps busy ends with it, unless its node is gone for good.
     let is_over = |node: &NodeId, lane: &LaneView| {
