@@ -174,6 +174,9 @@ fn view_group<'a>(
         view.reachable.push(reachable);
     }
     for (node, moves) in &index.moves {
+        if planted::has(Bug::LeavingUnfiltered) {
+            break;
+        }
         if let Some(view) = view.nodes.get_mut(node) {
             view.held.extend(&moves.leaving);
             view.held.sort_unstable();

@@ -94,6 +94,12 @@ bugs! {
     HalfSwap = "half-swap",
     /// A copy leaves out the last document of each page.
     CopyShort = "copy-short",
+    /// A replica that moves is taken away before its successor is filled, though it is the last.
+    TakeAwayEarly = "take-away-early",
+    /// Reads don't filter out what is left of shards that have moved away.
+    LeavingUnfiltered = "leaving-unfiltered",
+    /// What is left of a shard that has moved away counts as deleted, and is not.
+    LeaveBehind = "leave-behind",
 }
 
 /// A name that no bug has.

@@ -30,7 +30,7 @@ use crate::model_node::{ModelNode, NodeTraits};
 use crate::network::{Link, Network};
 use crate::operation::Operation;
 use crate::peer_network::{Partition, PeerNetwork};
-use crate::plan::Plan;
+use crate::plan::{Plan, SEEDS_MOVING};
 use crate::pod::{PodWorld, RunningPod};
 use crate::pod_faults::{PodFault, PodRecovery, PodsNow};
 use crate::reader::{Reading, Reads};
@@ -96,7 +96,9 @@ impl Cluster {
                 // One that joins is of the newest version: what older ones lack is refused there.
                 let joins = plan.spares().iter().any(|(spare, _)| *spare == id);
                 let keeps_names = joins || dice.chance(600);
-                let traits = NodeTraits { keeps_names, batch_ms_max: plan.batch_ms_max };
+                let is_backed_up = plan.seed >= SEEDS_MOVING;
+                let batch_ms_max = plan.batch_ms_max;
+                let traits = NodeTraits { keeps_names, batch_ms_max, is_backed_up };
                 let node =
                     ModelNode::start(id.clone(), traits, plan.seed, trace.clone(), world_tasks);
                 (id, node)
@@ -255,6 +257,10 @@ impl Cluster {
             }
             Fault::FillDisk(node) => self.with_node(&node, |node| node.set_disk_full(true)),
             Fault::ChangeSettings(node) => self.with_node(&node, ModelNode::change_settings),
+            Fault::RestoreDisk(node) => {
+                self.disk_lost().insert(node.clone());
+                self.with_node(&node, ModelNode::restore_backup);
+            }
             Fault::LoseDisk(node) => {
                 self.disk_lost().insert(node.clone());
                 self.with_node(&node, ModelNode::lose_disk);

@@ -74,7 +74,7 @@ pub async fn compare(
 ) -> Result<Option<String>, ConformanceError> {
     let tasks = Tasks::new();
     // An old node's kind: what newer ones print beside is not compared.
-    let traits = NodeTraits { keeps_names: false, batch_ms_max: 1 };
+    let traits = NodeTraits { keeps_names: false, batch_ms_max: 1, is_backed_up: false };
     let model = ModelNode::start("model".into(), traits, seed, Trace::new(None), &tasks);
     let pair = Pair { real, model };
     for index in ["conform-a", "conform-b"] {

@@ -10,7 +10,7 @@ use miroir_storage::tables::indexes::in_sync_of;
 use crate::dice::Dice;
 use crate::invariants::everything_is_in_sync::out_of_sync;
 use crate::network::Link;
-use crate::plan::{Plan, Weather};
+use crate::plan::{Plan, SEEDS_MOVING, Weather};
 use crate::without::Kind;
 
 /// After a node has lost its disk no other node is touched for this long: rule 1 holds only
@@ -36,6 +36,8 @@ pub enum Fault {
     FillDisk(NodeId),
     /// The node comes back empty.
     LoseDisk(NodeId),
+    /// The node comes back with an earlier copy of its disk.
+    RestoreDisk(NodeId),
     /// Somebody with the node's key changes an index's settings there.
     ChangeSettings(NodeId),
     /// An operator has the actor at this place of the pod's inventory, counted around, started again.
@@ -162,7 +164,10 @@ impl Faults {
             Fault::CutLink(node, _) => Some(Recovery::OpenLink(node.clone())),
             Fault::SlowNode(node, _) => Some(Recovery::SpeedUp(node.clone())),
             Fault::FillDisk(node) => Some(Recovery::FreeDisk(node.clone())),
-            Fault::LoseDisk(_) | Fault::ChangeSettings(_) | Fault::RestartActor(_) => None,
+            Fault::LoseDisk(_)
+            | Fault::RestoreDisk(_)
+            | Fault::ChangeSettings(_)
+            | Fault::RestartActor(_) => None,
             Fault::CrashPod => Some(Recovery::StartPod),
         };
         if left_out {
@@ -197,7 +202,11 @@ impl Faults {
             && self.dice.chance(300)
         {
             self.disk_lost_at_ms = Some(now_ms);
-            return Some(Fault::LoseDisk(node));
+            let is_old = self.plan.seed >= SEEDS_MOVING && self.dice.chance(500);
+            return Some(match is_old {
+                true => Fault::RestoreDisk(node),
+                false => Fault::LoseDisk(node),
+            });
         }
         self.dice
             .pick(&[

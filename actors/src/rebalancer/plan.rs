@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_membership::placement::{Goal, goal};
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::ids::{GroupId, IndexUid, NodeId, ShardId};
 use miroir_storage::routing::{IndexRouting, Routing};
 use miroir_storage::topology_commands::ReplicaPlace;
@@ -114,6 +115,9 @@ fn may_go(index: &IndexRouting, goal: &Goal, place: &ReplicaPlace) -> bool {
     let is_in_sync = |group: &GroupId, node: &NodeId| {
         in_sync_of(group).is_some_and(|in_sync| in_sync.contains(node))
     };
+    if planted::has(Bug::TakeAwayEarly) {
+        return true;
+    }
     if !is_in_sync(&place.group, &place.node) {
         let mut all = index.groups.iter().filter_map(|g| g.shards.get(place.shard.0 as usize));
         return all.any(|shard| !shard.in_sync.is_empty());

@@ -8,11 +8,13 @@
 //! Reads may still follow an earlier placement for [`crate::pod::PodConfig::placement_life`]. One that
 //! takes the node for holding less than it does sends it no filter, and one that takes it for holding
 //! more still asks it: so neither is anything copied to a node that is read, nor anything deleted,
-//! before that time is over.
+//! before that time is over. Nor, from a node that is read for other shards, while one of its requests
+//! may still come late ([`crate::sent_tasks`]): as long as the log lists what is left there, reads filter it out.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Fence, Outcome};
 use miroir_storage::ids::{Epoch, NodeId, ShardId, TaskUid};
 use miroir_storage::log::ProposeError;
@@ -209,14 +211,17 @@ pub(super) fn empty_departed(
             true => (0..shards).map(ShardId).filter(|shard| !lane.held.contains(shard)).collect(),
             false => lane.departed.clone(),
         };
-        shards.retain(|shard| is_due || !lane.departed.contains(shard));
+        // What a late request brings of these is kept from readers as long as they are listed.
+        let in_doubt = state.pod.calls.sent().in_doubt(node, state.fence.index.as_str());
+        let may_go = is_due && (whole || !in_doubt);
+        shards.retain(|shard| may_go || !lane.departed.contains(shard));
         if shards.is_empty() {
             continue;
         }
         lane.sweeps = false;
         // It may have been begun on: then a copy that was given up has left something there, and the
         // next one makes the index anew.
-        if !lane.provisioned && !whole {
+        if (!lane.provisioned && !whole) || planted::has(Bug::LeaveBehind) {
             nothing_there.push((node.clone(), shards));
             lane.moved_shards_at = now;
             continue;

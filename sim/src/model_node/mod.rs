@@ -68,6 +68,8 @@ pub struct NodeTraits {
     pub keeps_names: bool,
     /// Longest time of a usual batch, milliseconds.
     pub batch_ms_max: u64,
+    /// Somebody copies its disk now and then.
+    pub is_backed_up: bool,
 }
 
 /// One model node. Clones share it.
@@ -101,6 +103,30 @@ struct State {
     slowness: u64,
     /// Grows with each crash: what an earlier life had under way is void.
     life: u64,
+    /// The last copy of the disk, if anybody makes some.
+    backup: Option<Disk>,
+    is_backed_up: bool,
+}
+
+/// What is on a node's disk.
+#[derive(Clone, Debug)]
+struct Disk {
+    tasks: BTreeMap<u64, Task>,
+    next_uid: u64,
+    indexes: BTreeMap<String, Index>,
+}
+
+/// Tasks between two copies of a disk.
+const BACKUP_EVERY: u64 = 24;
+
+impl State {
+    /// After a batch that ended with this task.
+    fn back_up(&mut self, newest: u64) {
+        if self.is_backed_up && newest.is_multiple_of(BACKUP_EVERY) {
+            let (tasks, indexes) = (self.tasks.clone(), self.indexes.clone());
+            self.backup = Some(Disk { tasks, next_uid: self.next_uid, indexes });
+        }
+    }
 }
 
 impl ModelNode {
@@ -116,6 +142,8 @@ impl ModelNode {
             disk_full: false,
             slowness: 1,
             life: 0,
+            backup: None,
+            is_backed_up: traits.is_backed_up,
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -174,6 +202,17 @@ impl ModelNode {
         state.indexes.clear();
         state.next_uid = 0;
         state.up = true;
+    }
+
+    /// Starts anew from an earlier copy of its disk; without one, from nothing.
+    pub fn restore_backup(&self) {
+        let backup = self.lock().backup.clone();
+        self.lose_disk();
+        if let Some(Disk { tasks, next_uid, indexes }) = backup {
+            let mut state = self.lock();
+            (state.tasks, state.next_uid, state.indexes) = (tasks, next_uid, indexes);
+        }
+        self.shared.wake.notify_one();
     }
 
     /// A request of somebody else: settings of one of the node's indexes. Nothing that decides

@@ -158,6 +158,9 @@ pub(super) fn run_batch(state: &mut State, batch: &[u64], now: &str) {
             }
         }
     }
+    if let Some(newest) = batch.last() {
+        state.back_up(*newest);
+    }
 }
 
 fn run(indexes: &mut BTreeMap<String, Index>, task: &Task, now: &str) -> Result<Value, Refusal> {

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use miroir_seams::planted::{self, Bug};
 use serde::{Deserialize, Serialize};
 
 use super::indexes::{self, GroupPlacement, IndexRecord, ShardPlacement, in_sync_of};
@@ -416,7 +417,8 @@ fn narrow(
     let Some(mut index) = indexes::get(tx, uid)? else { return Ok(Outcome::Unchanged) };
     let mut changed = false;
     for ReplicaPlace { group, node, shard } in replicas {
-        if in_sync_of(&index.groups, *shard).iter().all(|other| other == node) {
+        let is_last = in_sync_of(&index.groups, *shard).iter().all(|other| other == node);
+        if is_last && !planted::has(Bug::TakeAwayEarly) {
             continue;
         }
         let of_group = index.groups.iter_mut().find(|known| known.group == *group);

@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, bail};
 use clap::Args;
 use miroir_seams::planted::{Bug, POSSIBLE};
-use miroir_sim::plan::SEEDS_KEPT;
+use miroir_sim::plan::{SEEDS_KEPT, SEEDS_MOVING};
 
 use crate::world::World;
 
+/// Those that show only where shards move.
+const OF_MOVES: [Bug; 3] = [Bug::TakeAwayEarly, Bug::LeavingUnfiltered, Bug::LeaveBehind];
 /// The first seeds of two counts are this far apart.
 const APART: u64 = 10_000;
 /// Seeds that a bug may need on average (spec 04).
@@ -72,7 +74,8 @@ pub fn planted(arguments: &PlantedArguments) -> anyhow::Result<bool> {
     let counts = Mutex::new(BTreeMap::new());
     let worker = || -> anyhow::Result<()> {
         while let Some((bug, start)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let first = SEEDS_KEPT + 1 + start * APART;
+            let base = if OF_MOVES.contains(bug) { SEEDS_MOVING } else { SEEDS_KEPT };
+            let first = base + 1 + start * APART;
             let count = count(*bug, first, arguments.seeds)?;
             eprintln!("{} from {first}: {count:?}", bug.name());
             let mut counts = counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
