@@ -30,6 +30,8 @@ use crate::pod::PodContext;
 
 /// Between rounds.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A pod that has just started holds nobody for down: before this no node counts as back.
+const JUDGES_AFTER: Duration = Duration::from_secs(60);
 
 /// What the rebalancer is told.
 #[derive(Debug)]
@@ -59,6 +61,7 @@ pub struct RebalancerState {
     pod: Arc<PodContext>,
     fence: RoleFence,
     down_since: BTreeMap<NodeId, Instant>,
+    started: Instant,
 }
 
 /// Why a round ended early.
@@ -88,7 +91,8 @@ impl Actor for Rebalancer {
         let RebalancerArguments { pod, epoch } = arguments;
         myself.cast(RebalancerMessage::Round)?;
         let fence = RoleFence { role: REBALANCER.to_owned(), epoch };
-        Ok(RebalancerState { pod, fence, down_since: BTreeMap::new() })
+        let started = pod.seams.clock.instant();
+        Ok(RebalancerState { pod, fence, down_since: BTreeMap::new(), started })
     }
 
     async fn handle(
@@ -184,11 +188,14 @@ impl RebalancerState {
             self.down_since.entry(node.clone()).or_insert(now);
         }
         let known = &routing.topology.away;
-        let is_lost =
-            |since: &Instant| now.saturating_duration_since(*since) >= self.pod.config.node_grace;
-        let lost = self.down_since.iter().filter(|(_, since)| is_lost(since)).map(|(node, _)| node);
-        let lost = lost.filter(|node| !known.contains(*node) && routing.nodes.contains_key(*node));
-        let back = known.iter().filter(|node| !down.contains(*node));
+        let lasted = |since: Instant, time| now.saturating_duration_since(since) >= time;
+        let grace = self.pod.config.node_grace;
+        let lost = self.down_since.iter().filter(|(_, since)| lasted(**since, grace));
+        let lost = lost
+            .map(|(node, _)| node)
+            .filter(|node| !known.contains(*node) && routing.nodes.contains_key(*node));
+        let may_judge = lasted(self.started, JUDGES_AFTER);
+        let back = known.iter().filter(|node| may_judge && !down.contains(*node));
         lost.map(|node| (node.clone(), true))
             .chain(back.map(|node| (node.clone(), false)))
             .collect()

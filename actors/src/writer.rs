@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use miroir_storage::commands::{Fence, Outcome};
+use miroir_storage::commands::{Ending, Fence, Outcome, Work};
 use miroir_storage::ids::{Epoch, IndexUid, NodeId, ShardId, TaskUid};
 use miroir_storage::log::ProposeError;
 use miroir_storage::tables::lane_marks::LaneMark;
@@ -379,12 +379,19 @@ fn on_operation_ended(
     end: OperationEnd,
 ) -> Result<(), ActorProcessingErr> {
     state.operation = None;
+    let is_creation = |entry: &Entry| {
+        entry.task.uid == uid && matches!(entry.task.work, Work::CreateIndex { .. })
+    };
+    // One that was refused for a bound name has asked no node for anything.
+    let has_created =
+        end.decision.ending == Ending::Succeeded && state.entries.iter().any(is_creation);
     for (node, newest) in &end.participants {
+        let was_there = state.lanes.get(node).is_some_and(|lane| lane.provisioned);
         let mark = LaneMark {
             through: Some(uid),
             open: None,
             node_task: *newest,
-            provisioned: true,
+            provisioned: was_there || has_created,
             ..LaneMark::default()
         };
         pass_lane(state, node, mark)?;

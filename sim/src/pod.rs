@@ -388,7 +388,8 @@ fn pod_config(plan: &Plan) -> PodConfig {
         health: HealthConfig::default(),
         retention: plan.retention,
         pod_grace: Duration::from_secs(600),
-        node_grace: Duration::from_secs(1800),
+        // Where shards move, faults last long enough for copies to be made elsewhere.
+        node_grace: Duration::from_secs(if plan.moves { 25 } else { 1800 }),
         placement_life: Duration::from_secs(15),
     }
 }
