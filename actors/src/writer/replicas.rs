@@ -104,6 +104,7 @@ pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut Writer
         .last();
     let required = required(state);
     let lagging = lanes::lagging(&state.lanes, &required, state.pod.seams.clock.instant());
+    let newest = state.entries.back().map(|entry| entry.task.uid);
     let mut joining = Vec::new();
     for (node, lane) in &mut state.lanes {
         let caught_up = last_ended.is_none_or(|last| lane.passed.is_some_and(|p| p >= last));
@@ -112,7 +113,8 @@ pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut Writer
             && !lane.leaving
             && lane.provisioned
             && caught_up
-            && !lagging.contains(node)
+            // With nothing ahead of it there is nothing to lag behind in.
+            && !(lagging.contains(node) && lane.passed < newest)
             && !state.pod.health.is_down(node)
         {
             lane.standing = Standing::Joining;
