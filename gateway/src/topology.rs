@@ -72,7 +72,7 @@ pub struct Replication {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Steering {
-    /// No moves for now.
+    /// Moves are paused: none begins, none goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
     /// Documents copied in a second by each move at most; 0: as fast as it goes.
@@ -156,7 +156,7 @@ pub struct NodeView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MovesView {
-    /// No moves for now.
+    /// Moves are paused: none begins, none goes on.
     pub paused: bool,
     /// Documents copied in a second by each move at most; 0: as fast as it goes.
     pub documents_per_second: u32,

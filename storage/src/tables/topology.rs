@@ -41,7 +41,7 @@ pub struct Topology {
     pub away: BTreeSet<NodeId>,
     /// Ids that are never used again.
     pub removed: BTreeSet<NodeId>,
-    /// No moves for now.
+    /// Moves are paused: none begins, none goes on.
     pub paused: bool,
     /// Documents that each move copies in a second at most; 0: as fast as it goes.
     pub documents_per_second: u32,
@@ -373,6 +373,20 @@ fn drop_empty_groups(index: &mut IndexRecord) {
     }
 }
 
+fn keep_placement(
+    tx: &mut Tx<'_>,
+    uid: &IndexUid,
+    mut index: IndexRecord,
+    changed: bool,
+) -> Result<Outcome, ApplyError> {
+    if !changed {
+        return Ok(Outcome::Unchanged);
+    }
+    drop_empty_groups(&mut index);
+    indexes::put(tx, uid, &index)?;
+    Ok(Outcome::Done)
+}
+
 fn widen(
     tx: &mut Tx<'_>,
     topology: &Topology,
@@ -402,11 +416,7 @@ fn widen(
             moves.leaving.remove(shard);
         })?;
     }
-    if !changed {
-        return Ok(Outcome::Unchanged);
-    }
-    indexes::put(tx, uid, &index)?;
-    Ok(Outcome::Done)
+    keep_placement(tx, uid, index, changed)
 }
 
 fn narrow(
@@ -434,12 +444,7 @@ fn narrow(
             moves.leaving.insert(*shard);
         })?;
     }
-    if !changed {
-        return Ok(Outcome::Unchanged);
-    }
-    drop_empty_groups(&mut index);
-    indexes::put(tx, uid, &index)?;
-    Ok(Outcome::Done)
+    keep_placement(tx, uid, index, changed)
 }
 
 fn emptied(
