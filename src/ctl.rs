@@ -6,6 +6,7 @@
 mod client;
 mod import;
 mod leave;
+mod reshard;
 mod table;
 mod topology;
 mod views;
@@ -79,6 +80,8 @@ enum CtlCommand {
     },
     #[command(flatten)]
     Topology(topology::TopologyCtl),
+    /// Divide an index into another number of shards, while everything runs.
+    Reshard(reshard::ReshardArgs),
     /// The jobs: how far each is, why it failed.
     Jobs,
     /// Import an NDJSON file; an upload that was broken off goes on.
@@ -152,6 +155,10 @@ async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyho
         }
         CtlCommand::Topology(command) => {
             let (body, table) = topology::execute(client, command).await?;
+            (body, table, None)
+        }
+        CtlCommand::Reshard(args) => {
+            let (body, table) = reshard::reshard(client, args).await?;
             (body, table, None)
         }
         CtlCommand::Jobs => {

@@ -9,13 +9,14 @@
 //!
 //! ```text
 //!  idle --Run--> running --(run ended: report to writer)--> idle
-//!  idle --Audit, CheckSettings--> looking --(report to writer)--> idle
+//!  idle --Audit, CheckSettings, Mark--> looking --(report to writer)--> idle
 //!                   `-----Stop (index deleted, writer gone)--> stopped, run aborted
 //! ```
 
 pub mod audit;
 pub mod deliver;
 pub mod job;
+pub mod marking;
 pub mod settings_check;
 pub mod turn;
 
@@ -27,6 +28,7 @@ use tokio::task::AbortHandle;
 use self::audit::Audit;
 use self::deliver::{Delivery, RunEnd};
 use self::job::Job;
+use self::marking::{MarkEnd, MarkPage};
 use self::settings_check::{ExpectedSettings, SettingsCheck};
 use crate::inspect::{Actor, Address};
 use crate::writer::WriterMessage;
@@ -61,6 +63,15 @@ pub enum LaneMessage {
         /// What it found.
         check: SettingsCheck,
         /// The mark after it.
+        mark: LaneMark,
+    },
+    /// Mark some of the node's documents for the newest partition. The lane must be idle.
+    Mark(Box<MarkPage>),
+    /// They are marked, or not (from the lane's own task).
+    Marked {
+        /// What came of it.
+        end: MarkEnd,
+        /// The mark of the lane after it.
         mark: LaneMark,
     },
     /// An operation or a copy has brought the node to where this mark says. The lane must be idle.
@@ -131,6 +142,8 @@ impl Actor for Lane {
             LaneMessage::Audited { audit, mark } => on_audited(state, audit, mark),
             LaneMessage::CheckSettings(expected) => on_check_settings(myself, state, expected),
             LaneMessage::Checked { check, mark } => on_checked(state, check, mark),
+            LaneMessage::Mark(page) => on_mark(myself, state, *page),
+            LaneMessage::Marked { end, mark } => on_marked(state, end, mark),
             LaneMessage::Reset(mark) => on_reset(state, mark),
             LaneMessage::BeginAnew => {
                 state.mark = LaneMark::default();
@@ -217,4 +230,23 @@ fn on_checked(state: &mut LaneState, check: SettingsCheck, mark: LaneMark) {
     state.mark = mark;
     let node = state.delivery.node.clone();
     let _writer_gone = state.writer.cast(WriterMessage::SettingsChecked { node, check });
+}
+
+fn on_mark(myself: Address<LaneMessage>, state: &mut LaneState, page: MarkPage) {
+    let delivery = state.delivery.clone();
+    let mut mark = state.mark.clone();
+    let marking = state.delivery.seams.tasks.clone().spawn("lane marking", async move {
+        let turn = delivery.turn.clone();
+        let _turn = turn.take().await;
+        let end = delivery.mark_documents(&page, &mut mark).await;
+        let _stopped = myself.cast(LaneMessage::Marked { end, mark });
+    });
+    state.running = Some(marking.abort_handle());
+}
+
+fn on_marked(state: &mut LaneState, end: MarkEnd, mark: LaneMark) {
+    state.running = None;
+    state.mark = mark;
+    let node = state.delivery.node.clone();
+    let _writer_gone = state.writer.cast(WriterMessage::LaneMarked { node, end });
 }

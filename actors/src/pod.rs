@@ -59,7 +59,7 @@ use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::roles::{self, REBALANCER, REGISTRAR};
 use miroir_storage::tables::tasks;
 use miroir_storage::topology_commands::TopologyCommand;
-use ractor::{ActorCell, ActorProcessingErr, SpawnErr, SupervisionEvent};
+use ractor::{ActorProcessingErr, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use self::begin::{on_epoch_taken, start_or_wait};
@@ -81,6 +81,7 @@ use crate::registrar::RegistrarMessage;
 use crate::task_pruner::TaskRetention;
 use crate::webhook_sender::{WebhookOutlet, WebhookSenderMessage};
 use crate::writer::WriterMessage;
+use crate::writer::resharding::BEGINS_ANEW;
 
 /// The root's name in the inventory.
 const ROOT: &str = "pod";
@@ -407,9 +408,9 @@ impl Actor for Pod {
         event: SupervisionEvent,
         state: &mut PodState,
     ) -> Result<(), ActorProcessingErr> {
-        let (cell, failure): (ActorCell, Option<String>) = match event {
-            SupervisionEvent::ActorFailed(cell, error) => (cell, Some(error.to_string())),
-            SupervisionEvent::ActorTerminated(cell, ..) => (cell, None),
+        let (cell, failure, reason) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell, Some(error.to_string()), None),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => (cell, None, reason),
             _ => return Ok(()),
         };
         let life = cell.get_id();
@@ -418,6 +419,11 @@ impl Actor for Pod {
             (None, _) => {}
             (Some(LifeEnd::Former(child)), _) => inventory.forget(&child.name(), Some(life)),
             (Some(LifeEnd::ByHand(child)), _) => start_or_wait(&myself, state, child).await,
+            (Some(LifeEnd::Current(child @ Child::Writer(_))), None)
+                if reason.as_deref() == Some(BEGINS_ANEW) =>
+            {
+                start_or_wait(&myself, state, child).await;
+            }
             // A writer stops by itself when its index is gone, a role when it is another pod's.
             (Some(LifeEnd::Current(Child::Writer(index))), None) => {
                 state.writers.remove(&index);

@@ -10,6 +10,7 @@ mod vectors;
 use bytes::Bytes;
 use miroir_membership::placement::shard_of;
 use miroir_storage::ids::ShardId;
+use miroir_storage::routing::Marks;
 use miroir_wire::content::DocumentBatch;
 use miroir_wire::document::{
     document_id, infer_primary_key, no_primary_key_candidate, primary_key_cannot_change, value_at,
@@ -31,6 +32,9 @@ pub struct Prepared {
     pub bytes: Bytes,
     /// Each document: its shard and its range in `bytes`.
     pub documents: Vec<(ShardId, u32, u32)>,
+    /// Each document's shard of the second partition that it is marked for; empty where there is
+    /// only one.
+    pub beside: Vec<ShardId>,
 }
 
 /// What preparation needs to know of the index, as of the batch's place in the order.
@@ -42,8 +46,8 @@ pub struct PrepareContext {
     pub index_primary_key: Option<String>,
     /// The request's `primaryKey`.
     pub request_primary_key: Option<String>,
-    /// Number of shards.
-    pub shards: u32,
+    /// How documents are marked.
+    pub marks: Marks,
     /// Whether `_geo` is looked at (filterable or sortable).
     pub checks_geo: bool,
     /// What the embedders ask of `_vectors`.
@@ -83,6 +87,8 @@ pub fn prepare(
 ) -> Result<(Prepared, Vec<Lacking>), ApiError> {
     let primary_key = choose_primary_key(&batch, context)?;
     let mut documents = Vec::with_capacity(batch.len());
+    let mut beside = Vec::new();
+    let (current, second) = (context.marks.current, context.marks.beside());
     let mut vectors = GatheredVectors::new(&context.vectors, context.partial);
     for (range, document) in batch.ranges.iter().zip(batch.iter()) {
         let id = document_id(document, &primary_key)
@@ -92,11 +98,12 @@ pub fn prepare(
                 ApiError::new(Code::InvalidDocumentGeoField, message).in_index(&context.name)
             })?;
         }
-        documents.push((shard_of(&id, context.shards), range.0, range.1));
+        documents.push((shard_of(&id, current.shards), range.0, range.1));
+        beside.extend(second.map(|second| shard_of(&id, second.shards)));
         vectors.add(id, value_at(document, "_vectors"));
     }
     let lacking = vectors.check().map_err(|error| error.in_index(&context.name))?;
-    Ok((Prepared { primary_key, bytes: batch.bytes, documents }, lacking))
+    Ok((Prepared { primary_key, bytes: batch.bytes, documents, beside }, lacking))
 }
 
 fn choose_primary_key(batch: &DocumentBatch, context: &PrepareContext) -> Result<String, ApiError> {
@@ -184,7 +191,7 @@ mod tests {
             name: "films".into(),
             index_primary_key: None,
             request_primary_key: None,
-            shards: 64,
+            marks: Marks::first(64),
             checks_geo: true,
             vectors: VectorRules::default(),
             partial: false,

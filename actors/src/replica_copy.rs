@@ -309,7 +309,7 @@ impl ReplicaCopyArguments {
                 self.put_settings_right(&index).await?;
                 if !missing.is_empty() {
                     let path = format!("/indexes/{}/documents/delete", index.uid);
-                    let body = json!({ "filter": in_shards(missing, index.shards) });
+                    let body = json!({ "filter": in_shards(missing, index.marks.current) });
                     self.task(Method::POST, path, Some(json_body(&body))).await?;
                 }
             }
@@ -419,7 +419,7 @@ impl ReplicaCopyArguments {
         let index = self.index()?;
         // No document was accepted yet.
         let Some(key) = &index.primary_key else { return Ok(Vec::new()) };
-        let filter = in_shards(&BTreeSet::from([shard]), index.shards);
+        let filter = in_shards(&BTreeSet::from([shard]), index.marks.current);
         let query = json!({ "filter": [filter], "fields": [key], "limit": LISTED_MAX });
         let page = self.fetch(node, &query).await?;
         page.iter().map(|document| id_of(document, key)).collect()

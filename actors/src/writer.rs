@@ -23,6 +23,7 @@ mod placement;
 mod presence;
 mod replicas;
 mod reports;
+pub mod resharding;
 mod settings_checks;
 mod steps;
 
@@ -41,10 +42,12 @@ use tokio::time::Instant;
 use self::copying::Copying;
 use self::entries::{Decision, Entry, Sendable};
 use self::lanes::{LaneView, Standing};
+use self::resharding::Resharding;
 use crate::inspect::{Actor, Address};
 use crate::lane::audit::Audit;
 use crate::lane::deliver::RunEnd;
 use crate::lane::job::Job;
+use crate::lane::marking::MarkEnd;
 use crate::lane::settings_check::SettingsCheck;
 use crate::operation::OperationEnd;
 use crate::pod::PodContext;
@@ -125,6 +128,18 @@ pub enum WriterMessage {
         /// Its answer.
         answer: Result<Outcome, ProposeError>,
     },
+    /// A lane has marked documents.
+    LaneMarked {
+        /// The lane's node.
+        node: NodeId,
+        /// What came of it.
+        end: MarkEnd,
+    },
+    /// The log answered `SwitchPartition`.
+    PartitionSwitched {
+        /// Its answer.
+        answer: Result<Outcome, ProposeError>,
+    },
     /// The log answered `FinishTasks`.
     Finished {
         /// The tasks.
@@ -195,6 +210,8 @@ pub struct WriterState {
     copy_after: Instant,
     /// A `FinishTasks` is in flight: the next waits, so that tasks end in order.
     finishing: bool,
+    /// The partitions that this life is of, and the switch to the next one.
+    resharding: Resharding,
     /// The index was deleted; the writer stops.
     done: bool,
 }
@@ -250,6 +267,7 @@ impl Actor for Writer {
             copies: 0,
             copy_after,
             finishing: false,
+            resharding: Resharding::new(placed.marks, copy_after),
             done: false,
         })
     }
@@ -260,6 +278,11 @@ impl Actor for Writer {
         message: WriterMessage,
         state: &mut WriterState,
     ) -> Result<(), ActorProcessingErr> {
+        if resharding::has_changed(state) {
+            tracing::info!(index = %state.fence.index, "documents are marked for other partitions");
+            myself.stop(Some(resharding::BEGINS_ANEW.to_owned()));
+            return Ok(());
+        }
         match message {
             WriterMessage::Accepted(task) => on_accepted(state, *task),
             WriterMessage::TasksEnded(uids) => on_tasks_ended(state, &uids)?,
@@ -298,8 +321,16 @@ impl Actor for Writer {
                 }
             }
             WriterMessage::Tick => {
-                placement::follow(&myself, state).await?;
+                if !state.resharding.is_proposed() {
+                    placement::follow(&myself, state).await?;
+                }
                 on_tick(&myself, state);
+            }
+            WriterMessage::LaneMarked { node, end } => {
+                resharding::on_lane_marked(&myself, state, &node, end)?;
+            }
+            WriterMessage::PartitionSwitched { answer } => {
+                resharding::on_switched(state, answer)?;
             }
             WriterMessage::Emptied { node, shards, answer } => {
                 placement::on_emptied(state, &node, &shards, &answer)?;

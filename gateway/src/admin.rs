@@ -9,6 +9,7 @@
 //! | `GET /_miroir/pods/{id}/leave` | [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 503 `miroir_pod_unreachable` |
 //! | `/_miroir/jobs…` | see [`crate::jobs`] | |
 //! | `/_miroir/topology`, `shards`, `nodes…`, `groups…`, `replication`, `rebalance` | see [`crate::topology`] | |
+//! | `/_miroir/indexes/{index}/reshard` | see [`crate::reshard`] | |
 //! | `POST /_miroir/actors/{id}/restart` | 202 [`RestartAnswer`] | 404 `miroir_actor_not_found`, 409 `miroir_actor_not_restartable`, 503 `miroir_pod_unreachable` |
 //!
 //! All need the admin key. Any pod answers for the whole cluster: a pod that can't be reached is
@@ -30,6 +31,7 @@ use crate::context::RequestParts;
 use crate::failure::Failure;
 use crate::jobs::{self, JobsRoute, JobsSource};
 use crate::reply::Reply;
+use crate::reshard::{self, ReshardRoute, ReshardSource};
 use crate::topology::{self, TopologyRoute, TopologySource};
 
 /// Routes under `/_miroir/`.
@@ -57,6 +59,8 @@ pub enum AdminRoute {
     Jobs(JobsRoute),
     /// See [`crate::topology`].
     Topology(TopologyRoute),
+    /// See [`crate::reshard`].
+    Reshard(ReshardRoute),
     /// None that is there yet.
     Other,
 }
@@ -264,7 +268,7 @@ impl From<AdminError> for ApiError {
 
 /// Answers operators. Every call must end within a few seconds, whatever pods are away.
 #[async_trait]
-pub trait AdminSource: JobsSource + TopologySource + Debug + Send + Sync {
+pub trait AdminSource: JobsSource + TopologySource + ReshardSource + Debug + Send + Sync {
     /// The pods.
     ///
     /// # Errors
@@ -304,6 +308,8 @@ pub struct NoAdmin;
 impl JobsSource for NoAdmin {}
 
 impl TopologySource for NoAdmin {}
+
+impl ReshardSource for NoAdmin {}
 
 #[async_trait]
 impl AdminSource for NoAdmin {
@@ -353,6 +359,7 @@ pub async fn answer(
         }
         AdminRoute::Jobs(route) => return Ok(jobs::answer(source, route, request).await?),
         AdminRoute::Topology(route) => return Ok(topology::answer(source, route, request).await?),
+        AdminRoute::Reshard(route) => return Ok(reshard::answer(source, route, request).await?),
         AdminRoute::Other => Err(AdminError::NotSupported),
     };
     Ok(reply.map_err(ApiError::from)?)

@@ -41,6 +41,8 @@ pub mod node_query;
 pub mod plan;
 pub mod read_settings;
 pub mod reply;
+pub mod reshard;
+mod reshard_pod;
 pub mod rights;
 pub mod router;
 pub mod scatter;

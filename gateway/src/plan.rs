@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::ids::{GroupId, NodeId, ShardId};
 use miroir_storage::routing::IndexRouting;
-use miroir_wire::reserved::{SHARD_FIELD, shard_token};
+use miroir_wire::reserved::{Partition, SHARD_FIELD};
 use twox_hash::XxHash64;
 
 /// Starting points tried for a cover; more would rarely find a better one.
@@ -88,7 +88,7 @@ pub fn plan_shards(
         .map(|(node, (shards, place))| {
             let held = order.get(place).and_then(|group| group.nodes.get(node));
             let held = held.map(|node| node.held.as_slice()).unwrap_or_default();
-            let filter = shard_filter(&shards, held, index.shards);
+            let filter = shard_filter(&shards, held, index.marks.current);
             PlannedCall { node: node.clone(), shards, filter }
         })
         .collect();
@@ -96,7 +96,7 @@ pub fn plan_shards(
 }
 
 /// The filter that limits a node to `wanted` of the shards it `held`s; the shorter of both forms.
-fn shard_filter(wanted: &[ShardId], held: &[ShardId], shards: u32) -> Option<String> {
+fn shard_filter(wanted: &[ShardId], held: &[ShardId], of: Partition) -> Option<String> {
     let unwanted: Vec<ShardId> =
         held.iter().filter(|shard| wanted.binary_search(shard).is_err()).copied().collect();
     if unwanted.is_empty() {
@@ -113,7 +113,7 @@ fn shard_filter(wanted: &[ShardId], held: &[ShardId], shards: u32) -> Option<Str
             filter.push(',');
         }
         filter.push('"');
-        filter.push_str(&shard_token(shard.0, shards));
+        filter.push_str(&of.token(shard.0));
         filter.push('"');
     }
     filter.push(']');

@@ -18,6 +18,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::admin::AdminRoute;
 use crate::jobs::JobsRoute;
+use crate::reshard::{ReshardAction, ReshardRoute};
 use crate::topology::TopologyRoute;
 
 /// Where a request goes.
@@ -248,6 +249,7 @@ pub fn route(method: &Method, path: &str) -> Route {
             let begin = is(&Method::POST);
             only(get || begin, Route::Admin(AdminRoute::Leave { id: (*id).to_owned(), begin }))
         }
+        ["_miroir", "indexes", index, "reshard"] => reshard_route(method, index),
         ["_miroir", "jobs", rest @ ..] => jobs_route(method, rest),
         ["_miroir", rest @ ..] => {
             topology_route(method, rest).unwrap_or(Route::Admin(AdminRoute::Other))
@@ -322,6 +324,17 @@ fn topology_route(method: &Method, rest: &[&str]) -> Option<Route> {
         true => Route::Admin(AdminRoute::Topology(route)),
         false => Route::WrongMethod,
     })
+}
+
+/// `…/indexes/{index}/reshard`.
+fn reshard_route(method: &Method, index: &str) -> Route {
+    let action = match *method {
+        Method::GET | Method::HEAD => ReshardAction::Get,
+        Method::POST => ReshardAction::Begin,
+        Method::DELETE => ReshardAction::Abandon,
+        _ => return Route::WrongMethod,
+    };
+    Route::Admin(AdminRoute::Reshard(ReshardRoute { index: index.to_owned(), action }))
 }
 
 fn jobs_route(method: &Method, rest: &[&str]) -> Route {

@@ -18,6 +18,7 @@ use miroir_storage::tables;
 use miroir_storage::topology_commands::{ReplicaPlace, TopologyCommand, TopologyRefusal};
 use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::error::{ApiError, Code};
+use miroir_wire::reserved::SHARDS_MAX;
 
 use crate::admin_pod::PodAdmin;
 use crate::topology::{
@@ -238,7 +239,7 @@ fn named_in(command: &TopologyCommand) -> Option<NodeId> {
 }
 
 /// The only place where a refusal about the topology becomes a status and a code.
-fn check(outcome: Outcome, node: Option<&NodeId>) -> Result<(), ApiError> {
+pub(crate) fn check(outcome: Outcome, node: Option<&NodeId>) -> Result<(), ApiError> {
     let Outcome::Topology(refusal) = outcome else { return Ok(()) };
     let node = node.map(NodeId::as_str).unwrap_or_default();
     let (code, message) = match refusal {
@@ -274,11 +275,25 @@ fn check(outcome: Outcome, node: Option<&NodeId>) -> Result<(), ApiError> {
                 "Node `{node}` has the last copies of shards of {indexes} indexes. `loseData=true` gives their documents up."
             ),
         ),
+        TopologyRefusal::UnknownIndex => (Code::IndexNotFound, "The index is gone.".to_owned()),
+        TopologyRefusal::ReshardUnderWay { to } => (
+            Code::MiroirReshardConflict,
+            format!("The index is being divided into {to} shards. Wait for it, or give it up."),
+        ),
+        TopologyRefusal::NoReshard => {
+            (Code::MiroirReshardConflict, "The index is not being resharded.".to_owned())
+        }
+        TopologyRefusal::TooManyShards { from, to } => (
+            Code::MiroirReshardConflict,
+            format!(
+                "There is no way from {from} to {to} shards. An index has 1 to {SHARDS_MAX} shards, and so has the least common multiple of both numbers, which the way leads through: choose a number that shares more factors with {from}."
+            ),
+        ),
     };
     Err(ApiError::new(code, message))
 }
 
-fn unreadable(error: tables::ApplyError) -> ApiError {
+pub(crate) fn unreadable(error: tables::ApplyError) -> ApiError {
     ApiError::new(Code::Internal, format!("The coordinator state can't be read: {error}."))
 }
 

@@ -60,8 +60,20 @@ pub fn goal(
     groups: &BTreeMap<GroupId, Vec<NodeId>>,
     replication_factor: usize,
 ) -> Goal {
+    goal_as(shards, shards, groups, replication_factor)
+}
+
+/// As [`goal`], where `shards` are to become `placed_as` (a divisor of it, at least 1): those that
+/// become one belong to the same nodes.
+pub fn goal_as(
+    shards: u32,
+    placed_as: u32,
+    groups: &BTreeMap<GroupId, Vec<NodeId>>,
+    replication_factor: usize,
+) -> Goal {
     let of_group = |nodes: &Vec<NodeId>| {
-        (0..shards).map(|shard| rank(ShardId(shard), nodes, replication_factor)).collect()
+        let placed = |shard| ShardId(shard % placed_as.max(1));
+        (0..shards).map(|shard| rank(placed(shard), nodes, replication_factor)).collect()
     };
     let filled = groups.iter().filter(|(_, nodes)| !nodes.is_empty());
     filled.map(|(group, nodes)| (*group, of_group(nodes))).collect()

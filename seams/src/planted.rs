@@ -100,6 +100,10 @@ bugs! {
     LeavingUnfiltered = "leaving-unfiltered",
     /// What is left of a shard that has moved away counts as deleted, and is not.
     LeaveBehind = "leave-behind",
+    /// Shards are switched before the documents are marked for them.
+    SwitchUnmarked = "switch-unmarked",
+    /// Documents lose the marks of the former shards though somebody may still read by them.
+    SettleEarly = "settle-early",
 }
 
 /// A name that no bug has.

@@ -11,8 +11,7 @@ pub use cluster::reread_cluster_secrets;
 
 mod cluster;
 
-/// Most shards of an index: five digits of the shard field's alphabet, far above any use.
-pub const SHARDS_MAX: u32 = 4096;
+pub use miroir_wire::reserved::SHARDS_MAX;
 /// Fewest bytes of a master or admin key, as Meilisearch demands in production.
 pub const KEY_BYTES_MIN: usize = 16;
 /// Smallest useful limit of a request body, bytes.

@@ -109,6 +109,8 @@ impl JobsSource for TwoPods {}
 
 impl TopologySource for TwoPods {}
 
+impl miroir_gateway::reshard::ReshardSource for TwoPods {}
+
 #[async_trait]
 impl AdminSource for TwoPods {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {

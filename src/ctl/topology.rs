@@ -292,6 +292,12 @@ fn node_row(node: &NodeView) -> [String; 9] {
     ]
 }
 
+/// A bar of what is done, at most all of it.
+pub(super) fn bar(done: u64, of: u64) -> String {
+    let filled = (done.min(of) * BAR_WIDTH).checked_div(of).unwrap_or(BAR_WIDTH) as usize;
+    format!("[{}{}]", "#".repeat(filled), ".".repeat(BAR_WIDTH as usize - filled))
+}
+
 /// How far moves are, in a line.
 fn moves(view: &MovesView) -> String {
     let pace = match view.documents_per_second {
@@ -302,12 +308,11 @@ fn moves(view: &MovesView) -> String {
     if view.total == 0 && view.surplus == 0 && view.leaving == 0 {
         return format!("every shard is in its place{pace}{paused}");
     }
-    let filled = (view.done * BAR_WIDTH).checked_div(view.total).unwrap_or(BAR_WIDTH) as usize;
-    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(BAR_WIDTH as usize - filled));
+    let bar = bar(view.done, view.total);
     let left =
         view.seconds_left.map_or_else(String::new, |left| format!(", {} left", duration(left)));
     format!(
-        "[{bar}] {} of {} replicas in place, {} under way, {} to take away, {} to delete{left}{pace}{paused}",
+        "{bar} {} of {} replicas in place, {} under way, {} to take away, {} to delete{left}{pace}{paused}",
         view.done, view.total, view.arriving, view.surplus, view.leaving
     )
 }

@@ -19,7 +19,7 @@ use crate::topology_commands::{TopologyCommand, TopologyRefusal};
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,7 +211,7 @@ impl Command {
             | Self::PutWebhook(_)
             | Self::DeleteWebhook { .. }
             | Self::WebhookSent { .. } => 3,
-            Self::Topology(_) => 4,
+            Self::Topology(command) => command.format(),
             _ => 1,
         }
     }
@@ -262,7 +262,7 @@ pub struct EnqueueTask {
 /// The plan of an index that may have to be created.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NewIndex {
-    /// Number of shards, fixed.
+    /// Number of shards.
     pub shards: u32,
     /// Where each shard goes, by group.
     pub groups: Vec<GroupPlacement>,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::Unbounded;
 use std::sync::Arc;
 
+use miroir_wire::reserved::Partition;
 use miroir_wire::settings::Settings;
 use time::OffsetDateTime;
 
@@ -15,12 +16,14 @@ use crate::ids::{Epoch, IndexUid, NodeId, PodId};
 use crate::tables::api_keys::ApiKeys;
 use crate::tables::disks::DiskRecord;
 use crate::tables::indexes::IndexRecord;
+use crate::tables::partitions::{self, PartitionRecord};
 use crate::tables::records::{decode, text_from};
 use crate::tables::topology;
 use crate::tables::{ApplyError, DISKS, INDEXES, META, NAMES, NEW_INDEX_SETTINGS, NODES, TIMES};
 
 pub use crate::tables::indexes::{GroupPlacement, ShardPlacement};
 pub use crate::tables::nodes::NodeRecord;
+pub use crate::tables::partitions::ReshardOrder;
 pub use crate::tables::topology::{NodeMoves, Topology};
 
 /// All that requests are routed by.
@@ -59,6 +62,10 @@ pub struct IndexRouting {
     pub created_at: OffsetDateTime,
     /// Number of shards.
     pub shards: u32,
+    /// How documents are marked, beside the partition in force for the one after or before it.
+    pub marks: Marks,
+    /// A resharding that was ordered and is not at its end.
+    pub reshard: Option<ReshardOrder>,
     /// The client's settings.
     pub settings: Arc<Settings>,
     /// Grows with each committed settings task.
@@ -73,6 +80,44 @@ pub struct IndexRouting {
     pub groups: Vec<GroupPlacement>,
     /// Shards on the move, by node.
     pub moves: BTreeMap<NodeId, NodeMoves>,
+}
+
+/// The partitions that documents of an index are marked for: the tokens in their shard fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// In force: what reads, copies and deletions of shards go by.
+    pub current: Partition,
+    /// The one that is prepared.
+    pub next: Option<Partition>,
+    /// The one before, which some may still read by.
+    pub former: Option<Partition>,
+}
+
+impl Marks {
+    /// Those of an index that was never resharded.
+    pub fn first(shards: u32) -> Self {
+        Self { current: Partition { shards, generation: 0 }, next: None, former: None }
+    }
+
+    /// The second partition that documents are marked for, if there are two.
+    pub fn beside(&self) -> Option<Partition> {
+        self.next.or(self.former)
+    }
+
+    /// The last partition that documents are to be marked for. `None` where all are by birth.
+    pub fn newest(&self) -> Option<Partition> {
+        self.next.or((self.current.generation > 0).then_some(self.current))
+    }
+}
+
+impl IndexRouting {
+    /// The number of shards that placement goes by: that of the resharding under way where it makes
+    /// several shards one.
+    pub fn placed_as(&self) -> u32 {
+        let to = self.reshard.as_ref().map_or(self.shards, |order| order.to);
+        let joins = to > 0 && self.shards % to == 0;
+        if joins { to } else { self.shards }
+    }
 }
 
 impl Routing {
@@ -115,7 +160,9 @@ impl Routing {
             let record: IndexRecord = decode(&bytes)?;
             let seen_as = read_names.get(&uid).cloned();
             let moves = moves.remove(&uid).unwrap_or_default();
-            let index = Arc::new(index_routing(uid.clone(), seen_as.as_deref(), record, moves));
+            let partition = partitions::load(engine, &uid)?;
+            let seen = seen_as.as_deref();
+            let index = Arc::new(index_routing(uid.clone(), seen, record, partition, moves));
             if let Some(name) = seen_as {
                 routing.indexes.insert(name, index.clone());
             }
@@ -156,6 +203,7 @@ fn index_routing(
     uid: IndexUid,
     seen_as: Option<&str>,
     record: IndexRecord,
+    partition: PartitionRecord,
     moves: BTreeMap<NodeId, NodeMoves>,
 ) -> IndexRouting {
     let settings = read_settings(uid.as_str(), &record.settings);
@@ -164,6 +212,12 @@ fn index_routing(
         primary_key: record.primary_key,
         created_at: from_nanoseconds(record.created_at),
         shards: record.shards,
+        marks: Marks {
+            current: Partition { shards: record.shards, generation: partition.generation },
+            next: partition.next,
+            former: partition.former,
+        },
+        reshard: partition.order,
         settings: Arc::new(settings),
         settings_version: record.settings_version,
         settings_pending: record.settings_pending,

@@ -4,6 +4,7 @@
 //! order is checked when it is applied, against the state of that moment, and refused with a
 //! reason ([`TopologyRefusal`]).
 
+use miroir_wire::reserved::Partition;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::{Fence, RoleFence};
@@ -92,6 +93,45 @@ pub enum TopologyCommand {
         /// The shards.
         shards: Vec<ShardId>,
     },
+    /// Divides an index into another number of shards ([`crate::tables::partitions`]).
+    Reshard {
+        /// The index.
+        index: IndexUid,
+        /// How many there are to be.
+        shards: u32,
+        /// Unix nanoseconds, for people.
+        at: i64,
+    },
+    /// Gives a resharding up: the index goes back to where it was.
+    AbandonReshard {
+        /// The index.
+        index: IndexUid,
+    },
+    /// Every document is marked for the next partition: it is in force.
+    SwitchPartition {
+        /// The writer's.
+        fence: Fence,
+        /// The next partition.
+        to: Partition,
+    },
+    /// Nobody reads by the former partition any more.
+    SettlePartition {
+        /// The writer's.
+        fence: Fence,
+    },
+}
+
+impl TopologyCommand {
+    /// The oldest [`crate::commands::FORMAT`] whose pods read it.
+    pub fn format(&self) -> u32 {
+        match self {
+            Self::Reshard { .. }
+            | Self::AbandonReshard { .. }
+            | Self::SwitchPartition { .. }
+            | Self::SettlePartition { .. } => 5,
+            _ => 4,
+        }
+    }
 }
 
 /// One replica of one shard.
@@ -134,5 +174,21 @@ pub enum TopologyRefusal {
     LastCopies {
         /// Indexes.
         indexes: u32,
+    },
+    /// No such index.
+    UnknownIndex,
+    /// The index is being resharded.
+    ReshardUnderWay {
+        /// Into so many shards.
+        to: u32,
+    },
+    /// The index is not being resharded.
+    NoReshard,
+    /// The way from one number of shards to the other leads through too many.
+    TooManyShards {
+        /// Shards now.
+        from: u32,
+        /// Shards that were ordered.
+        to: u32,
     },
 }

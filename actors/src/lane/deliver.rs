@@ -211,8 +211,11 @@ impl Delivery {
             (JobWork::Empty { .. }, _) => ":empty".to_owned(),
             (_, only) => only.map_or_else(String::new, |shard| format!(":s{shard}")),
         };
+        // Nor is one with other marks: the late twin of a request without them would pass for it.
+        let newest = target.marks.newest();
+        let marks = newest.map_or_else(String::new, |newest| format!(":g{}", newest.generation));
         for (n, request) in work.requests(target).iter().enumerate() {
-            let name = format!("miroir:{}:{first}-{last}{part}:{n}", target.index);
+            let name = format!("miroir:{}:{first}-{last}{part}{marks}:{n}", target.index);
             // A request that a former life of this lane may have sent is looked up, not sent.
             let resumed = mark.open.as_ref().is_some_and(|open| open.name == name);
             match self.request(request, OpenRun { name, first, last }, resumed, mark).await {
@@ -490,7 +493,7 @@ impl Delivery {
     }
 
     /// What this life knows of its requests, for the next one.
-    fn note_sent(&self, mark: &mut LaneMark) {
+    pub(super) fn note_sent(&self, mark: &mut LaneMark) {
         let (sent, index) = (self.calls.sent(), self.target.index.as_str());
         mark.doubts = sent.in_doubt(&self.node, index);
         mark.explained =
@@ -517,7 +520,7 @@ pub(crate) fn remember(mark: &mut LaneMark, outcomes: &[(TaskUid, PartOutcome)])
 }
 
 /// Whether the node says that it has no such index though it had.
-fn is_gone(mark: &LaneMark, error: &ResponseError) -> bool {
+pub(super) fn is_gone(mark: &LaneMark, error: &ResponseError) -> bool {
     mark.provisioned && error.code == "index_not_found"
 }
 

@@ -1,14 +1,15 @@
 //! What a lane is asked to do, and the requests that makes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Method;
 use miroir_storage::ids::{IndexUid, ShardId, TaskUid};
+use miroir_storage::routing::Marks;
 use miroir_wire::error::ResponseError;
-use miroir_wire::reserved::{SHARD_FIELD, shard_token};
+use miroir_wire::reserved::{Partition, SHARD_FIELD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -143,8 +144,8 @@ impl JobRequest {
 pub struct JobTarget {
     /// The index.
     pub index: IndexUid,
-    /// Number of shards.
-    pub shards: u32,
+    /// How documents are marked.
+    pub marks: Marks,
     /// The shards the node gets.
     pub held: BTreeSet<ShardId>,
 }
@@ -161,7 +162,7 @@ impl JobWork {
             }
             Self::Empty { shards, whole: false } => {
                 let path = format!("/indexes/{}/documents/delete", target.index);
-                let body = json!({ "filter": in_shards(shards, target.shards) });
+                let body = json!({ "filter": in_shards(shards, target.marks.current) });
                 vec![control(Method::POST, path, Some(&body))]
             }
             Self::Provision { primary_key, settings } => {
@@ -285,23 +286,19 @@ fn documents_requests(partial: bool, batches: &[&Prepared], target: &JobTarget) 
     let Some(primary_key) = batches.first().map(|batch| batch.primary_key.clone()) else {
         return Vec::new();
     };
-    let tokens: Vec<Bytes> = (0..target.shards)
-        .map(|shard| {
-            Bytes::from(format!("{{\"{SHARD_FIELD}\":\"{}\",", shard_token(shard, target.shards)))
-        })
-        .collect();
+    let mut tokens: BTreeMap<(ShardId, Option<ShardId>), Bytes> = BTreeMap::new();
     let mut bodies = Vec::new();
     let mut body = BytesMut::new();
     for batch in batches {
-        for (shard, start, end) in &batch.documents {
+        for (n, (shard, start, end)) in batch.documents.iter().enumerate() {
             if !target.held.contains(shard) {
                 continue;
             }
-            let (Some(document), Some(token)) =
-                (batch.bytes.get(*start as usize..*end as usize), tokens.get(shard.0 as usize))
-            else {
-                continue;
-            };
+            let Some(document) = batch.bytes.get(*start as usize..*end as usize) else { continue };
+            let beside = batch.beside.get(n).copied();
+            let token = tokens.entry((*shard, beside)).or_insert_with(|| {
+                Bytes::from(format!("{{\"{SHARD_FIELD}\":{},", mark(target.marks, *shard, beside)))
+            });
             // The document begins with `{` and holds at least its id.
             let rest = document.get(1..).unwrap_or_default();
             if !body.is_empty() && body.len() + token.len() + rest.len() + 2 > BODY_BYTES_MAX {
@@ -332,11 +329,30 @@ fn documents_requests(partial: bool, batches: &[&Prepared], target: &JobTarget) 
         .collect()
 }
 
+/// What the shard field of a document holds, as JSON: its token, or both while there are two
+/// partitions that it is marked for.
+pub(super) fn mark(marks: Marks, shard: ShardId, beside: Option<ShardId>) -> String {
+    let token = marks.current.token(shard.0);
+    match marks.beside().zip(beside) {
+        None => format!("\"{token}\""),
+        Some((partition, beside)) => format!("[\"{token}\",\"{}\"]", partition.token(beside.0)),
+    }
+}
+
 /// The filter that matches the documents of these shards.
-pub(crate) fn in_shards(shards: &BTreeSet<ShardId>, of: u32) -> String {
-    let tokens: Vec<String> =
-        shards.iter().map(|shard| format!("\"{}\"", shard_token(shard.0, of))).collect();
-    format!("{SHARD_FIELD} IN [{}]", tokens.join(", "))
+pub(crate) fn in_shards(shards: &BTreeSet<ShardId>, of: Partition) -> String {
+    format!("{SHARD_FIELD} IN [{}]", tokens(shards.iter().copied(), of))
+}
+
+/// The filter that matches the documents that are not marked for a partition.
+pub fn unmarked(partition: Partition) -> String {
+    let shards = (0..partition.shards).map(ShardId);
+    format!("{SHARD_FIELD} NOT IN [{}]", tokens(shards, partition))
+}
+
+fn tokens(shards: impl Iterator<Item = ShardId>, of: Partition) -> String {
+    let quoted: Vec<String> = shards.map(|shard| format!("\"{}\"", of.token(shard.0))).collect();
+    quoted.join(", ")
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
@@ -360,7 +376,7 @@ mod tests {
     fn target(held: &[u32]) -> JobTarget {
         JobTarget {
             index: IndexUid::from("3-movies"),
-            shards: 64,
+            marks: Marks::first(64),
             held: held.iter().map(|shard| ShardId(*shard)).collect(),
         }
     }
@@ -371,6 +387,7 @@ mod tests {
             primary_key: "id".into(),
             bytes: Bytes::from_static(b"{\"id\":1}{ \"id\":2}{\"id\":3}"),
             documents: vec![(ShardId(0), 0, 8), (ShardId(9), 8, 17), (ShardId(1), 17, 25)],
+            beside: Vec::new(),
         };
         let work =
             JobWork::Documents { partial: false, parts: vec![(TaskUid(7), Arc::new(batch))] };
@@ -383,5 +400,29 @@ mod tests {
             json!([{"_miroir_shard": "††", "id": 1}, {"_miroir_shard": "‡‡", "id": 2}])
         );
         assert!(work.requests(&target(&[5])).is_empty());
+    }
+
+    #[test]
+    fn documents_carry_both_marks_while_there_are_two_partitions() {
+        let next = Partition { shards: 128, generation: 1 };
+        let marks = Marks { next: Some(next), ..Marks::first(64) };
+        let batch = Prepared {
+            primary_key: "id".into(),
+            bytes: Bytes::from_static(b"{\"id\":1}{\"id\":2}"),
+            documents: vec![(ShardId(0), 0, 8), (ShardId(0), 8, 16)],
+            beside: vec![ShardId(64), ShardId(0)],
+        };
+        let work =
+            JobWork::Documents { partial: false, parts: vec![(TaskUid(7), Arc::new(batch))] };
+        let requests = work.requests(&JobTarget { marks, ..target(&[0]) });
+        let body: Value = serde_json::from_slice(requests[0].body.as_deref().unwrap_or_default())
+            .unwrap_or_default();
+        assert_eq!(
+            body,
+            json!([
+                {"_miroir_shard": ["††", next.token(64)], "id": 1},
+                {"_miroir_shard": ["††", next.token(0)], "id": 2},
+            ])
+        );
     }
 }

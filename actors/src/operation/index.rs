@@ -136,7 +136,7 @@ async fn count_documents(arguments: &OperationArguments) -> u64 {
             return counted;
         }
         for (node, shards) in asked {
-            let query = json!({ "filter": [in_shards(&shards, index.shards)], "limit": 0 });
+            let query = json!({ "filter": [in_shards(&shards, index.marks.current)], "limit": 0 });
             let answer: Result<Value, _> =
                 pod.calls.json(&node, Method::POST, path.clone(), Some(&query)).await;
             match answer.ok().and_then(|answer| answer.get("total")?.as_u64()) {

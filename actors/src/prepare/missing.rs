@@ -141,6 +141,7 @@ mod tests {
             primary_key: "id".into(),
             bytes: Bytes::from_static(document),
             documents: vec![(ShardId(0), 0, document.len() as u32)],
+            beside: Vec::new(),
         };
         let start =
             "While embedding documents for embedder `given`: no vectors provided for document `1`";

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use miroir_membership::placement::{Goal, goal};
+use miroir_membership::placement::{Goal, goal_as};
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::ids::{GroupId, IndexUid, NodeId, ShardId};
 use miroir_storage::routing::{IndexRouting, Routing};
@@ -69,7 +69,7 @@ pub fn active_nodes(routing: &Routing) -> BTreeMap<GroupId, Vec<NodeId>> {
 /// Where the index belongs.
 pub fn goal_of(routing: &Routing, index: &IndexRouting) -> Goal {
     let factor = routing.topology.replication_factor.unwrap_or(1) as usize;
-    goal(index.shards, &active_nodes(routing), factor)
+    goal_as(index.shards, index.placed_as(), &active_nodes(routing), factor)
 }
 
 /// All that an index lacks, and all that it has too much, step or no step.
@@ -145,6 +145,9 @@ pub fn plan_steps(routing: &Routing, is_down: &dyn Fn(&NodeId) -> bool) -> Vec<I
         let (missing, surplus) = differences(index, &goal);
         let under_way = arriving(index);
         let may_begin = under_way > 0 || moving < MOVING_INDEXES_MAX;
+        // Parts of shards are placed when there are parts; copies of nodes that are away don't wait.
+        let is_split = index.marks.next.is_some_and(|next| next.shards > index.shards);
+        let may_begin = may_begin && (!is_split || !routing.topology.away.is_empty());
         let room = if may_begin { ARRIVING_MAX.saturating_sub(under_way) } else { 0 };
         let widen: Vec<ReplicaPlace> =
             missing.into_iter().filter(|place| !is_down(&place.node)).take(room).collect();
@@ -225,6 +228,8 @@ mod tests {
             primary_key: None,
             created_at: miroir_storage::routing::from_nanoseconds(0),
             shards: SHARDS,
+            marks: miroir_storage::routing::Marks::first(SHARDS),
+            reshard: None,
             settings: Arc::default(),
             settings_version: 0,
             settings_pending: false,

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use http::Method;
 use miroir_storage::ids::{NodeId, ShardId};
+use miroir_wire::reserved::Partition;
 use serde_json::{Value, json};
 
 use super::{CopyError, PAUSE, ReplicaCopyArguments};
@@ -39,10 +40,10 @@ impl ReplicaCopyArguments {
         let index = self.index()?;
         let mut expected = 0;
         for (source, shards) in &self.sources {
-            expected += self.count(source, shards, index.shards).await?;
+            expected += self.count(source, shards, index.marks.current).await?;
         }
         let held = match &self.missing {
-            Some(missing) => self.count(&self.target, missing, index.shards).await?,
+            Some(missing) => self.count(&self.target, missing, index.marks.current).await?,
             None => {
                 let path = format!("/indexes/{}/stats", index.uid);
                 let answer: Value =
@@ -60,7 +61,7 @@ impl ReplicaCopyArguments {
         &self,
         node: &NodeId,
         shards: &BTreeSet<ShardId>,
-        of: u32,
+        of: Partition,
     ) -> Result<u64, CopyError> {
         if shards.is_empty() {
             return Ok(0);

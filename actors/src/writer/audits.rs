@@ -23,7 +23,8 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts the audits that are due; an audit takes the turn of the lane's next run.
 pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
-    if state.operation.is_some() || planted::has(Bug::SkipAudit) {
+    let is_proposed = state.resharding.is_proposed();
+    if state.operation.is_some() || is_proposed || planted::has(Bug::SkipAudit) {
         return Ok(());
     }
     let filled = state.copying.as_ref().map(|copying| copying.target.clone());
@@ -55,6 +56,7 @@ pub(super) fn on_lane_audited(
         Audit::Stray => {
             lane.suspect = true;
             lane.sweeps = true;
+            lane.marked = false;
             take_out(myself, state);
         }
         Audit::StraySettings => lane.check_settings = true,
@@ -109,6 +111,7 @@ pub(super) fn on_disk_lost(
     lane.provisioned = false;
     lane.found_gone = false;
     lane.filling = false;
+    lane.marked = false;
     if lane.actor.cast(LaneMessage::BeginAnew).is_err() {
         // It failed, and the writer with it.
         return;

@@ -186,7 +186,7 @@ async fn begin(
 ) -> Result<(), ActorProcessingErr> {
     let now = state.pod.seams.clock.instant();
     let Some(index) = routing(state) else { return Ok(()) };
-    if state.operation.is_some() || now < state.copy_after {
+    if state.operation.is_some() || now < state.copy_after || state.resharding.is_switching() {
         return Ok(());
     }
     // Who is to be taken out of the sets may still be listed there as a source.
@@ -212,6 +212,10 @@ async fn begin(
         return Ok(());
     }
     let Some(lane) = state.lanes.get(&target) else { return Ok(()) };
+    if plan.refill().is_some() && !state.resharding.is_marked(lane) {
+        // What it has of those shards could not be told from the rest.
+        return Ok(());
+    }
     state.copies += 1;
     let given_up = Arc::new(AtomicBool::new(false));
     let arguments = ReplicaCopyArguments {
@@ -496,6 +500,10 @@ fn end(state: &mut WriterState, wait: Duration) -> Option<Copying> {
     let copying = state.copying.take()?;
     copying.give_up();
     copying.actor.stop(None);
+    if let Some(lane) = state.lanes.get_mut(&copying.target) {
+        // What it was copied from may not have been.
+        lane.marked = false;
+    }
     state.copy_after = state.pod.seams.clock.instant() + wait;
     Some(copying)
 }
@@ -546,6 +554,7 @@ mod tests {
             primary_key: "id".into(),
             bytes: Bytes::from_static(b"{\"id\":1}{\"id\":\"b\"}"),
             documents: vec![(ShardId(0), 0, 8), (ShardId(1), 8, 18)],
+            beside: Vec::new(),
         };
         note(&mut touched, &entry(Sendable::Documents(Arc::new(prepared))), &filling);
         let ids = vec![(ShardId(1), "c".to_owned()), (ShardId(2), "d".to_owned())];

@@ -346,6 +346,7 @@ mod tests {
             primary_key: "id".into(),
             bytes: Bytes::from_static(b"{}"),
             documents: vec![(ShardId(0), 0, 2)],
+            beside: Vec::new(),
         };
         let sendable = Sendable::Documents(Arc::new(prepared));
         Entry { sendable: Some(sendable), ..Entry::new(task(uid, work)) }

@@ -9,6 +9,7 @@ use miroir_storage::tables::indexes::{GroupPlacement, in_sync_of};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::resharding::MarkPages;
 use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::job::PartOutcome;
@@ -88,6 +89,14 @@ pub struct LaneView {
     pub audited_at: Instant,
     /// When it last moved, or first had something to do.
     pub moved_at: Instant,
+    /// Every document that the node has is marked for the newest partition.
+    pub marked: bool,
+    /// It has carried a run since it last marked documents.
+    pub ran_since_mark: bool,
+    /// Not before this does it mark more.
+    pub mark_after: Instant,
+    /// How many it marks at a time.
+    pub page: MarkPages,
 }
 
 impl LaneView {

@@ -25,6 +25,7 @@ use miroir_storage::topology_commands::TopologyCommand;
 use ractor::ActorProcessingErr;
 
 use super::lanes::{LaneView, Standing, held_shards, is_in_sync_for};
+use super::resharding::MarkPages;
 use super::steps::{fenced, propose, routing};
 use super::{WriterMessage, WriterState};
 use crate::inspect::Address;
@@ -64,7 +65,7 @@ impl LaneBegins<'_> {
             .iter()
             .filter_map(|(uid, outcome)| Some((*uid, serde_json::from_str(outcome).ok()?)))
             .collect();
-        let target = JobTarget { index: index.clone(), shards: placed.shards, held: held.clone() };
+        let target = JobTarget { index: index.clone(), marks: placed.marks, held: held.clone() };
         let turn = Turn::default();
         let settled: BTreeSet<ShardId> = held.difference(&moves.arriving).copied().collect();
         let in_sync = !settled.is_empty() && is_in_sync_for(&placed.groups, &node, &settled);
@@ -122,6 +123,10 @@ impl LaneBegins<'_> {
             spelling: None,
             audited_at: now,
             moved_at: now,
+            marked: placed.marks.newest().is_none(),
+            ran_since_mark: false,
+            mark_after: now,
+            page: MarkPages::default(),
         };
         Ok((node, view, notable))
     }
@@ -188,7 +193,7 @@ pub(super) fn empty_departed(
     myself: &Address<WriterMessage>,
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
-    if state.operation.is_some() {
+    if state.operation.is_some() || state.resharding.is_switching() {
         return Ok(());
     }
     let now = state.pod.seams.clock.instant();
@@ -207,6 +212,10 @@ pub(super) fn empty_departed(
             continue;
         }
         let whole = lane.held.is_empty();
+        // What is not marked would stay.
+        if !whole && !state.resharding.is_marked(lane) {
+            continue;
+        }
         let mut shards: BTreeSet<ShardId> = match lane.sweeps && !whole {
             true => (0..shards).map(ShardId).filter(|shard| !lane.held.contains(shard)).collect(),
             false => lane.departed.clone(),

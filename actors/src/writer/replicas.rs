@@ -21,6 +21,10 @@ pub(super) fn leave(
     node: &NodeId,
     reason: &'static str,
 ) {
+    if state.resharding.is_proposed() {
+        // Numbers of shards are about to change: the next life finds it out again.
+        return;
+    }
     copying::on_left(state, node);
     let Some(lane) = state.lanes.get_mut(node) else { return };
     if matches!(lane.standing, Standing::Current | Standing::Joining) {
@@ -55,7 +59,8 @@ pub(super) fn heirs(
 /// others in its place: what that lacks was nowhere else. One that is down is waited for, and one
 /// that catches up comes in by itself.
 pub(super) fn promote(myself: &Address<WriterMessage>, state: &mut WriterState) {
-    if !state.lanes.values().any(|lane| lane.lost_disk && !lane.leaving) {
+    let is_lost = |lane: &LaneView| lane.lost_disk && !lane.leaving;
+    if !state.lanes.values().any(is_lost) || state.resharding.is_proposed() {
         return;
     }
     let Some(index) = routing(state) else { return };
@@ -93,6 +98,9 @@ pub(super) fn promote(myself: &Address<WriterMessage>, state: &mut WriterState) 
 
 /// Puts lanes that have applied every ended task back into the in-sync sets.
 pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut WriterState) {
+    if state.resharding.is_switching() {
+        return;
+    }
     // Cancelled tasks may have ended far ahead.
     let last_ended = state
         .entries
@@ -112,6 +120,7 @@ pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut Writer
             && !lane.held.is_empty()
             && !lane.leaving
             && lane.provisioned
+            && state.resharding.is_marked(lane)
             && caught_up
             // With nothing ahead of it there is nothing to lag behind in.
             && !(lagging.contains(node) && lane.passed < newest)

@@ -26,6 +26,7 @@ pub(super) fn on_lane_ended(
 ) -> Result<(), ActorProcessingErr> {
     let Some(lane) = state.lanes.get_mut(node) else { return Ok(()) };
     lane.busy = false;
+    lane.ran_since_mark = true;
     lane.moved_at = state.pod.seams.clock.instant();
     match end {
         RunEnd::Done(outcomes) => {

@@ -19,7 +19,7 @@ use crate::lane::settings_check::{ExpectedSettings, SettingsCheck};
 /// Starts the checks that are due; a check takes the turn of the lane's next run.
 pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let at_last = state.copying.as_ref().is_some_and(Copying::is_at_last);
-    if state.operation.is_some() || at_last {
+    if state.operation.is_some() || at_last || state.resharding.is_switching() {
         return Ok(());
     }
     let filled = state.copying.as_ref().map(|copying| copying.target.clone());

@@ -19,7 +19,8 @@ use super::entries::{
 use super::lanes::{Standing, in_sync_nodes};
 use super::presence::{check_presence, earlier_documents};
 use super::{
-    WriterMessage, WriterState, audits, copying, placement, replicas, reports, settings_checks,
+    WriterMessage, WriterState, audits, copying, placement, replicas, reports, resharding,
+    settings_checks,
 };
 use crate::copies::{self, PayloadError};
 use crate::inspect::Address;
@@ -49,10 +50,13 @@ pub(super) async fn advance(
     audits::start(state)?;
     settings_checks::start(state)?;
     placement::empty_departed(myself, state)?;
+    resharding::mark(state, true)?;
     dispatch(state)?;
+    resharding::mark(state, false)?;
     reports::decide(myself, state);
     finish(myself, state);
     replicas::join_caught_up(myself, state);
+    resharding::advance(myself, state);
     release(state);
     Ok(())
 }
@@ -231,7 +235,7 @@ async fn prepare_payload(
                 name: name.clone(),
                 index_primary_key: index.primary_key.clone(),
                 request_primary_key: primary_key.clone(),
-                shards,
+                marks: index.marks,
                 checks_geo: PrepareContext::looks_at_geo(&index.settings),
                 vectors: VectorRules::of(&index.settings),
                 partial: *partial,
@@ -316,7 +320,7 @@ async fn start_operation(
     myself: &Address<WriterMessage>,
     state: &mut WriterState,
 ) -> Result<(), ActorProcessingErr> {
-    if state.operation.is_some() || state.copying.is_some() {
+    if state.operation.is_some() || state.copying.is_some() || state.resharding.is_switching() {
         return Ok(());
     }
     let Some(n) = state.entries.iter().position(|entry| !entry.ended()) else { return Ok(()) };
@@ -366,13 +370,15 @@ async fn start_operation(
 
 /// Gives every idle lane its next run.
 fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
-    if state.operation.is_some() {
+    if state.operation.is_some() || state.resharding.is_proposed() {
         return Ok(());
     }
     if state.copying.as_ref().is_some_and(Copying::is_at_last) {
         return Ok(());
     }
     let hold = state.copying.as_ref().and_then(|copying| copying.hold);
+    // One at a time: lanes don't gather while a copy is under way.
+    let hold = hold.map(|hold| hold.limit).or(state.resharding.limit());
     let index = routing(state);
     for (node, lane) in &mut state.lanes {
         let keeps_shards = index.as_ref().is_some_and(|index| {
@@ -383,11 +389,11 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
             || lane.noting
             || is_empty
             || lane.held.is_empty()
-            || hold.is_some_and(|hold| lane.passed >= hold.limit)
+            || hold.is_some_and(|limit| lane.passed >= limit)
         {
             continue;
         }
-        let limit = hold.and_then(|hold| hold.limit);
+        let limit = hold.flatten();
         let job = if lane.provisioned {
             let carried = index.as_ref().map(|index| lane.carried(&index.groups, node));
             next_run(&state.entries, lane.passed, limit, carried.as_ref().unwrap_or(&lane.held))

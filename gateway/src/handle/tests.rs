@@ -126,13 +126,16 @@ fn routing(groups: &[&[&str]], settings: &Value) -> Routing {
         placements.push(GroupPlacement { group, shards: placed });
     }
     let settings = Settings::from_json(settings.to_string().as_bytes()).unwrap_or_default();
+    let shards = groups.first().map_or(1, |shards| shards.len() as u32);
     let index = Arc::new(IndexRouting {
+        marks: miroir_storage::routing::Marks::first(shards),
+        reshard: None,
         moves: BTreeMap::new(),
         uid: "3-movies".into(),
         name: "movies".into(),
         primary_key: Some("id".into()),
         created_at: OffsetDateTime::UNIX_EPOCH,
-        shards: groups.first().map_or(1, |shards| shards.len() as u32),
+        shards,
         settings: Arc::new(settings),
         settings_version: 5,
         settings_pending: false,

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::ids::Epoch;
-use miroir_storage::routing::{GroupPlacement, ShardPlacement};
+use miroir_storage::routing::{GroupPlacement, Marks, ShardPlacement};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
@@ -22,13 +22,16 @@ fn index(groups: &[Vec<Vec<String>>]) -> IndexRouting {
             })
             .collect(),
     });
+    let shards = groups.first().map_or(0, Vec::len) as u32;
     IndexRouting {
+        marks: Marks::first(shards),
+        reshard: None,
         moves: BTreeMap::new(),
         uid: "1-movies".into(),
         name: "movies".into(),
         primary_key: None,
         created_at: OffsetDateTime::UNIX_EPOCH,
-        shards: groups.first().map_or(0, Vec::len) as u32,
+        shards,
         settings: Default::default(),
         settings_version: 0,
         settings_pending: false,
@@ -154,7 +157,7 @@ proptest! {
             let held: Vec<ShardId> = held.map(|(shard, _)| ShardId(shard as u32)).collect();
             // What passes the filter is what was chosen.
             let listed = |shard: &ShardId| call.filter.as_deref().is_some_and(|filter| {
-                filter.contains(&format!("\"{}\"", shard_token(shard.0, index.shards)))
+                filter.contains(&format!("\"{}\"", index.marks.current.token(shard.0)))
             });
             let negated = call.filter.as_deref().is_some_and(|filter| filter.contains("NOT IN"));
             let seen: Vec<ShardId> = held

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use miroir_seams::planted::{self, Bug};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, INDEXES, ROLES, TIMES, lane_marks, roles, topology};
+use super::{ApplyError, INDEXES, ROLES, TIMES, lane_marks, partitions, roles, topology};
 use crate::commands::{Fence, InSyncChange, Outcome};
 use crate::engine::Tx;
 use crate::ids::{Epoch, GroupId, IndexUid, NodeId, PodId, ShardId};
@@ -79,6 +79,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, uid: &IndexUid) -> Result<(), ApplyError> 
     tx.delete(INDEXES, uid.as_str().as_bytes());
     tx.delete(TIMES, uid.as_str().as_bytes());
     tx.delete(ROLES, roles::writer_role(uid).as_bytes());
+    partitions::remove(tx, uid);
     lane_marks::forget(tx, uid)
 }
 

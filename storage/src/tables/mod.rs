@@ -18,6 +18,7 @@
 //! | `DISKS` | node id | [`disks::DiskRecord`] | `NoteDisk` |
 //! | `REPLICAS` | index uid, node id | [`disks::ReplicaRecord`] | `SetReplica`, tasks |
 //! | `MOVES` | index uid, node id | [`topology::NodeMoves`] | `Topology`, in-sync changes |
+//! | `PARTITIONS` | index uid | [`partitions::PartitionRecord`] | `Topology` |
 //! | `WEBHOOKS`, `WEBHOOK_MAIL` | see [`webhooks`] | | `PutWebhook` and its like, ended tasks |
 //!
 //! Names are bound twice. *Write names* say what a name means to a request accepted now: they
@@ -35,6 +36,7 @@ pub mod keys;
 pub mod lane_marks;
 pub mod names;
 pub mod nodes;
+pub mod partitions;
 pub mod records;
 pub mod roles;
 pub mod tasks;
@@ -89,6 +91,8 @@ pub const WEBHOOKS: Table = Table(20);
 pub const WEBHOOK_MAIL: Table = Table(21);
 /// Replicas on the move.
 pub const MOVES: Table = Table(22);
+/// Indexes that were resharded, or are to be.
+pub const PARTITIONS: Table = Table(23);
 
 /// In [`META`]: the settings that new indexes begin with, as JSON.
 pub(crate) const NEW_INDEX_SETTINGS: &[u8] = b"new-index-settings";
@@ -117,6 +121,7 @@ pub const STATE_TABLES: &[Table] = &[
     WEBHOOKS,
     WEBHOOK_MAIL,
     MOVES,
+    PARTITIONS,
 ];
 
 /// Why a command could not be applied: the pod stops applying rather than guess.

@@ -21,7 +21,7 @@ use super::indexes::{self, GroupPlacement, IndexRecord, ShardPlacement, in_sync_
 use super::lane_marks::replica_key;
 use super::nodes::{self, NodeRecord};
 use super::records::{Record, decode, encode, text_from};
-use super::{ApplyError, INDEXES, LANE_MARKS, META, MOVES, NODES, REPLICAS, roles};
+use super::{ApplyError, INDEXES, LANE_MARKS, META, MOVES, NODES, REPLICAS, partitions, roles};
 use crate::commands::{Fence, Outcome, RoleFence};
 use crate::engine::{ALL_KEYS, Direction, Engine, Tx};
 use crate::ids::{GroupId, IndexUid, NodeId, ShardId};
@@ -90,6 +90,21 @@ impl Record for NodeMoves {
 pub fn load(engine: &dyn Engine) -> Result<Topology, ApplyError> {
     let stored = engine.get(META, TOPOLOGY)?;
     Ok(stored.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
+}
+
+/// What of one index is on the move, by node.
+pub(crate) fn moves_of(
+    tx: &Tx<'_>,
+    index: &IndexUid,
+) -> Result<BTreeMap<NodeId, NodeMoves>, ApplyError> {
+    let prefix = replica_key(index, &NodeId(String::new()));
+    let mut moves = BTreeMap::new();
+    for (key, bytes) in tx.scan(MOVES, ALL_KEYS, Direction::Forward, usize::MAX)? {
+        if let Some(node) = key.strip_prefix(prefix.as_slice()) {
+            moves.insert(NodeId(text_from(node.to_vec())?), decode(&bytes)?);
+        }
+    }
+    Ok(moves)
 }
 
 /// Everything on the move, by index and node.
@@ -223,6 +238,14 @@ pub(crate) fn apply(tx: &mut Tx<'_>, command: &TopologyCommand) -> Result<Outcom
         TopologyCommand::Emptied { fence, node, shards } => {
             return emptied(tx, fence, node, shards);
         }
+        TopologyCommand::Reshard { index, shards, at } => {
+            return partitions::reshard(tx, index, *shards, *at);
+        }
+        TopologyCommand::AbandonReshard { index } => return partitions::abandon(tx, index),
+        TopologyCommand::SwitchPartition { fence, to } => {
+            return partitions::switch(tx, fence, *to);
+        }
+        TopologyCommand::SettlePartition { fence } => return partitions::settle(tx, fence),
     }
     put(tx, &before, &topology)
 }

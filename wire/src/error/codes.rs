@@ -296,5 +296,6 @@ codes! {
     MiroirNodeNotFound, "miroir_node_not_found", InvalidRequest, 404;
     MiroirNodeConflict, "miroir_node_conflict", InvalidRequest, 409;
     MiroirNodeUnfit, "miroir_node_unfit", InvalidRequest, 409;
+    MiroirReshardConflict, "miroir_reshard_conflict", InvalidRequest, 409;
     MiroirCopiesLost, "miroir_copies_lost", InvalidRequest, 409;
 }

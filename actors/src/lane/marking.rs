@@ -1,0 +1,146 @@
+//! Marking the documents that a node has for another partition, in the lane's own turn.
+//!
+//! Each replica marks its own documents: no document travels, only ids and marks do. Nothing else is under
+//! way on the node for the index meanwhile, so a document that was listed is still there when its mark
+//! arrives, and an update of its shard field alone changes it and creates none. A request that is
+//! carried out late, after the document was deleted, does: it is a stray like any other
+//! ([`super::audit`]), and the replica is copied.
+
+use bytes::Bytes;
+use http::Method;
+use miroir_membership::placement::shard_of;
+use miroir_storage::ids::TaskUid;
+use miroir_storage::tables::lane_marks::{LaneMark, OpenRun};
+use miroir_wire::document::document_id;
+use miroir_wire::reserved::{Partition, SHARD_FIELD};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::deliver::{Delivery, NotAgreed, RequestEnd, is_gone};
+use super::job::{JobRequest, mark, percent_encode, unmarked};
+use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
+
+/// What to mark.
+#[derive(Clone, Debug)]
+pub struct MarkPage {
+    /// The attribute that holds the ids; without one there is no document yet.
+    pub primary_key: Option<String>,
+    /// The partition that documents may lack a mark for.
+    pub newest: Partition,
+    /// Documents at most.
+    pub limit: usize,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkEnd {
+    /// So many documents were marked.
+    Marked {
+        /// Documents.
+        count: usize,
+    },
+    /// Every document that the node has is marked.
+    Whole,
+    /// The node did not answer, or refused; it is tried again.
+    NotDone,
+    /// The node is not the one we knew: its disk is gone.
+    NodeReplaced,
+    /// The lane's mark could not be agreed: nothing was sent.
+    NotAgreed(NotAgreed),
+}
+
+#[derive(Deserialize)]
+struct DocumentsPage {
+    results: Vec<Box<RawValue>>,
+}
+
+impl Delivery {
+    /// Marks some of the documents that lack a mark of the newest partition.
+    pub(super) async fn mark_documents(&self, page: &MarkPage, lane: &mut LaneMark) -> MarkEnd {
+        let Some(primary_key) = &page.primary_key else { return MarkEnd::Whole };
+        let (node, index) = (&self.node, &self.target.index);
+        let found = match self.list_unmarked(page, primary_key).await {
+            Ok(found) => found,
+            Err(NodeCallError::Refused(error)) if is_gone(lane, &error) => {
+                return MarkEnd::NodeReplaced;
+            }
+            Err(error) => {
+                tracing::debug!(%node, %index, %error, "documents to mark could not be listed");
+                return MarkEnd::NotDone;
+            }
+        };
+        if found.is_empty() {
+            return MarkEnd::Whole;
+        }
+        let Some(body) = self.marked_body(&found, primary_key) else {
+            tracing::error!(%node, %index, "node lists documents without ids");
+            return MarkEnd::NotDone;
+        };
+        let key = percent_encode(primary_key);
+        let request = JobRequest {
+            method: Method::PUT,
+            path: format!("/indexes/{index}/documents?primaryKey={key}"),
+            body: Some(body),
+            timeout: PAYLOAD_TIMEOUT,
+            accepts: None,
+            repeatable: true,
+        };
+        let place = lane.through.unwrap_or(TaskUid(0));
+        // No other request has the name: the node's newest task grows with each.
+        let after = lane.node_task.unwrap_or(0);
+        let name = format!("miroir:{index}:mark{}:{after}", page.newest.generation);
+        let open = OpenRun { name, first: place, last: place };
+        let end = self.request(&request, open, false, lane).await;
+        lane.open = None;
+        self.note_sent(lane);
+        self.note(lane);
+        match end {
+            RequestEnd::Applied(_) | RequestEnd::AlreadyThere => {
+                MarkEnd::Marked { count: found.len() }
+            }
+            RequestEnd::Refused(error) => {
+                tracing::error!(%node, %index, code = error.code, message = error.message,
+                    "node refuses marks of documents");
+                MarkEnd::NotDone
+            }
+            RequestEnd::NodeReplaced => MarkEnd::NodeReplaced,
+            RequestEnd::NotAgreed(why) => MarkEnd::NotAgreed(why),
+        }
+    }
+
+    async fn list_unmarked(
+        &self,
+        page: &MarkPage,
+        primary_key: &str,
+    ) -> Result<Vec<Box<RawValue>>, NodeCallError> {
+        let path = format!("/indexes/{}/documents/fetch", self.target.index);
+        let query = json!({
+            "filter": [unmarked(page.newest)], "fields": [primary_key], "limit": page.limit,
+        });
+        let body = Some(Bytes::from(query.to_string()));
+        let answer = self.calls.call(&self.node, Method::POST, path, body, PAYLOAD_TIMEOUT).await?;
+        let page = serde_json::from_slice::<DocumentsPage>(&answer);
+        let page =
+            page.map_err(|error| NodeCallError::Faulty { status: 200, text: error.to_string() })?;
+        Ok(page.results)
+    }
+
+    /// An update of each document's shard field, and nothing else; `None` when one has no id.
+    fn marked_body(&self, found: &[Box<RawValue>], primary_key: &str) -> Option<Bytes> {
+        let marks = self.target.marks;
+        let mut body = Vec::new();
+        for document in found {
+            let document = document.get().trim_start();
+            let id = document_id(document.as_bytes(), primary_key).ok()?;
+            let shard = shard_of(&id, marks.current.shards);
+            let beside = marks.beside().map(|beside| shard_of(&id, beside.shards));
+            body.push(if body.is_empty() { b'[' } else { b',' });
+            let field = format!("{{\"{SHARD_FIELD}\":{},", mark(marks, shard, beside));
+            body.extend_from_slice(field.as_bytes());
+            body.extend_from_slice(document.get(1..)?.as_bytes());
+        }
+        body.push(b']');
+        Some(Bytes::from(body))
+    }
+}
