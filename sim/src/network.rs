@@ -322,7 +322,9 @@ fn documents_in(method: &Method, path: &str, body: &[u8]) -> String {
     }
     let list: Vec<Value> = serde_json::from_slice(body).unwrap_or_default();
     let named = list.iter().take(NAMED_MAX).map(|item| {
-        let shard = item.get(SHARD_FIELD).and_then(Value::as_str).and_then(parse_shard_token);
+        let marks = item.get(SHARD_FIELD);
+        let mark = marks.and_then(|marks| marks.get(0)).or(marks).and_then(Value::as_str);
+        let shard = mark.and_then(parse_shard_token).map(|(_, shard)| shard);
         let id = item.get("id").unwrap_or(item);
         match shard {
             Some(shard) => format!(" {}@s{shard}", id_text(id)),

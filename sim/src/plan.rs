@@ -18,6 +18,8 @@ const RETENTION_SHORT: Duration = Duration::from_secs(3600);
 pub const SEEDS_KEPT: u64 = 10_000;
 /// From here on operators change the topology in most worlds.
 pub const SEEDS_MOVING: u64 = 40_000;
+/// From here on they also change numbers of shards.
+pub const SEEDS_RESHARDING: u64 = 50_000;
 /// Of later worlds: with the quiet time that follows, 300 s and more.
 const FIRE_MS_MIN: u64 = 155_000;
 /// Of later worlds.
@@ -105,6 +107,8 @@ pub struct Plan {
     pub restarts_actors: bool,
     /// Operators add, drain and remove nodes.
     pub moves: bool,
+    /// Operators change indexes' numbers of shards.
+    pub reshards: bool,
     /// How long ended tasks are kept; longer than a run takes to come to rest.
     pub retention: TaskRetention,
     /// Requests may arrive here after their senders gave up.
@@ -262,6 +266,7 @@ impl Plan {
             }),
             changes_settings: Dice::new(seed, "drift").chance(250),
             restarts_actors: Dice::new(seed, "operators").chance(250),
+            reshards: seed >= SEEDS_RESHARDING && Dice::new(seed, "reshards").chance(850),
             moves: seed >= SEEDS_MOVING && Dice::new(seed, "moves").chance(800),
             retention: match Dice::new(seed, "retention").chance(150) {
                 true => TaskRetention { time: RETENTION_SHORT, ..TaskRetention::default() },

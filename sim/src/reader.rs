@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use miroir_membership::placement::shard_of;
 use miroir_storage::ids::{NodeId, TaskUid};
-use miroir_storage::routing::{Routing, ShardPlacement};
+use miroir_storage::routing::{GroupPlacement, Routing, ShardPlacement};
+use miroir_wire::reserved::Partition;
 use serde_json::json;
 
 use crate::cluster::tasks_of;
@@ -65,7 +67,7 @@ pub struct Read {
     /// The newest task that anybody knew of when the answer came.
     pub newest: Option<TaskUid>,
     /// Shards whose replicas may show what no task did, by the spec's leave.
-    pub excused: BTreeSet<u32>,
+    pub excused: Excused,
 }
 
 /// All reads of a run. Clones share it.
@@ -148,26 +150,54 @@ impl Reading {
 
     /// Shards of which the read may have asked a replica that has lost its disk, carried out a
     /// late request, or left the in-sync set meanwhile, which the pod could not know yet.
-    fn excused(&self, name: &str, before: &Routing) -> BTreeSet<u32> {
+    fn excused(&self, name: &str, before: &Routing) -> Excused {
         let mut nodes = self.network.served_late();
         nodes.extend(self.disk_lost.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         let now = self.entrances.most_advanced().map(|entrance| entrance.pod.log.routing());
-        let Some(index) = before.indexes.get(name) else { return BTreeSet::new() };
+        let Some(index) = before.indexes.get(name) else { return Excused::default() };
         let later = now.as_ref().and_then(|now| now.by_uid.get(&index.uid));
+        // Shards may be others meanwhile: what they have in common goes by the fewer.
+        let of = later.map_or(index.shards, |later| later.shards);
+        if !index.marks.current.nests_with(Partition { shards: of, generation: 0 }) {
+            return Excused { of: index.shards, shards: (0..index.shards).collect() };
+        }
+        let few = of.min(index.shards).max(1);
         let mut excused = BTreeSet::new();
         for group in &index.groups {
             let later = later.map(|index| index.groups.iter().find(|g| g.group == group.group));
             for (n, shard) in group.shards.iter().enumerate() {
-                let gone = ShardPlacement::default();
-                let later = later.map(|g| g.and_then(|g| g.shards.get(n)).unwrap_or(&gone));
-                let stays = |node: &NodeId| later.is_none_or(|now| now.in_sync.contains(node));
+                let parts = |group: &GroupPlacement| -> Vec<ShardPlacement> {
+                    let of_shard = group.shards.iter().skip(n % few as usize).step_by(few as usize);
+                    of_shard.cloned().collect()
+                };
+                let later = later.map(|g| g.map(parts).unwrap_or_default());
+                let stays = |node: &NodeId| {
+                    later.as_ref().is_none_or(|parts| {
+                        !parts.is_empty() && parts.iter().all(|part| part.in_sync.contains(node))
+                    })
+                };
                 let is_sure = |node: &NodeId| !nodes.contains(node) && stays(node);
                 if !shard.in_sync.iter().all(is_sure) {
                     excused.insert(n as u32);
                 }
             }
         }
-        excused
+        Excused { of: index.shards, shards: excused }
+    }
+}
+
+/// Shards whose answers are no evidence.
+#[derive(Clone, Debug, Default)]
+pub struct Excused {
+    /// Of so many.
+    of: u32,
+    shards: BTreeSet<u32>,
+}
+
+impl Excused {
+    /// Whether the document is in one of them.
+    pub fn covers(&self, id: &str) -> bool {
+        self.shards.contains(&shard_of(id, self.of).0)
     }
 }
 

@@ -164,7 +164,7 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
         cluster.recover_pod(recovery).await;
     }
     cluster.heal().await;
-    if plan.moves {
+    if plan.moves || plan.reshards {
         cluster.go_on_moving(&world_tasks).await;
     }
     if cluster.come_to_rest(&clients_done, false).await {

@@ -1,9 +1,11 @@
 //! What operators order of the topology under fire: nodes that join, are drained and leave, other
 //! numbers of copies, pauses. Never what would lose documents by itself.
 
+use std::sync::Arc;
+
 use miroir_storage::commands::Command;
 use miroir_storage::ids::NodeId;
-use miroir_storage::routing::{NodeRecord, Routing};
+use miroir_storage::routing::{IndexRouting, NodeRecord, Routing};
 use miroir_storage::topology_commands::TopologyCommand;
 
 use crate::dice::Dice;
@@ -16,6 +18,9 @@ const PAUSE_MS: u64 = 18_000;
 const ORDERS_MAX: u64 = 8;
 /// Copies at most.
 const FACTOR_MAX: u64 = 3;
+
+/// Shards at most: a model node is small.
+const SHARDS_MOST: u32 = 48;
 
 /// The orders of one run, from the seed.
 #[derive(Debug)]
@@ -37,11 +42,16 @@ impl TopologyOrders {
     /// The next order, when it is due. `quiet`: a disk was lost a moment ago, and whoever takes another
     /// replica away now may take the last one.
     pub fn due(&mut self, now_ms: u64, routing: Option<&Routing>, quiet: bool) -> Option<Command> {
-        if !self.plan.moves || now_ms < self.next_at_ms || self.count >= ORDERS_MAX {
+        let orders = self.plan.moves || self.plan.reshards;
+        if !orders || now_ms < self.next_at_ms || self.count >= ORDERS_MAX {
             return None;
         }
         self.next_at_ms = now_ms + self.dice.between(PAUSE_MS / 4, PAUSE_MS * 2);
-        let order = self.choose(routing.filter(|_| !quiet)?)?;
+        let order = match self.plan.reshards && (!self.plan.moves || self.dice.chance(450)) {
+            // Nothing is taken away by it.
+            true => self.reshard(routing?, now_ms)?,
+            false => self.choose(routing.filter(|_| !quiet)?)?,
+        };
         self.count += 1;
         Some(Command::Topology(Box::new(order)))
     }
@@ -50,6 +60,25 @@ impl TopologyOrders {
     pub fn go_on() -> Command {
         let steer = TopologyCommand::Steer { paused: Some(false), documents_per_second: Some(0) };
         Command::Topology(Box::new(steer))
+    }
+
+    /// Another number of shards for one of the indexes; now and then one is given up.
+    fn reshard(&self, routing: &Routing, now_ms: u64) -> Option<TopologyCommand> {
+        let indexes: Vec<&Arc<IndexRouting>> = routing.by_uid.values().collect();
+        let index = self.dice.pick(&indexes)?;
+        let uid = index.uid.clone();
+        if index.reshard.is_some() {
+            return self.dice.chance(300).then_some(TopologyCommand::AbandonReshard { index: uid });
+        }
+        let numbers = [
+            (index.shards * 2, 4),
+            (index.shards * 3, 2),
+            (index.shards / 2, if index.shards % 2 == 0 { 4 } else { 0 }),
+            (index.shards / 4, if index.shards % 4 == 0 { 2 } else { 0 }),
+            (self.dice.between(1, 12) as u32, 3),
+        ];
+        let shards = self.dice.weighted(&numbers)?.clamp(1, SHARDS_MOST);
+        Some(TopologyCommand::Reshard { index: uid, shards, at: now_ms as i64 * 1_000_000 })
     }
 
     fn choose(&self, routing: &Routing) -> Option<TopologyCommand> {

@@ -37,8 +37,8 @@ impl Kind {
 }
 
 /// Parts that are there or not.
-pub const FEATURES: [&str; 6] =
-    ["readers", "sessions", "messages", "peers", "strangers", "operators"];
+pub const FEATURES: [&str; 8] =
+    ["readers", "sessions", "messages", "peers", "strangers", "operators", "moves", "reshards"];
 /// Parts of which there may be fewer.
 pub const SIZES: [&str; 4] = ["groups", "nodes", "clients", "shards"];
 
@@ -100,6 +100,8 @@ impl Without {
                 "messages" => (plan.rates, plan.late_node) = (Default::default(), None),
                 "peers" => plan.peer_rates = Default::default(),
                 "strangers" => plan.changes_settings = false,
+                "moves" => plan.moves = false,
+                "reshards" => plan.reshards = false,
                 _ => plan.restarts_actors = false,
             }
         }

@@ -31,6 +31,9 @@ pub fn out_of_place(routing: &Routing) -> Vec<String> {
         if !distance.is_none() {
             found.push(format!("{uid} lacks {distance:?}"));
         }
+        if index.reshard.is_some() || index.marks.beside().is_some() {
+            found.push(format!("{uid} is divided into {} shards: {:?}", index.shards, index.marks));
+        }
     }
     found
 }

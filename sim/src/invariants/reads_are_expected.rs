@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use miroir_membership::placement::shard_of;
 use miroir_storage::commands::Ending;
 use miroir_storage::ids::TaskUid;
 use miroir_storage::tables::tasks::{TaskRecord, TaskState};
@@ -126,7 +125,7 @@ fn judge(read: &Read, known: &mut Known<'_>, plan: &Plan) -> Option<String> {
     let is_sure = |id: &str| {
         !index.uncertain.contains(id)
             && !ids.is_some_and(|ids| ids.contains(id))
-            && !read.excused.contains(&shard_of(id, plan.shards).0)
+            && !read.excused.covers(id)
     };
     let view = View { index, changes_settings, is_sure: &is_sure };
     match read.answer.status {

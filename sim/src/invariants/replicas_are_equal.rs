@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use miroir_membership::placement::shard_of;
 use miroir_storage::ids::{NodeId, ShardId};
-use miroir_wire::reserved::{SHARD_FIELD, parse_shard_token};
+use miroir_wire::reserved::SHARD_FIELD;
 use serde_json::Value;
 
 use super::{Violation, World};
@@ -25,11 +25,12 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
             let mut by_shard: BTreeMap<ShardId, BTreeMap<String, Document>> = BTreeMap::new();
             for (id, document) in model.documents_of(uid.as_str()) {
                 let shard = shard_of(&id, index.shards);
-                let token = document.get(SHARD_FIELD).and_then(Value::as_str);
-                if token.and_then(parse_shard_token) != Some(shard.0) {
-                    report(format!("{uid} on {node}: {id} of shard {shard} is marked {token:?}"));
+                let marks = document.get(SHARD_FIELD);
+                let expected = index.marks.current.token(shard.0);
+                if !tokens(marks).contains(&expected.as_str()) {
+                    report(format!("{uid} on {node}: {id} of shard {shard} is marked {marks:?}"));
                 }
-                by_shard.entry(shard).or_default().insert(id, document);
+                by_shard.entry(shard).or_default().insert(id, unmarked(document));
             }
             for (shard, placement) in
                 index.groups.iter().flat_map(|group| (0..).map(ShardId).zip(&group.shards))
@@ -64,6 +65,22 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
         }
     }
     found
+}
+
+/// What the shard field holds: one token, or one for each of two partitions.
+fn tokens(marks: Option<&Value>) -> Vec<&str> {
+    match marks {
+        Some(Value::String(token)) => vec![token],
+        Some(Value::Array(tokens)) => tokens.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What one replica has and another has not, but for marks: replicas mark their documents each for
+/// itself, and those of a partition that is over are left.
+fn unmarked(mut document: Document) -> Document {
+    document.shift_remove(SHARD_FIELD);
+    document
 }
 
 /// The first few differences of two sets of documents, as text.

@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, bail};
 use clap::Args;
 use miroir_seams::planted::{Bug, POSSIBLE};
-use miroir_sim::plan::{SEEDS_KEPT, SEEDS_MOVING};
+use miroir_sim::plan::{SEEDS_KEPT, SEEDS_MOVING, SEEDS_RESHARDING};
 
 use crate::world::World;
 
 /// Those that show only where shards move.
 const OF_MOVES: [Bug; 3] = [Bug::TakeAwayEarly, Bug::LeavingUnfiltered, Bug::LeaveBehind];
+/// Those that show only where numbers of shards change.
+const OF_RESHARDING: [Bug; 2] = [Bug::SwitchUnmarked, Bug::SettleEarly];
 /// The first seeds of two counts are this far apart.
 const APART: u64 = 10_000;
 /// Seeds that a bug may need on average (spec 04).
@@ -74,7 +76,11 @@ pub fn planted(arguments: &PlantedArguments) -> anyhow::Result<bool> {
     let counts = Mutex::new(BTreeMap::new());
     let worker = || -> anyhow::Result<()> {
         while let Some((bug, start)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let base = if OF_MOVES.contains(bug) { SEEDS_MOVING } else { SEEDS_KEPT };
+            let base = match bug {
+                bug if OF_MOVES.contains(bug) => SEEDS_MOVING,
+                bug if OF_RESHARDING.contains(bug) => SEEDS_RESHARDING,
+                _ => SEEDS_KEPT,
+            };
             let first = base + 1 + start * APART;
             let count = count(*bug, first, arguments.seeds)?;
             eprintln!("{} from {first}: {count:?}", bug.name());
