@@ -428,6 +428,14 @@ fn on_operation_ended(
         pass_lane(state, node, mark)?;
     }
     if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
+        // All that it covered have left the in-sync sets meanwhile, for others that know nothing of it.
+        let is_undone = end.decision.ending == Ending::Succeeded
+            && end.participants.is_empty()
+            && !matches!(entry.task.work, Work::DeleteIndex);
+        if is_undone {
+            tracing::warn!(index = %state.fence.index, task = uid.0, "no node is left that took part, once more");
+            return Ok(());
+        }
         entry.sendable = Some(if end.for_latecomers.is_empty() {
             Sendable::Nothing
         } else {

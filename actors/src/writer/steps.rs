@@ -341,6 +341,9 @@ async fn start_operation(
             nodes.push(node.clone());
         }
     }
+    if nodes.is_empty() && !matches!(entry.task.work, Work::DeleteIndex) {
+        return Ok(());
+    }
     let work = match &entry.task.work {
         Work::Settings { patch, .. } => OperationWork::Settings { patch: patch.clone() },
         Work::CreateIndex { primary_key } => OperationWork::Create {
