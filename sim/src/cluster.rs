@@ -433,6 +433,7 @@ impl Cluster {
     /// then shows less than it will after recovery.
     pub(crate) fn observe(&mut self) {
         self.look_after_pods();
+        self.spare_the_last();
         self.violations.extend(self.world.ledger.found());
         for evidence in self.history.contradictions() {
             self.violate("a_key_has_one_task", evidence);

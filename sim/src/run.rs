@@ -136,13 +136,8 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
         {
             cluster.suffer_pod(fault).await;
         }
+        cluster.spare_the_last();
         let routing = cluster.routing();
-        let spares_the_last = plan.seed >= SEEDS_MOVING;
-        if let (true, Some(node), Some(routing)) = (spares_the_last, &plan.late_node, &routing) {
-            // Faults and moves make it the only one now and then, and nothing makes up for that yet.
-            let spared = is_alone(routing, node);
-            cluster.network.set_late_node((!spared).then(|| node.clone()));
-        }
         let quiet = faults.is_quiet(now_ms);
         if let Some(order) = orders.due(now_ms, routing.as_deref(), quiet) {
             cluster.order(order, &world_tasks);
@@ -202,6 +197,19 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
     }
     world_tasks.end_all();
     report
+}
+
+impl Cluster {
+    /// Requests come late to no node that is the only one in sync of a shard: faults and moves make it
+    /// that now and then, and nothing makes up for it yet.
+    pub(crate) fn spare_the_last(&self) {
+        let routing = self.routing();
+        let spares = self.plan.seed >= SEEDS_MOVING;
+        if let (true, Some(node), Some(routing)) = (spares, &self.plan.late_node, &routing) {
+            let spared = is_alone(routing, node);
+            self.network.set_late_node((!spared).then(|| node.clone()));
+        }
+    }
 }
 
 /// Whether the node is the only one in sync for some shard.
