@@ -6,6 +6,7 @@
 
 mod ingest;
 mod load;
+mod moves;
 mod pods;
 mod search;
 mod table;
@@ -34,6 +35,22 @@ enum What {
     Ingest(IngestArguments),
     /// Three pods of its own: small writes, idle CPU, how soon roles move. Against bars.
     Pods(PodsArguments),
+    /// A cluster of its own: another number of shards, another node; what searches feel of both.
+    Moves(MovesArguments),
+}
+
+/// What `moves` measures with.
+#[derive(Debug, Args)]
+pub struct MovesArguments {
+    /// Small documents.
+    #[arg(long, default_value_t = 1_000_000)]
+    documents: usize,
+    /// How long searches are measured while nothing else goes on, seconds.
+    #[arg(long, default_value_t = 20)]
+    quiet_seconds: u64,
+    /// The pace of marking and moving, documents a second; 0: as fast as it goes.
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
 }
 
 /// What `pods` measures how often.
@@ -205,6 +222,9 @@ async fn main() -> ExitCode {
     let outcome = match Arguments::parse().what {
         What::Search(arguments) => measure_search(&arguments).await,
         What::Ingest(arguments) => measure_ingest(&arguments).await,
+        What::Moves(arguments) => {
+            moves::measure(&arguments).await.map(|measured| moves::table(&measured))
+        }
         What::Pods(arguments) => {
             pods::measure(&arguments).await.map(|measured| table::pods_table(&measured))
         }

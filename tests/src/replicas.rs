@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use miroir_wire::reserved::parse_shard_token;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -64,7 +65,7 @@ async fn compare(
     copies: usize,
 ) -> Result<(), String> {
     // Per shard: its ids on each node that has any of it.
-    let mut shards: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    let mut shards: BTreeMap<(u32, u32), BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut groups: BTreeMap<(String, Option<u32>), usize> = BTreeMap::new();
     for node in nodes {
@@ -76,7 +77,8 @@ async fn compare(
             }
             *counts.entry(id.clone()).or_default() += 1;
             *groups.entry((id.clone(), node.group)).or_default() += 1;
-            let replicas = shards.entry(text_of(&shard)).or_default();
+            let shard = newest_mark(&shard).ok_or_else(|| format!("{id} is marked {shard}"))?;
+            let replicas = shards.entry(shard).or_default();
             replicas.entry(node.id.clone()).or_default().insert(id);
         }
     }
@@ -84,7 +86,7 @@ async fn compare(
         let mut contents = replicas.values();
         let first = contents.next();
         if contents.any(|other| Some(other) != first) {
-            return Err(format!("replicas of shard {shard} differ: {replicas:?}"));
+            return Err(format!("replicas of shard {shard:?} differ: {replicas:?}"));
         }
     }
     let group_count = nodes.iter().map(|node| node.group).collect::<BTreeSet<_>>().len();
@@ -96,6 +98,15 @@ async fn compare(
     match documents.keys().find(|id| counts.get(*id) != Some(&copies)) {
         Some(id) => Err(format!("{id} has {:?} copies of {copies}", counts.get(id))),
         None => Ok(()),
+    }
+}
+
+/// The generation and the shard of a document; in an index that was resharded it may carry an
+/// older mark beside that.
+fn newest_mark(marks: &Value) -> Option<(u32, u32)> {
+    match marks {
+        Value::Array(marks) => marks.iter().filter_map(newest_mark).max(),
+        other => parse_shard_token(other.as_str()?),
     }
 }
 

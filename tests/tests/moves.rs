@@ -1,5 +1,6 @@
 //! The fleet changes under load and no client notices: a node joins, another is drained and removed,
-//! one is killed, the number of copies changes, and the pod that steers all this is killed -9.
+//! one is killed, the number of copies changes, the index is divided into other numbers of shards, and the
+//! pods that steer all this are killed -9.
 //!
 //! Meanwhile documents are written, rewritten and deleted, and the same searches are asked again and
 //! again over documents that nobody changes: each must be answered as before the first move, and
@@ -221,6 +222,28 @@ impl Operator {
         }
     }
 
+    /// Orders another number of shards; waits until it is reached, and everything in its place.
+    async fn reshard(&self, shards: u32) {
+        let path = format!("/_miroir/indexes/{INDEX}/reshard");
+        self.order(Method::POST, &path, Some(&json!({ "shards": shards }))).await;
+        self.resharded(shards).await;
+    }
+
+    async fn resharded(&self, shards: u32) {
+        let path = format!("/_miroir/indexes/{INDEX}/reshard");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let view = self.order(Method::GET, &path, None).await;
+            if view["state"] == "idle" && view["target"].is_null() {
+                assert_eq!(view["shards"], json!(shards), "{view}");
+                break;
+            }
+            assert!(Instant::now() < deadline, "it does not come to its end: {view}");
+            tokio::time::sleep(POLL).await;
+        }
+        self.settled().await;
+    }
+
     async fn node(&self, id: &str) -> Value {
         let topology = self.order(Method::GET, "/_miroir/topology", None).await;
         let mut nodes = topology["nodes"].as_array().cloned().unwrap_or_default();
@@ -262,12 +285,13 @@ async fn another_node(directory: &Path, id: &str) -> (NodeProcess, Member) {
     (node, member)
 }
 
-async fn kill_the_rebalancers_pod(cluster: &Cluster, operator: &Operator, clients: &Clients) {
+/// Kills the pod that holds a role, the writer of an index by what its role begins with.
+async fn kill_holder(cluster: &Cluster, operator: &Operator, clients: &Clients, role: &str) {
     let roles = operator.order(Method::GET, "/_miroir/roles", None).await;
     let mut roles = roles.as_array().cloned().unwrap_or_default();
-    roles.retain(|role| role["role"] == "rebalancer");
+    roles.retain(|known| known["role"].as_str().is_some_and(|name| name.starts_with(role)));
     let holder = roles.pop().and_then(|role| role["holder"].as_str().map(str::to_owned));
-    let holder = holder.expect("a pod that steers moves");
+    let holder = holder.expect("a pod that holds the role");
     let pod = cluster.ready.pods.iter().find(|pod| pod.id == holder).expect("a pod of ours");
     clients.rough.store(true, Ordering::Relaxed);
     cluster.kill(pod).expect("kill -9 of a pod");
@@ -332,7 +356,7 @@ async fn no_client_notices_that_the_fleet_changes() {
     let leaving = &cluster.ready.nodes[0];
     let drain = format!("/_miroir/nodes/{}/drain", leaving.id);
     operator.order(Method::POST, &drain, None).await;
-    kill_the_rebalancers_pod(&cluster, &operator, &clients).await;
+    kill_holder(&cluster, &operator, &clients, "rebalancer").await;
     calm_again(&cluster, &operator, &clients).await;
     assert_eq!(operator.node(&leaving.id).await["part"], "drained");
     let left = cluster.node_api(leaving).get("/indexes").await.expect("the node's indexes");
@@ -345,6 +369,17 @@ async fn no_client_notices_that_the_fleet_changes() {
     clients.rough.store(true, Ordering::Relaxed);
     cluster.kill(&cluster.ready.nodes[1]).expect("kill -9 of a node");
     calm_again(&cluster, &operator, &clients).await;
+
+    // More shards, while the pod that writes the index is killed; then fewer, and no client notices.
+    let path = format!("/_miroir/indexes/{INDEX}/reshard");
+    let order = json!({ "shards": 48 });
+    let dry = operator.order(Method::POST, &format!("{path}?dryRun=true"), Some(&order)).await;
+    assert_eq!((&dry["shards"], &dry["target"]), (&json!(16), &json!(48)), "{dry}");
+    operator.order(Method::POST, &path, Some(&order)).await;
+    kill_holder(&cluster, &operator, &clients, "writer/").await;
+    operator.resharded(48).await;
+    calm_again(&cluster, &operator, &clients).await;
+    operator.reshard(12).await;
 
     clients.stop.store(true, Ordering::Relaxed);
     for task in started {
