@@ -206,7 +206,7 @@ impl PodContext {
     }
 
     #[cfg(test)]
-    pub(crate) fn root_cell(&self) -> Option<ActorCell> {
+    pub(crate) fn root_cell(&self) -> Option<ractor::ActorCell> {
         self.root.load().as_ref().map(|root| root.get_cell())
     }
 

@@ -23,6 +23,8 @@ impl JobsSource for OnePod {}
 
 impl TopologySource for OnePod {}
 
+impl crate::reshard::ReshardSource for OnePod {}
+
 #[async_trait]
 impl AdminSource for OnePod {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {
