@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use http::Method;
 use miroir_gateway::admin::{ActorsAnswer, PeersAnswer, RestartAnswer, RoleView};
+use miroir_gateway::comparisons::ComparisonsAnswer;
 use miroir_gateway::jobs::{JobView, JobsAnswer};
 use miroir_seams::HttpTransport;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -82,6 +83,12 @@ enum CtlCommand {
     Topology(topology::TopologyCtl),
     /// Divide an index into another number of shards, while everything runs.
     Reshard(reshard::ReshardArgs),
+    /// What comparing replicas has found: documents that differ, and which replica has them wrong.
+    AntiEntropy {
+        /// Compare all replicas now; it goes on in the background.
+        #[arg(long)]
+        now: bool,
+    },
     /// The jobs: how far each is, why it failed.
     Jobs,
     /// Import an NDJSON file; an upload that was broken off goes on.
@@ -160,6 +167,12 @@ async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyho
         CtlCommand::Reshard(args) => {
             let (body, table) = reshard::reshard(client, args).await?;
             (body, table, None)
+        }
+        CtlCommand::AntiEntropy { now } => {
+            let method = if now { Method::POST } else { Method::GET };
+            let path = "/_miroir/anti-entropy";
+            let (body, found) = client.ask::<ComparisonsAnswer>(method, path).await?;
+            (body, views::comparisons(&found), views::uncompared(&found))
         }
         CtlCommand::Jobs => {
             let (body, jobs) = client.ask::<JobsAnswer>(Method::GET, "/_miroir/jobs").await?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use miroir_actors::anti_entropy::AntiEntropyConfig;
 use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::pod::{PodConfig, PodContext, start_pod};
 use miroir_actors::registration::register;
@@ -193,6 +194,10 @@ fn pod_config(config: &Config) -> PodConfig {
         },
         pod_grace: config.cluster.pod_grace,
         node_grace: config.cluster.node_grace,
+        anti_entropy: AntiEntropyConfig {
+            interval: config.cluster.anti_entropy_interval,
+            repairs: config.cluster.anti_entropy_repairs,
+        },
         placement_life: config.cluster.max_staleness + GatewayConfig::default().node_timeout,
     }
 }

@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::inspect::{Actor, Address};
 use crate::node_settings::differs;
+use crate::peer_service::Hint;
 use crate::pod::{PodContext, PodMessage};
 use crate::shares::Share;
 use crate::writer::lanes::in_sync_nodes;
@@ -172,7 +173,7 @@ async fn look_around(arguments: &DriftCheckerArguments) {
             continue;
         };
         if differs(&agreed.settings, &read) {
-            let _stopped = root.cast(PodMessage::SettingsDiffer { index, node });
+            let _stopped = root.cast(PodMessage::ForWriter(Hint::SettingsDiffer { index, node }));
         }
     }
 }

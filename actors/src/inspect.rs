@@ -24,7 +24,7 @@
 //! |---|---|---|
 //! | `Pod` | log feed | what all pods had agreed and this one has not told its actors; beyond [`BACKLOG_MAX`] this pod accepts no writes |
 //! | | health checker | two changes a node and health round |
-//! | | drift checker | one at a time, each after a call to a node |
+//! | | drift checker, anti-entropy | one at a time, each after a call to a node |
 //! | | peers (hints), operators | refused beyond [`OUTSIDE_DEPTH_MAX`] |
 //! | | its own timers | one for each child that waits |
 //! | `NodeTasks` | lanes, operations, copies | one task each that is open on the node |

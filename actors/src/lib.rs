@@ -15,6 +15,7 @@
 //! | [`index_janitor`] | removing what the log does not know |
 //! | [`registrar`] | tasks that no index owns |
 //! | [`task_pruner`] | the pace at which old tasks are removed |
+//! | [`anti_entropy`] | when replicas are compared, and what differs |
 //! | [`drift_checker`] | when nodes' settings are read back |
 //! | [`shares`] | which items of a background pass this pod does |
 //! | [`peers`] | the pods that live, and calls to them |
@@ -35,6 +36,7 @@
 //! [`payload`], [`task_details`], `writer::entries`, `writer::lanes`, `lane::job`.
 
 pub mod accept;
+pub mod anti_entropy;
 pub mod coordinator;
 pub mod copies;
 pub mod disk_lives;

@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::anti_entropy::Repair;
+use crate::anti_entropy::view::AntiEntropyReport;
 use crate::copies;
 use crate::inspect::{ActorReport, OUTSIDE_DEPTH_MAX};
 use crate::leave::{self, LeaveProgress, LeaveRefusal};
@@ -31,6 +33,8 @@ pub const ACTORS: &str = "pod/actors";
 pub const RESTART: &str = "pod/restart";
 /// Asks how far a pod is with leaving, or orders it to begin.
 pub const LEAVE: &str = "pod/leave";
+/// Asks what comparing replicas has found, or orders it.
+pub const ANTI_ENTROPY: &str = "pod/anti-entropy";
 /// How long an operator waits for a pod.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,6 +49,22 @@ pub enum Hint {
         /// The node.
         node: NodeId,
     },
+    /// A replica has documents that differ from the others'.
+    ReplicaDiffers {
+        /// The index.
+        index: IndexUid,
+        /// Which, and what is right.
+        repair: Repair,
+    },
+}
+
+impl Hint {
+    /// The index whose writer it is for.
+    pub fn index(&self) -> &IndexUid {
+        match self {
+            Self::SettingsDiffer { index, .. } | Self::ReplicaDiffers { index, .. } => index,
+        }
+    }
 }
 
 /// Sends a hint in the background.
@@ -145,6 +165,37 @@ pub async fn leave_of(
     Ok(serde_json::from_slice(&answer)?)
 }
 
+/// What any pod has found by comparing replicas; has it compare now if `begin`.
+///
+/// # Errors
+/// See [`AskError`]; after at most 2 s. The order may have arrived all the same.
+pub async fn anti_entropy_of(
+    pod: &PodContext,
+    of: &PodId,
+    begin: bool,
+) -> Result<AntiEntropyReport, AskError> {
+    if *of == pod.id {
+        return Ok(compared_here(pod, begin)?);
+    }
+    let order = serde_json::to_vec(&CompareOrder { begin })?;
+    let answer = pod.peers.call(of, ANTI_ENTROPY, vec![order.into()], ASK_TIMEOUT).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CompareOrder {
+    begin: bool,
+}
+
+fn compared_here(pod: &PodContext, begin: bool) -> Result<AntiEntropyReport, PeerRefusal> {
+    if begin {
+        check_backlog(pod)?;
+        pod.tell_root(PodMessage::Compare);
+    }
+    Ok(pod.anti_entropy.report())
+}
+
 fn leave_here(pod: &Arc<PodContext>, begin: bool) -> Result<LeaveProgress, LeaveRefusal> {
     if begin { leave::begin(pod) } else { Ok(leave::progress(pod)) }
 }
@@ -194,6 +245,10 @@ impl PeerService for PodService {
                 let order: RestartOrder = from_json(&body)?;
                 in_json(&restart_here(&self.pod, order.id).await?)
             }
+            ANTI_ENTROPY => {
+                let order: CompareOrder = from_json(&body)?;
+                in_json(&compared_here(&self.pod, order.begin)?)
+            }
             LEAVE => {
                 let order: LeaveOrder = from_json(&body)?;
                 in_json(&leave_here(&self.pod, order.begin))
@@ -215,10 +270,6 @@ fn in_json<T: Serialize>(answer: &T) -> Result<Bytes, PeerRefusal> {
 
 fn take_hint(pod: &PodContext, body: &[u8]) -> Result<Bytes, PeerRefusal> {
     check_backlog(pod)?;
-    match from_json(body)? {
-        Hint::SettingsDiffer { index, node } => {
-            pod.tell_root(PodMessage::SettingsDiffer { index, node });
-        }
-    }
+    pod.tell_root(PodMessage::ForWriter(from_json(body)?));
     Ok(Bytes::new())
 }

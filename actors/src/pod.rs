@@ -42,6 +42,7 @@
 
 mod begin;
 mod children;
+mod hints;
 mod restart;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,8 @@ use self::begin::{on_epoch_taken, start_or_wait};
 pub use self::children::Child;
 use self::children::{Children, LifeEnd};
 use self::restart::{on_restart_by_hand, restart_later};
+use crate::anti_entropy::view::AntiEntropyView;
+use crate::anti_entropy::{AntiEntropyConfig, AntiEntropyMessage};
 use crate::drift_checker::DriftView;
 use crate::health_checker::{HealthConfig, NodeHealthView};
 use crate::index_janitor::IndexJanitorMessage;
@@ -74,7 +77,7 @@ use crate::job_worker::{self, JobWorkerMessage};
 use crate::journal_keeper::{JournalKeeperMessage, held_by};
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::NodeTasksMessage;
-use crate::peer_service::{Hint, RestartReply, send_hint};
+use crate::peer_service::{Hint, RestartReply};
 use crate::peers::PeersView;
 use crate::rebalancer::RebalancerMessage;
 use crate::registrar::RegistrarMessage;
@@ -104,6 +107,8 @@ pub struct PodConfig {
     pub pod_grace: Duration,
     /// A node that is down for longer has its copies made elsewhere.
     pub node_grace: Duration,
+    /// How replicas are compared.
+    pub anti_entropy: AntiEntropyConfig,
     /// How long after a change of the placement reads may still follow the one before: as long as a
     /// pod answers without saying that it is behind, and a read takes.
     pub placement_life: Duration,
@@ -126,6 +131,8 @@ pub struct PodContext {
     pub health: Arc<NodeHealthView>,
     /// What the drift check has done.
     pub drift: DriftView,
+    /// What comparing replicas has found.
+    pub anti_entropy: AntiEntropyView,
     /// The pods that live.
     pub peers: PeersView,
     /// How webhooks are told of tasks.
@@ -158,6 +165,7 @@ impl PodContext {
             health: Arc::default(),
             inventory: Inventory::new(peers.own().clone(), seams.clock.clone()),
             drift: DriftView::default(),
+            anti_entropy: AntiEntropyView::default(),
             peers,
             outlet,
             seams,
@@ -232,13 +240,10 @@ pub enum PodMessage {
         /// Down now.
         down: bool,
     },
-    /// A node was seen to have other settings than the agreed ones.
-    SettingsDiffer {
-        /// The index.
-        index: IndexUid,
-        /// The node.
-        node: NodeId,
-    },
+    /// Somebody has found something out that an index's writer is to know.
+    ForWriter(Hint),
+    /// An operator wants replicas compared.
+    Compare,
     /// Time to start a child again.
     Restart {
         /// The child.
@@ -279,6 +284,7 @@ pub struct PodState {
     keeper: Option<Address<JournalKeeperMessage>>,
     jobs: Option<Address<JobWorkerMessage>>,
     webhooks: Option<Address<WebhookSenderMessage>>,
+    anti_entropy: Option<Address<AntiEntropyMessage>>,
     writers: BTreeMap<IndexUid, Address<WriterMessage>>,
 }
 
@@ -316,6 +322,7 @@ impl Actor for Pod {
             keeper: None,
             jobs: None,
             webhooks: None,
+            anti_entropy: None,
             writers: BTreeMap::new(),
         };
         let routing = context.log.routing();
@@ -324,7 +331,8 @@ impl Actor for Pod {
             .keys()
             .cloned()
             .map(Child::Follower)
-            .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner, Child::Drift])
+            .chain([Child::Health, Child::Janitor, Child::Registrar, Child::Pruner])
+            .chain([Child::Drift, Child::AntiEntropy])
             .chain([
                 Child::Keeper,
                 Child::Coordinator,
@@ -367,16 +375,14 @@ impl Actor for Pod {
                 }
                 Ok(())
             }
-            PodMessage::SettingsDiffer { index, node } => {
-                if let Some(writer) = state.writers.get(&index) {
-                    let _restarting = writer.cast(WriterMessage::SettingsDiffer { node });
-                    return Ok(());
+            PodMessage::Compare => {
+                if let Some(comparer) = &state.anti_entropy {
+                    let _restarting = comparer.cast(AntiEntropyMessage::Begin { by_hand: true });
                 }
-                let routing = state.context.log.routing();
-                let writer = routing.by_uid.get(&index).map(|index| &index.writer);
-                if let Some(writer) = writer.filter(|writer| **writer != state.context.id) {
-                    send_hint(&state.context, writer, &Hint::SettingsDiffer { index, node });
-                }
+                Ok(())
+            }
+            PodMessage::ForWriter(hint) => {
+                hints::pass_on(state, hint);
                 Ok(())
             }
             PodMessage::FeedClosed => Err("the feed of the coordinator log closed".into()),

@@ -16,7 +16,7 @@ mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -163,6 +163,10 @@ pub struct ReplicaCopyArguments {
     pub turn: Turn,
     /// It only brings shards to where they belong: it keeps to the pace that operators set.
     pub is_move: bool,
+    /// Only the documents of its one pass are copied: the target has the others.
+    pub is_repair: bool,
+    /// Requests that were sent; a part of their names.
+    pub requests: Arc<AtomicU64>,
     /// Set when the copy is to end without result.
     pub given_up: Arc<AtomicBool>,
 }
@@ -251,8 +255,10 @@ impl ReplicaCopyState {
             let target = &self.arguments.target;
             self.first_task = Some(self.arguments.pod.calls.newest_task(target).await?);
             self.arguments.look_at_sources().await?;
-            self.arguments.note(Content::Filling).await?;
-            self.arguments.everything().await?;
+            if !self.arguments.is_repair {
+                self.arguments.note(Content::Filling).await?;
+                self.arguments.everything().await?;
+            }
         }
         match pass {
             CopyPass::Everything => Ok(PassEnd::Done),
@@ -509,6 +515,33 @@ impl ReplicaCopyArguments {
         }
     }
 
+    /// Sends a request to the target; those about documents under a name that no other has, so that
+    /// nobody takes them for a stranger's.
+    async fn send(
+        &self,
+        method: Method,
+        path: String,
+        body: Option<Bytes>,
+    ) -> Result<u64, NodeCallError> {
+        let (calls, target) = (&self.pod.calls, &self.target);
+        if !path.contains("/documents") || !calls.keeps_names(target) {
+            return calls.enqueue(target, method, path, body, PAYLOAD_TIMEOUT).await;
+        }
+        let (Fence { index, epoch }, number) = (&self.fence, self.number);
+        let request = self.requests.fetch_add(1, Ordering::Relaxed);
+        let name = percent_encode(&format!("miroir:{index}:copy:{epoch}-{number}:{request}"));
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let named = format!("{path}{joint}customMetadata={name}");
+        let sent = calls.enqueue(target, method.clone(), named, body.clone(), PAYLOAD_TIMEOUT);
+        match sent.await {
+            Err(NodeCallError::Refused(error)) if error.message.contains("customMetadata") => {
+                calls.note_nameless(target);
+                calls.enqueue(target, method, path, body, PAYLOAD_TIMEOUT).await
+            }
+            answer => answer,
+        }
+    }
+
     /// Has the target carry out one task, to its end, in turns with its lane.
     async fn task(
         &self,
@@ -528,8 +561,7 @@ impl ReplicaCopyArguments {
         };
         self.still_holds().await?;
         let (pod, target) = (&self.pod, &self.target);
-        let sent = pod.calls.enqueue(target, method, path, body, PAYLOAD_TIMEOUT).await;
-        let uid = match sent {
+        let uid = match self.send(method, path, body).await {
             Ok(uid) => uid,
             Err(NodeCallError::Refused(error)) => return Err(CopyError::TargetRefused(error.code)),
             Err(error) => return Err(error.into()),
@@ -553,25 +585,4 @@ impl ReplicaCopyArguments {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moves_keep_to_their_pace() {
-        assert_eq!(pause_after(1000, 0), Duration::ZERO);
-        assert_eq!(pause_after(500, 1000), Duration::from_millis(500));
-    }
-
-    #[test]
-    fn each_shard_is_read_from_one_usable_in_sync_replica_that_is_not_the_target() {
-        let target = NodeId::from("a");
-        let held = BTreeSet::from([ShardId(0), ShardId(1), ShardId(2)]);
-        let in_sync = |shard: ShardId| match shard.0 {
-            0 => BTreeSet::from([NodeId::from("a"), NodeId::from("b")]),
-            1 => BTreeSet::from([NodeId::from("c")]),
-            _ => BTreeSet::from([NodeId::from("a")]),
-        };
-        let sources = assign_sources(&held, &target, in_sync, |node| node.as_str() != "c");
-        assert_eq!(sources, BTreeMap::from([(NodeId::from("b"), BTreeSet::from([ShardId(0)]))]));
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ pub mod entries;
 pub mod lanes;
 mod placement;
 mod presence;
+mod repairs;
 mod replicas;
 mod reports;
 pub mod resharding;
@@ -43,6 +44,7 @@ use self::copying::Copying;
 use self::entries::{Decision, Entry, Sendable};
 use self::lanes::{LaneView, Standing};
 use self::resharding::Resharding;
+use crate::anti_entropy::Repair;
 use crate::inspect::{Actor, Address};
 use crate::lane::audit::Audit;
 use crate::lane::deliver::RunEnd;
@@ -98,6 +100,8 @@ pub enum WriterMessage {
         /// The node.
         node: NodeId,
     },
+    /// A replica has documents that differ from the others'.
+    ReplicaDiffers(Box<Repair>),
     /// A lane's check of its node's settings ended.
     SettingsChecked {
         /// The lane's node.
@@ -204,6 +208,8 @@ pub struct WriterState {
     operation: Option<TaskUid>,
     /// A replica is being filled.
     copying: Option<Copying>,
+    /// Documents of replicas that are to be put right.
+    repairs: VecDeque<Repair>,
     /// Copies that were begun.
     copies: u64,
     /// Not before this is a failed copy tried again.
@@ -264,6 +270,7 @@ impl Actor for Writer {
             lanes,
             operation: None,
             copying: None,
+            repairs: VecDeque::new(),
             copies: 0,
             copy_after,
             finishing: false,
@@ -298,6 +305,9 @@ impl Actor for Writer {
                 if let Some(lane) = state.lanes.get_mut(&node) {
                     lane.check_settings = true;
                 }
+            }
+            WriterMessage::ReplicaDiffers(repair) => {
+                repairs::on_replica_differs(&myself, state, *repair);
             }
             WriterMessage::SettingsChecked { node, check } => {
                 settings_checks::on_settings_checked(&myself, state, &node, check)?;

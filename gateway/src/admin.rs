@@ -9,6 +9,7 @@
 //! | `GET /_miroir/pods/{id}/leave` | [`LeaveAnswer`] | 404 `miroir_pod_not_found`, 503 `miroir_pod_unreachable` |
 //! | `/_miroir/jobs…` | see [`crate::jobs`] | |
 //! | `/_miroir/topology`, `shards`, `nodes…`, `groups…`, `replication`, `rebalance` | see [`crate::topology`] | |
+//! | `/_miroir/anti-entropy` | see [`crate::comparisons`] | |
 //! | `/_miroir/indexes/{index}/reshard` | see [`crate::reshard`] | |
 //! | `POST /_miroir/actors/{id}/restart` | 202 [`RestartAnswer`] | 404 `miroir_actor_not_found`, 409 `miroir_actor_not_restartable`, 503 `miroir_pod_unreachable` |
 //!
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 
+use crate::comparisons::ComparisonsSource;
 use crate::context::RequestParts;
 use crate::failure::Failure;
 use crate::jobs::{self, JobsRoute, JobsSource};
@@ -61,6 +63,11 @@ pub enum AdminRoute {
     Topology(TopologyRoute),
     /// See [`crate::reshard`].
     Reshard(ReshardRoute),
+    /// `GET` or `POST /_miroir/anti-entropy`
+    Comparisons {
+        /// Ordered (`POST`), not only asked for.
+        begin: bool,
+    },
     /// None that is there yet.
     Other,
 }
@@ -268,7 +275,9 @@ impl From<AdminError> for ApiError {
 
 /// Answers operators. Every call must end within a few seconds, whatever pods are away.
 #[async_trait]
-pub trait AdminSource: JobsSource + TopologySource + ReshardSource + Debug + Send + Sync {
+pub trait AdminSource:
+    JobsSource + TopologySource + ReshardSource + ComparisonsSource + Debug + Send + Sync
+{
     /// The pods.
     ///
     /// # Errors
@@ -310,6 +319,8 @@ impl JobsSource for NoAdmin {}
 impl TopologySource for NoAdmin {}
 
 impl ReshardSource for NoAdmin {}
+
+impl ComparisonsSource for NoAdmin {}
 
 #[async_trait]
 impl AdminSource for NoAdmin {
@@ -359,6 +370,10 @@ pub async fn answer(
         }
         AdminRoute::Jobs(route) => return Ok(jobs::answer(source, route, request).await?),
         AdminRoute::Topology(route) => return Ok(topology::answer(source, route, request).await?),
+        AdminRoute::Comparisons { begin } => {
+            let status = if begin { 202 } else { 200 };
+            source.comparisons(begin).await.map(|found| Reply::json(status, &found))
+        }
         AdminRoute::Reshard(route) => return Ok(reshard::answer(source, route, request).await?),
         AdminRoute::Other => Err(AdminError::NotSupported),
     };

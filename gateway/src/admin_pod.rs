@@ -41,7 +41,7 @@ impl PodAdmin {
     }
 
     /// Every pod that can be asked for, this one among them.
-    fn pods(&self) -> BTreeSet<PodId> {
+    pub(crate) fn pods(&self) -> BTreeSet<PodId> {
         let peers = self.pod.peers.now();
         let others = peers.known.keys().chain(peers.live.keys());
         others.chain([&self.pod.id]).cloned().collect()

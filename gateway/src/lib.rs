@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod admin_pod;
 pub mod auth;
+pub mod comparisons;
 mod compress;
 pub mod context;
 pub mod cors;

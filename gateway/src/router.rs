@@ -249,6 +249,10 @@ pub fn route(method: &Method, path: &str) -> Route {
             let begin = is(&Method::POST);
             only(get || begin, Route::Admin(AdminRoute::Leave { id: (*id).to_owned(), begin }))
         }
+        ["_miroir", "anti-entropy"] => {
+            let begin = is(&Method::POST);
+            only(get || begin, Route::Admin(AdminRoute::Comparisons { begin }))
+        }
         ["_miroir", "indexes", index, "reshard"] => reshard_route(method, index),
         ["_miroir", "jobs", rest @ ..] => jobs_route(method, rest),
         ["_miroir", rest @ ..] => {

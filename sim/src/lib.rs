@@ -47,5 +47,6 @@ pub mod run;
 pub mod scale;
 pub mod topology_orders;
 pub mod trace;
+pub mod vandals;
 pub mod without;
 pub mod workload;

@@ -140,6 +140,11 @@ impl Network {
         self.weather().late_node = node;
     }
 
+    /// What the node serves is no evidence from here on.
+    pub fn excuse(&self, node: &NodeId) {
+        self.weather().served_late.insert(node.clone());
+    }
+
     /// Writes that arrive this much after they were sent count as late: their pod may have been
     /// replaced meanwhile.
     pub fn set_old_after(&self, age: Duration) {

@@ -109,6 +109,8 @@ pub struct Plan {
     pub moves: bool,
     /// Operators change indexes' numbers of shards.
     pub reshards: bool,
+    /// Somebody else changes documents on a node, once all is at rest.
+    pub changes_documents: bool,
     /// How long ended tasks are kept; longer than a run takes to come to rest.
     pub retention: TaskRetention,
     /// Requests may arrive here after their senders gave up.
@@ -267,6 +269,7 @@ impl Plan {
             changes_settings: Dice::new(seed, "drift").chance(250),
             restarts_actors: Dice::new(seed, "operators").chance(250),
             reshards: seed >= SEEDS_RESHARDING && Dice::new(seed, "reshards").chance(850),
+            changes_documents: seed >= SEEDS_RESHARDING && Dice::new(seed, "vandals").chance(300),
             moves: seed >= SEEDS_MOVING && Dice::new(seed, "moves").chance(800),
             retention: match Dice::new(seed, "retention").chance(150) {
                 true => TaskRetention { time: RETENTION_SHORT, ..TaskRetention::default() },

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use miroir_actors::anti_entropy::AntiEntropyConfig;
 use miroir_actors::drain::drain;
 use miroir_actors::health_checker::HealthConfig;
 use miroir_actors::inspect::Address;
@@ -390,6 +391,10 @@ fn pod_config(plan: &Plan) -> PodConfig {
         pod_grace: Duration::from_secs(600),
         // Where shards move, faults last long enough for copies to be made elsewhere.
         node_grace: Duration::from_secs(if plan.moves { 25 } else { 1800 }),
+        anti_entropy: AntiEntropyConfig {
+            interval: Duration::from_secs(if plan.changes_documents { 60 } else { 6 * 3600 }),
+            repairs: true,
+        },
         placement_life: Duration::from_secs(15),
     }
 }

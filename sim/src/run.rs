@@ -38,6 +38,8 @@ const REST_MS_MAX: u64 = 1_800_000;
 const QUIET_MS: u64 = 150_000;
 /// Quiet time within which settings that somebody changed must be repaired.
 const DRIFT_QUIET_MS: u64 = drift_checker::INTERVAL.as_millis() as u64 + 30_000;
+/// Quiet time at most until documents that somebody has changed are put right.
+const REPAIR_MS_MAX: u64 = 600_000;
 /// Within this a task whose time is over must be gone.
 const PRUNED_WITHIN: Duration = task_pruner::INTERVAL.saturating_add(Duration::from_secs(60));
 /// Between two observations under fire.
@@ -168,9 +170,16 @@ pub async fn run(plan: &Plan, trace: &Trace) -> Report {
             // What only the drift check can find: nothing else happens any more.
             cluster.nodes.values().for_each(ModelNode::change_settings);
         }
+        if plan.changes_documents {
+            cluster.change_documents();
+        }
         let quiet_ms = if plan.changes_settings { DRIFT_QUIET_MS } else { QUIET_MS };
         let quiet_until = trace.now_ms() + quiet_ms;
-        while trace.now_ms() < quiet_until && cluster.violations.is_empty() {
+        let repaired_until = trace.now_ms() + REPAIR_MS_MAX;
+        while (trace.now_ms() < quiet_until
+            || (trace.now_ms() < repaired_until && cluster.is_vandalized()))
+            && cluster.violations.is_empty()
+        {
             tokio::time::sleep(Duration::from_secs(1)).await;
             cluster.observe();
         }

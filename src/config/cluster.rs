@@ -96,6 +96,11 @@ pub struct ClusterConfig {
     /// A node that is down this long has its copies made on the other nodes of its group.
     #[serde(with = "units::duration_text")]
     pub node_grace: Duration,
+    /// How often the replicas of each shard are compared; 0s: only by order.
+    #[serde(with = "units::duration_text")]
+    pub anti_entropy_interval: Duration,
+    /// Whether documents that are found to differ are put right, or only reported.
+    pub anti_entropy_repairs: bool,
     /// How long a pod may go unconfirmed by the log's leader before its reads count as stale.
     #[serde(with = "units::duration_text")]
     pub max_staleness: Duration,
@@ -120,6 +125,8 @@ impl Default for ClusterConfig {
             pods_expected: 1,
             pod_grace: Duration::from_secs(600),
             node_grace: Duration::from_secs(1800),
+            anti_entropy_interval: Duration::from_secs(6 * 3600),
+            anti_entropy_repairs: true,
             max_staleness: Duration::from_secs(5),
             stale_policy: StalePolicy::Mark,
             secret_files: SecretFiles::default(),

@@ -111,6 +111,8 @@ impl TopologySource for TwoPods {}
 
 impl miroir_gateway::reshard::ReshardSource for TwoPods {}
 
+impl miroir_gateway::comparisons::ComparisonsSource for TwoPods {}
+
 #[async_trait]
 impl AdminSource for TwoPods {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {

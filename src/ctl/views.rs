@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use miroir_gateway::admin::{ActorView, ActorsAnswer, PeerView, PeersAnswer, RoleView};
+use miroir_gateway::comparisons::ComparisonsAnswer;
 use miroir_gateway::jobs::{JobStatus, JobView};
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::table::{Align, render};
@@ -171,11 +173,74 @@ fn job_row(job: &JobView) -> [String; 11] {
     ]
 }
 
+/// What comparing replicas has found: what each pod has compared, and what differs.
+pub fn comparisons(answer: &ComparisonsAnswer) -> String {
+    let columns = [
+        ("POD", Align::Left),
+        ("SHARDS", Align::Right),
+        ("DOCUMENTS", Align::Right),
+        ("PUT RIGHT", Align::Right),
+        ("LAST ROUND", Align::Left),
+    ];
+    let at = |at: Option<OffsetDateTime>| {
+        at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| NONE.to_owned())
+    };
+    let rows = answer.pods.iter().filter(|pod| pod.reachable).map(|pod| {
+        [
+            pod.pod.clone(),
+            pod.report.shards.to_string(),
+            pod.report.documents.to_string(),
+            pod.report.repaired.to_string(),
+            at(pod.report.last_round_at),
+        ]
+    });
+    let compared = render(columns, &rows.collect::<Vec<_>>());
+    let columns = [
+        ("INDEX", Align::Left),
+        ("SHARD", Align::Right),
+        ("REPLICAS", Align::Left),
+        ("WRONG", Align::Left),
+        ("DOCUMENTS", Align::Right),
+        ("UNDECIDED", Align::Right),
+        ("FOUND", Align::Left),
+        ("IDS", Align::Left),
+    ];
+    let differences = answer.pods.iter().flat_map(|pod| &pod.report.differences);
+    let rows: Vec<[String; 8]> = differences
+        .map(|found| {
+            [
+                found.index.clone(),
+                found.shard.to_string(),
+                found.replicas.join(","),
+                found.wrong.join(","),
+                found.documents.to_string(),
+                found.undecided.to_string(),
+                at(Some(found.at)),
+                found.ids.join(" "),
+            ]
+        })
+        .collect();
+    match rows.is_empty() {
+        true => format!("{compared}\nno replicas differed when they were compared last\n"),
+        false => format!("{compared}\n{}", render(columns, &rows)),
+    }
+}
+
+/// The pods that could not be asked what they have found, if any.
+pub fn uncompared(answer: &ComparisonsAnswer) -> Option<String> {
+    silent(answer.pods.iter().map(|pod| (pod.pod.as_str(), pod.reachable)))
+}
+
 /// The pods that could not be asked, if any.
 pub fn unreachable(answer: &ActorsAnswer) -> Option<String> {
+    silent(answer.pods.iter().map(|pod| (pod.pod.as_str(), pod.reachable)))
+}
+
+fn silent<'a>(pods: impl Iterator<Item = (&'a str, bool)>) -> Option<String> {
+    let pods: Vec<(&str, bool)> = pods.collect();
     let gone: Vec<&str> =
-        answer.pods.iter().filter(|pod| !pod.reachable).map(|pod| pod.pod.as_str()).collect();
-    let all = answer.pods.len();
+        pods.iter().filter(|(_, answers)| !answers).map(|(pod, _)| *pod).collect();
+    let all = pods.len();
     (!gone.is_empty())
         .then(|| format!("{} of {all} pods did not answer: {}", gone.len(), gone.join(", ")))
 }

@@ -13,6 +13,7 @@ use ractor::ActorProcessingErr;
 
 use super::restart::restart_later;
 use super::{Child, PodMessage, PodState};
+use crate::anti_entropy::{AntiEntropy, AntiEntropyArguments, ShardItem};
 use crate::coordinator::Coordinator;
 use crate::drift_checker::{DriftChecker, DriftCheckerArguments, DriftItem};
 use crate::health_checker::{HealthChecker, HealthCheckerArguments};
@@ -174,6 +175,15 @@ async fn start_child(
             });
             let arguments = DriftCheckerArguments { pod: context, share, root: myself.clone() };
             let actor = myself.spawn(name, DriftChecker, arguments).await?;
+            actor.get_cell()
+        }
+        Child::AntiEntropy => {
+            let share = Share::of_pod(context.peers.clone(), |item: &ShardItem| {
+                format!("compare/{}/{}", item.index, item.shard)
+            });
+            let arguments = AntiEntropyArguments { pod: context, share, root: myself.clone() };
+            let actor = myself.spawn(name, AntiEntropy, arguments).await?;
+            state.anti_entropy = Some(actor.clone());
             actor.get_cell()
         }
         Child::Writer(index) => {

@@ -30,6 +30,8 @@ pub enum Child {
     Pruner,
     /// Reads back settings.
     Drift,
+    /// Compares replicas.
+    AntiEntropy,
     /// Works on chunks of jobs.
     Jobs,
     /// Tells webhooks of ended tasks.
@@ -51,6 +53,7 @@ impl Child {
             Self::Keeper => "journal-keeper".to_owned(),
             Self::Pruner => "task-pruner".to_owned(),
             Self::Drift => "drift-checker".to_owned(),
+            Self::AntiEntropy => "anti-entropy".to_owned(),
             Self::Jobs => "job-worker".to_owned(),
             Self::Webhooks => "webhook-sender".to_owned(),
             Self::Writer(index) => writer_role(index),

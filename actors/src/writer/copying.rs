@@ -26,11 +26,11 @@ use miroir_wire::document::document_id;
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
-use super::copy_plan::{plan_copy, sources};
+use super::copy_plan::{plan_copy, sources as plan_sources};
 use super::entries::{Entry, Sendable, Stage, judge};
 use super::lanes::{LaneView, Standing};
 use super::steps::{required, routing};
-use super::{WriterMessage, WriterState, pass_lane, reports};
+use super::{WriterMessage, WriterState, pass_lane, repairs, reports};
 use crate::inspect::Address;
 use crate::lane::deliver::remember;
 use crate::lane::job::PartOutcome;
@@ -61,6 +61,8 @@ pub struct Copying {
     sources: BTreeMap<NodeId, BTreeSet<ShardId>>,
     /// The shards that are filled.
     filling: BTreeSet<ShardId>,
+    /// It puts so many documents right, and copies no others.
+    repairs: Option<usize>,
     /// Tells the copy to end.
     given_up: Arc<AtomicBool>,
     /// Passes that were begun.
@@ -198,24 +200,14 @@ async fn begin(
     if state.entries.iter().any(|entry| entry.is_barrier() && is_told(entry)) {
         return Ok(());
     }
-    // Lost copies before those that only move.
-    let mut lanes: Vec<(&NodeId, &LaneView)> = state.lanes.iter().collect();
-    lanes.sort_by_key(|(_, lane)| is_move(lane));
-    let wanted = lanes.into_iter().find_map(|(node, lane)| {
-        let can = needs_copy(state, &index, node, lane);
-        Some((node.clone(), can.then(|| plan_copy(state, &index, node, lane))??))
-    });
-    let Some((target, plan)) = wanted else { return Ok(()) };
+    let Some(begins) = choose(state, &index) else { return Ok(()) };
+    let Begins { target, sources, filling, missing, is_move, repairs } = begins;
     let required = required(state);
     // A new index reaches its nodes with its first task.
-    if sources(state, &required, &target).any(|lane| !lane.provisioned) {
+    if plan_sources(state, &required, &target).any(|lane| !lane.provisioned) {
         return Ok(());
     }
     let Some(lane) = state.lanes.get(&target) else { return Ok(()) };
-    if plan.refill().is_some() && !state.resharding.is_marked(lane) {
-        // What it has of those shards could not be told from the rest.
-        return Ok(());
-    }
     state.copies += 1;
     let given_up = Arc::new(AtomicBool::new(false));
     let arguments = ReplicaCopyArguments {
@@ -224,30 +216,34 @@ async fn begin(
         fence: state.fence.clone(),
         number: state.copies,
         target: target.clone(),
-        sources: plan.sources.clone(),
-        missing: plan.refill(),
+        sources: sources.clone(),
+        missing,
         disk_life: lane.disk_life,
         turn: lane.turn.clone(),
-        is_move: is_move(lane),
+        is_move,
+        is_repair: repairs.is_some(),
+        requests: Arc::default(),
         given_up: given_up.clone(),
     };
     let name = format!("copy/{}/{target}/{}", state.fence.index, state.copies);
     let actor = myself.spawn(name, ReplicaCopy, arguments).await?;
-    let covered = plan.covered().len();
+    let covered: usize = sources.values().map(BTreeSet::len).sum();
     // What waits for a shard that nobody has is all there is of it: it must stay ahead of the
-    // target.
-    let hold = (covered < plan.filling.len()).then_some(Hold { limit: None, began: now });
+    // target. A repair is a last pass.
+    let holds = covered < filling.len() || repairs.is_some();
+    let hold = holds.then_some(Hold { limit: None, began: now });
     let mut copying = Copying {
         number: state.copies,
         target,
         actor,
-        sources: plan.sources,
-        filling: plan.filling,
+        sources,
+        filling,
+        repairs: repairs.as_ref().map(BTreeSet::len),
         given_up,
         passes: 0,
         is_running: false,
         since: None,
-        noted: Touched::default(),
+        noted: Touched { ids: repairs.unwrap_or_default(), by_filter: false },
         disk_life: lane.disk_life,
         hold,
         hold_after: now,
@@ -255,7 +251,7 @@ async fn begin(
     };
     copying.since = applied_by_all(state, &copying);
     if let Some(lane) = state.lanes.get_mut(&copying.target) {
-        lane.filling = true;
+        lane.filling |= copying.repairs.is_none();
     }
     if copying.hold.is_none() {
         copying.passes = 1;
@@ -264,6 +260,42 @@ async fn begin(
     }
     state.copying = Some(copying);
     Ok(())
+}
+
+/// A copy that may begin.
+struct Begins {
+    target: NodeId,
+    sources: BTreeMap<NodeId, BTreeSet<ShardId>>,
+    filling: BTreeSet<ShardId>,
+    missing: Option<BTreeSet<ShardId>>,
+    is_move: bool,
+    /// Only these documents are copied.
+    repairs: Option<BTreeSet<String>>,
+}
+
+/// Lost copies before those that only move, and both before single documents.
+fn choose(state: &mut WriterState, index: &IndexRouting) -> Option<Begins> {
+    let mut lanes: Vec<(&NodeId, &LaneView)> = state.lanes.iter().collect();
+    lanes.sort_by_key(|(_, lane)| is_move(lane));
+    let wanted = lanes.into_iter().find_map(|(node, lane)| {
+        let can = needs_copy(state, index, node, lane);
+        Some((node.clone(), lane, can.then(|| plan_copy(state, index, node, lane))??))
+    });
+    if let Some((target, lane, plan)) = wanted {
+        let missing = plan.refill();
+        if missing.is_some() && !state.resharding.is_marked(lane) {
+            // What it has of those shards could not be told from the rest.
+            return None;
+        }
+        let (sources, filling) = (plan.sources, plan.filling);
+        let is_move = is_move(lane);
+        return Some(Begins { target, sources, filling, missing, is_move, repairs: None });
+    }
+    let (repair, sources) = repairs::next(state, index)?;
+    let filling = BTreeSet::from([repair.shard]);
+    let (missing, repairs) = (Some(filling.clone()), Some(repair.ids));
+    let target = repair.node;
+    Some(Begins { target, sources, filling, missing, is_move: false, repairs })
 }
 
 /// Whether all that the lane waits for are shards that a move brings.
@@ -321,6 +353,8 @@ fn next_pass(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     }
     copying.since = applied.max(copying.since);
     let is_little = copying.noted.ids.len() <= LAST_IDS_MAX && !copying.noted.by_filter;
+    // The target of a repair is written to: nothing is copied to it but while all stand still.
+    let is_little = is_little || copying.repairs.is_some();
     if is_little || copying.passes >= PASSES_MAX {
         copying.hold = Some(Hold { limit: None, began: now });
         return Ok(());
@@ -341,7 +375,7 @@ fn last_pass(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let Some(lane) = state.lanes.get(&target) else { return Ok(()) };
     // A target that is read for some of its shards must come to the same place.
     let keeps = lane.keeps_shards(&index.groups, &target).then_some(lane);
-    let at_one_place = || sources(state, &required, &target).chain(keeps);
+    let at_one_place = || plan_sources(state, &required, &target).chain(keeps);
     // Lanes that were busy when the hold began may have come further since.
     let limit = at_one_place().map(|lane| lane.passed).max().flatten().max(hold.limit);
     // Marks may be older than their lanes; what the queue holds no more was applied.
@@ -438,7 +472,7 @@ pub(super) fn on_copy_passed(
     });
     let limit = copying.and_then(|copying| copying.hold).and_then(|hold| hold.limit);
     let ended = end(state, Duration::ZERO).filter(|_| holds);
-    let Some(Copying { target, filling, .. }) = ended else {
+    let Some(Copying { target, filling, repairs, .. }) = ended else {
         return Ok(());
     };
     let outcomes = outcomes_of_sources(state, &target, &filling, limit);
@@ -457,6 +491,11 @@ pub(super) fn on_copy_passed(
         if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
             entry.results.insert(target.clone(), outcome);
         }
+    }
+    if let Some(documents) = repairs {
+        tracing::info!(index = %state.fence.index, %target, documents, "documents put right");
+        state.pod.anti_entropy.note_repaired(documents as u64);
+        return Ok(());
     }
     if let Some(lane) = state.lanes.get_mut(&target) {
         lane.standing = Standing::CatchingUp;
@@ -518,51 +557,4 @@ pub(super) fn on_left(state: &WriterState, node: &NodeId) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prepare::Prepared;
-    use bytes::Bytes;
-    use miroir_storage::commands::Work;
-    use miroir_storage::tables::tasks::{TaskRecord, TaskState};
-    use serde_json::Value;
-
-    fn entry(sendable: Sendable) -> Entry {
-        let task = TaskRecord {
-            uid: TaskUid(7),
-            name: None,
-            index: None,
-            work: Work::Clear,
-            creates_index: false,
-            after: Vec::new(),
-            state: TaskState::Processing,
-            details: None,
-            error: None,
-            canceled_by: None,
-            custom_metadata: None,
-            enqueued_at: 0,
-            started_at: None,
-            finished_at: None,
-        };
-        Entry { sendable: Some(sendable), ..Entry::new(task) }
-    }
-
-    #[test]
-    fn what_tasks_touch_of_the_filled_shards_is_noted() {
-        let filling = BTreeSet::from([ShardId(1)]);
-        let mut touched = Touched::default();
-        let prepared = Prepared {
-            primary_key: "id".into(),
-            bytes: Bytes::from_static(b"{\"id\":1}{\"id\":\"b\"}"),
-            documents: vec![(ShardId(0), 0, 8), (ShardId(1), 8, 18)],
-            beside: Vec::new(),
-        };
-        note(&mut touched, &entry(Sendable::Documents(Arc::new(prepared))), &filling);
-        let ids = vec![(ShardId(1), "c".to_owned()), (ShardId(2), "d".to_owned())];
-        note(&mut touched, &entry(Sendable::Ids(Arc::new(ids))), &filling);
-        note(&mut touched, &entry(Sendable::Settings(Vec::new())), &filling);
-        let ids = BTreeSet::from(["b".to_owned(), "c".to_owned()]);
-        assert_eq!(touched, Touched { ids, by_filter: false });
-        note(&mut touched, &entry(Sendable::Filter(Value::Null)), &filling);
-        assert!(touched.by_filter);
-    }
-}
+mod tests;

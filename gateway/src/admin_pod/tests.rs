@@ -64,6 +64,7 @@ async fn admin(seams: &Seams, others: &[&str]) -> Result<PodAdmin, Box<dyn std::
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
         node_grace: Duration::from_secs(1800),
+        anti_entropy: Default::default(),
         placement_life: Duration::from_secs(15),
     };
     let since = seams.clock.instant();

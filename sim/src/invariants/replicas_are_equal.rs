@@ -5,22 +5,29 @@ use std::collections::BTreeMap;
 
 use miroir_membership::placement::shard_of;
 use miroir_storage::ids::{NodeId, ShardId};
+use miroir_storage::routing::Routing;
 use miroir_wire::reserved::SHARD_FIELD;
 use serde_json::Value;
 
 use super::{Violation, World};
+use crate::model_node::ModelNode;
 use crate::operation::Document;
 
 const PROPERTY: &str = "replicas_are_equal";
 
 /// Looks at the world at rest.
 pub fn check(world: &World<'_>) -> Vec<Violation> {
+    check_replicas(world.routing, world.nodes)
+}
+
+/// The same, of nodes under a placement.
+pub fn check_replicas(routing: &Routing, nodes: &BTreeMap<NodeId, ModelNode>) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut report = |evidence: String| found.push(Violation { property: PROPERTY, evidence });
-    for (uid, index) in &world.routing.by_uid {
+    for (uid, index) in &routing.by_uid {
         let mut first: BTreeMap<ShardId, (NodeId, BTreeMap<String, Document>)> = BTreeMap::new();
         // One that was removed keeps what it had.
-        let known = world.nodes.iter().filter(|(node, _)| world.routing.nodes.contains_key(*node));
+        let known = nodes.iter().filter(|(node, _)| routing.nodes.contains_key(*node));
         for (node, model) in known {
             let mut by_shard: BTreeMap<ShardId, BTreeMap<String, Document>> = BTreeMap::new();
             for (id, document) in model.documents_of(uid.as_str()) {

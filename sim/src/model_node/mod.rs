@@ -236,6 +236,28 @@ impl ModelNode {
         self.answer(&Method::PATCH, &path, patch.to_string().as_bytes());
     }
 
+    /// Whether it keeps the names of requests.
+    pub fn keeps_names(&self) -> bool {
+        self.shared.traits.keeps_names
+    }
+
+    /// Somebody else writes one of these documents anew, changes another, and deletes a third.
+    pub fn change_documents(&self, uid: &str, ids: &[String]) {
+        let id_of = |id: &String| id.parse::<u64>().map_or_else(|_| json!(id), |id| json!(id));
+        let documents = format!("/indexes/{uid}/documents");
+        for (n, id) in ids.iter().enumerate() {
+            self.shared.trace.note(&self.id, format!("somebody changes {id} of {uid}"));
+            let (method, path, body) = match n % 3 {
+                0 => (Method::POST, documents.clone(), json!([{ "id": id_of(id), "v": "theirs" }])),
+                1 => {
+                    (Method::PUT, documents.clone(), json!([{ "id": id_of(id), "tag": "theirs" }]))
+                }
+                _ => (Method::POST, format!("{documents}/delete-batch"), json!([id])),
+            };
+            self.answer(&method, &path, body.to_string().as_bytes());
+        }
+    }
+
     /// Whether tasks fail for lack of space.
     pub fn set_disk_full(&self, full: bool) {
         self.lock().disk_full = full;

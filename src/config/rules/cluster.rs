@@ -18,6 +18,8 @@ const PODS_EXPECTED_MAX: u32 = 64;
 const STALENESS_MIN: Duration = Duration::from_secs(1);
 /// A restart takes some seconds, and three missed checks find it.
 const NODE_GRACE_MIN: Duration = Duration::from_secs(60);
+/// Rounds of comparing replicas are at least this far apart.
+const ANTI_ENTROPY_INTERVAL_MIN: Duration = Duration::from_secs(60);
 
 const SECRET_HINT: &str = "set MIROIR_CLUSTER_SECRET, or cluster.secret_file, to the same random \
                            text for all pods: openssl rand -hex 32";
@@ -97,6 +99,13 @@ pub fn check(config: &Config, found: &mut Findings<'_>) {
         "cluster.node_grace",
         "a node that is only started again would have all its copies made elsewhere",
         "1m is the least; the default is 30m",
+    );
+    found.refuse_if(
+        !cluster.anti_entropy_interval.is_zero()
+            && cluster.anti_entropy_interval < ANTI_ENTROPY_INTERVAL_MIN,
+        "cluster.anti_entropy_interval",
+        "replicas would be compared without end",
+        "1m is the least, 0s is never; the default is 6h",
     );
 }
 

@@ -131,6 +131,7 @@ fn impossible_patience_is_refused() {
         ("max_staleness: 100ms", "1s is the least"),
         ("pod_grace: 5s", "more than cluster.max_staleness"),
         ("node_grace: 10s", "1m is the least"),
+        ("anti_entropy_interval: 10s", "1m is the least"),
         ("stale_policy: ignore", "stale_policy"),
     ] {
         assert_refused(&with(&format!("{secret}  {key}\n")), &["line 7", expected]);

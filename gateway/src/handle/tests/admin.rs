@@ -25,6 +25,8 @@ impl TopologySource for OnePod {}
 
 impl crate::reshard::ReshardSource for OnePod {}
 
+impl crate::comparisons::ComparisonsSource for OnePod {}
+
 #[async_trait]
 impl AdminSource for OnePod {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {
