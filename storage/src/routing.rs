@@ -115,7 +115,7 @@ impl IndexRouting {
     /// several shards one.
     pub fn placed_as(&self) -> u32 {
         let to = self.reshard.as_ref().map_or(self.shards, |order| order.to);
-        let joins = to > 0 && self.shards % to == 0;
+        let joins = to > 0 && self.shards.is_multiple_of(to);
         if joins { to } else { self.shards }
     }
 }

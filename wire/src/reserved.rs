@@ -53,7 +53,7 @@ impl Partition {
     /// Whether each shard of one of both partitions lies in one shard of the other.
     pub fn nests_with(self, other: Self) -> bool {
         let (few, many) = (self.shards.min(other.shards), self.shards.max(other.shards));
-        few > 0 && many % few == 0
+        few > 0 && many.is_multiple_of(few)
     }
 }
 

@@ -70,7 +70,7 @@ pub fn next_step(from: u32, to: u32) -> Option<u32> {
     if few == 0 || many > SHARDS_MAX {
         return None;
     }
-    if many % few == 0 {
+    if many.is_multiple_of(few) {
         return Some(to);
     }
     let divisor = greatest_common_divisor(from, to);
@@ -181,7 +181,7 @@ pub fn switched(
     from: u32,
     to: u32,
 ) -> Option<Switched> {
-    if from > 0 && to % from == 0 {
+    if from > 0 && to.is_multiple_of(from) {
         let split = |group: &GroupPlacement| GroupPlacement {
             group: group.group,
             shards: (0..to)
@@ -199,7 +199,7 @@ pub fn switched(
         let (groups, moves) = (groups.iter().map(split).collect(), moves.collect());
         return Some(Switched { groups, moves });
     }
-    if to == 0 || from % to != 0 || !moves.is_empty() {
+    if to == 0 || !from.is_multiple_of(to) || !moves.is_empty() {
         return None;
     }
     let mut joined = Vec::new();
