@@ -4,7 +4,10 @@
 //! can't be reached, failed, or answered only in part; 2: what was asked is refused.
 
 mod client;
+mod dump;
+mod export_dump;
 mod import;
+mod import_dump;
 mod leave;
 mod reshard;
 mod table;
@@ -51,6 +54,15 @@ pub struct CtlArgs {
         hide_env_values = true
     )]
     admin_key: Option<String>,
+    /// The master key, for dumps. Prefer the variable.
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "MIROIR_MASTER_KEY",
+        hide_env_values = true
+    )]
+    master_key: Option<String>,
     /// Print the pod's answer as JSON instead of a table.
     #[arg(long, global = true)]
     json: bool,
@@ -93,6 +105,10 @@ enum CtlCommand {
     Jobs,
     /// Import an NDJSON file; an upload that was broken off goes on.
     Import(import::ImportArgs),
+    /// Import a dump of Meilisearch: indexes, settings, documents and API keys. Needs the master key, too.
+    ImportDump(import_dump::ImportDumpArgs),
+    /// Write the whole cluster into a dump, which Meilisearch and import-dump read. Needs the master key.
+    ExportDump(export_dump::ExportDumpArgs),
     /// End a job. What is in tasks already is carried out.
     CancelJob {
         /// As `jobs` prints it.
@@ -113,12 +129,21 @@ enum CtlCommand {
 /// A pod that can't be reached, refuses or fails, and pods that it could not ask.
 pub fn run(args: CtlArgs) -> anyhow::Result<()> {
     let key = args.admin_key.or_else(|| std::env::var(KEY_VARIABLE_LONG).ok());
-    let key = key.filter(|key| !key.is_empty()).ok_or_else(|| {
-        Refused("the admin key is needed: set MIROIR_ADMIN_KEY, or give --admin-key".to_owned())
-    })?;
+    let key = key.filter(|key| !key.is_empty());
+    let key = match (key, &args.command) {
+        (Some(key), _) => key,
+        // It is all about what clients see.
+        (None, CtlCommand::ExportDump(_)) => String::new(),
+        (None, _) => {
+            let needed = "the admin key is needed: set MIROIR_ADMIN_KEY, or give --admin-key";
+            return Err(Refused(needed.to_owned()).into());
+        }
+    };
+    let master_key = args.master_key.filter(|key| !key.is_empty());
     let outcome = exit::block_on(async {
-        let client = AdminClient::new(HttpTransport::new(), &args.url, Secret::new(key))?;
-        execute(&client, args.command, args.json).await
+        let client = |key| AdminClient::new(HttpTransport::new(), &args.url, Secret::new(key));
+        let master = master_key.map(client).transpose()?;
+        execute(&client(key)?, master.as_ref(), args.command, args.json).await
     })?;
     let mut out = std::io::stdout().lock();
     out.write_all(outcome.text.as_bytes())
@@ -137,7 +162,16 @@ struct Outcome {
     missing: Option<String>,
 }
 
-async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyhow::Result<Outcome> {
+async fn execute(
+    client: &AdminClient,
+    master: Option<&AdminClient>,
+    command: CtlCommand,
+    json: bool,
+) -> anyhow::Result<Outcome> {
+    let master = || {
+        let needed = "the master key is needed: set MIROIR_MASTER_KEY, or give --master-key";
+        master.ok_or_else(|| Refused(needed.to_owned()))
+    };
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let (answer, table, missing) = match command {
         CtlCommand::Peers => {
@@ -181,6 +215,21 @@ async fn execute(client: &AdminClient, command: CtlCommand, json: bool) -> anyho
         CtlCommand::Import(args) => {
             let (body, job) = import::import(client, &args).await?;
             (body, views::jobs(&[job]), None)
+        }
+        CtlCommand::ImportDump(args) => {
+            let jobs = import_dump::import_dump(client, master()?, &args).await?;
+            (serde_json::to_string(&jobs)?, views::jobs(&jobs), None)
+        }
+        CtlCommand::ExportDump(args) => {
+            let exported = export_dump::export_dump(master()?, &args).await?;
+            let table = format!(
+                "{}: {} documents of {} indexes, {} keys\n",
+                exported.file.display(),
+                exported.documents,
+                exported.indexes,
+                exported.keys
+            );
+            (serde_json::to_string(&exported)?, table, None)
         }
         CtlCommand::CancelJob { id } => {
             let path = format!("/_miroir/jobs/{id}");

@@ -194,7 +194,7 @@ impl Route {
     }
 }
 
-const DUMPS: &str = "Dumps and snapshots of one node would hold a part of the data only. Read documents with `GET /indexes/{index_uid}/documents`.";
+const DUMPS: &str = "Dumps and snapshots of one node would hold a part of the data only. Use `miroir ctl export-dump` and `import-dump`.";
 const EDIT: &str = "A function can't be applied once and only once to every replica. Read the documents, change them, and send them again.";
 const FEATURES: &str = "Switch experimental features on the nodes themselves.";
 const CHATS: &str = "Ask with `search`, and hand the hits to the model yourself.";

@@ -82,14 +82,58 @@ pub enum OnError {
 /// A file that can't be read, a pod that refuses or is away for long, a job that failed.
 pub async fn import(client: &AdminClient, args: &ImportArgs) -> anyhow::Result<(String, JobView)> {
     let mut lines = open(&args.file)?;
+    let upload = Upload {
+        name: args.file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        index: &args.index,
+        primary_key: args.primary_key.as_deref(),
+        partial: args.partial,
+        unordered: args.unordered,
+        on_error: args.on_error,
+        new: args.new,
+        chunk_bytes: args.chunk_size.0,
+    };
+    let mut sealed = send(client, &upload, lines.as_mut(), |chunk| chunk)
+        .await
+        .with_context(|| format!("{} could not be imported", args.file.display()))?;
+    if args.watch {
+        sealed = watch(client, sealed.1.id).await?;
+    }
+    if let JobStatus::Failed | JobStatus::Canceled = sealed.1.status {
+        bail!("{}", unfinished(&sealed.1));
+    }
+    Ok(sealed)
+}
+
+/// Lines that become one job.
+#[derive(Debug)]
+pub(super) struct Upload<'a> {
+    /// An upload that was broken off is found by its name.
+    pub name: String,
+    pub index: &'a str,
+    pub primary_key: Option<&'a str>,
+    pub partial: bool,
+    pub unordered: bool,
+    pub on_error: OnError,
+    pub new: bool,
+    pub chunk_bytes: u64,
+}
+
+/// Uploads the lines, each chunk as `change` makes it; the job once it has all of them.
+pub(super) async fn send(
+    client: &AdminClient,
+    upload: &Upload<'_>,
+    lines: &mut dyn BufRead,
+    change: impl Fn(Vec<u8>) -> Vec<u8>,
+) -> anyhow::Result<(String, JobView)> {
     // A creation whose answer was lost is found by its name.
-    let (job, known) = patiently("import", || begin(client, args)).await?;
+    let (job, known) = patiently("import", || begin(client, upload)).await?;
     let called = format!("job {job}");
     let mut number = 0;
     let mut sent_bytes = 0;
-    while let Some(chunk) = next_chunk(lines.as_mut(), args.chunk_size.0)
-        .with_context(|| format!("can't read {}", args.file.display()))?
+    while let Some(chunk) =
+        next_chunk(lines, upload.chunk_bytes).context("the file can't be read")?
     {
+        let chunk = change(chunk);
         let bytes = chunk.len() as u64;
         match known.get(&number) {
             Some(there) if is_same(there, &chunk) => {}
@@ -114,25 +158,17 @@ pub async fn import(client: &AdminClient, args: &ImportArgs) -> anyhow::Result<(
         eprintln!("job {job}: chunk {number} is there, {sent_bytes} bytes");
     }
     let path = format!("/_miroir/jobs/{job}/seal?chunks={number}");
-    let mut sealed = patiently(&called, || client.ask::<JobView>(Method::POST, &path)).await?;
-    if args.watch {
-        sealed = watch(client, job).await?;
-    }
-    if let JobStatus::Failed | JobStatus::Canceled = sealed.1.status {
-        bail!("{}", unfinished(&sealed.1));
-    }
-    Ok(sealed)
+    patiently(&called, || client.ask::<JobView>(Method::POST, &path)).await
 }
 
 /// The job to go on with, and the chunks that it has; a new one if there is none.
 async fn begin(
     client: &AdminClient,
-    args: &ImportArgs,
+    upload: &Upload<'_>,
 ) -> anyhow::Result<(u64, BTreeMap<u32, ChunkView>)> {
-    let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if !args.new {
+    if !upload.new {
         let (_, known) = client.ask::<JobsAnswer>(Method::GET, "/_miroir/jobs").await?;
-        let begun = known.jobs.iter().rev().find(|job| is_begun(job, args, &name));
+        let begun = known.jobs.iter().rev().find(|job| is_begun(job, upload));
         if let Some(JobView { id, .. }) = begun {
             let path = format!("/_miroir/jobs/{id}/chunks");
             let (_, there) = client.ask::<ChunksAnswer>(Method::GET, &path).await?;
@@ -142,14 +178,14 @@ async fn begin(
         }
     }
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let key = args.primary_key.iter().map(|key| format!("&primaryKey={}", encode(key)));
+    let key = upload.primary_key.iter().map(|key| format!("&primaryKey={}", encode(key)));
     let path = format!(
         "/_miroir/jobs/imports?index={}&name={}&partial={}&ordered={}&onError={}{}",
-        encode(&args.index),
-        encode(&name),
-        args.partial,
-        !args.unordered,
-        on_error(args),
+        encode(upload.index),
+        encode(&upload.name),
+        upload.partial,
+        !upload.unordered,
+        on_error(upload),
         key.collect::<String>()
     );
     let (_, job) = client.ask::<JobView>(Method::POST, &path).await?;
@@ -157,23 +193,23 @@ async fn begin(
     Ok((job.id, BTreeMap::new()))
 }
 
-fn on_error(args: &ImportArgs) -> &'static str {
-    match args.on_error {
+fn on_error(upload: &Upload<'_>) -> &'static str {
+    match upload.on_error {
         OnError::Fail => "fail",
         OnError::Skip => "skip",
     }
 }
 
 /// Whether an earlier run of the same command began the job and did not finish its upload.
-fn is_begun(job: &JobView, args: &ImportArgs, name: &str) -> bool {
+fn is_begun(job: &JobView, upload: &Upload<'_>) -> bool {
     job.status == JobStatus::Running
         && job.chunks.total.is_none()
-        && job.name.as_deref() == Some(name)
-        && job.index_uid == args.index
-        && job.primary_key == args.primary_key
-        && job.partial == args.partial
-        && job.ordered != args.unordered
-        && job.on_error == on_error(args)
+        && job.name.as_deref() == Some(upload.name.as_str())
+        && job.index_uid == upload.index
+        && job.primary_key.as_deref() == upload.primary_key
+        && job.partial == upload.partial
+        && job.ordered != upload.unordered
+        && job.on_error == on_error(upload)
 }
 
 fn is_same(there: &ChunkView, chunk: &[u8]) -> bool {
@@ -184,7 +220,7 @@ fn is_same(there: &ChunkView, chunk: &[u8]) -> bool {
 
 /// Tries again for a while what may help; as long as it takes when too much waits. What is tried
 /// may be done twice.
-async fn patiently<T, F>(called: &str, attempt: impl Fn() -> F) -> anyhow::Result<T>
+pub(super) async fn patiently<T, F>(called: &str, attempt: impl Fn() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
@@ -216,7 +252,7 @@ where
 }
 
 /// Looks at the job until it has ended.
-async fn watch(client: &AdminClient, job: u64) -> anyhow::Result<(String, JobView)> {
+pub(super) async fn watch(client: &AdminClient, job: u64) -> anyhow::Result<(String, JobView)> {
     let (path, called) = (format!("/_miroir/jobs/{job}"), format!("job {job}"));
     let mut shown = None;
     loop {
@@ -235,7 +271,7 @@ async fn watch(client: &AdminClient, job: u64) -> anyhow::Result<(String, JobVie
 }
 
 /// What is said of a job that did not come to its end.
-fn unfinished(job: &JobView) -> String {
+pub(super) fn unfinished(job: &JobView) -> String {
     let why = job.failure.as_deref().unwrap_or("it was canceled");
     let place = job.errors.first().and_then(|error| error.line);
     let place = place.map_or(String::new(), |line| format!("line {line}: "));

@@ -204,7 +204,7 @@ async fn ask(
     });
     let client = async {
         let client = AdminClient::new(HttpTransport::new(), &url, Secret::new(key))?;
-        let outcome = execute(&client, command, json).await;
+        let outcome = execute(&client, None, command, json).await;
         drop(client);
         let _ = stop.send(());
         outcome
@@ -302,7 +302,7 @@ async fn a_pod_that_is_not_there_is_named_with_the_way_out() {
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     drop(listener);
     let client = AdminClient::new(HttpTransport::new(), &url, Secret::new(KEY)).expect("a URL");
-    let error = execute(&client, CtlCommand::Peers, false).await.expect_err("nobody listens");
+    let error = execute(&client, None, CtlCommand::Peers, false).await.expect_err("nobody listens");
     assert!(error.to_string().contains("--url chooses another"), "{error:#}");
     assert!(!error.is::<Refused>());
 }
