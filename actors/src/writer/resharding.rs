@@ -39,9 +39,9 @@ pub const BEGINS_ANEW: &str = "begins anew";
 
 /// Documents marked at a time: at first, at least, at most. A page should take about as long as
 /// [`PAGE_TIME`], which is how long writes wait for it.
-const PAGE_DOCUMENTS: (usize, usize, usize) = (1000, 250, 10_000);
+const PAGE_DOCUMENTS: (usize, usize, usize) = (1000, 250, 20_000);
 /// See [`PAGE_DOCUMENTS`].
-const PAGE_TIME: Duration = Duration::from_millis(500);
+const PAGE_TIME: Duration = Duration::from_secs(1);
 /// After a page that could not be marked.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// How long lanes are held for one that does not come to their place.
@@ -350,8 +350,8 @@ mod tests {
         };
         assert_eq!(limits(&mut pages, 100, 1), 2000);
         assert_eq!(limits(&mut pages, 100, 9), PAGE_DOCUMENTS.2);
-        assert_eq!(limits(&mut pages, 600, 9), PAGE_DOCUMENTS.2);
-        assert_eq!(limits(&mut pages, 1100, 1), 5000);
+        assert_eq!(limits(&mut pages, 1200, 9), PAGE_DOCUMENTS.2);
+        assert_eq!(limits(&mut pages, 2100, 1), PAGE_DOCUMENTS.2 / 2);
         assert_eq!(limits(&mut pages, 9000, 9), PAGE_DOCUMENTS.1);
     }
 }

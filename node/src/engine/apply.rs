@@ -8,6 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::priority::yield_to_searches;
 use bumpalo::Bump;
 use memmap2::Mmap;
 use milli_core as milli;
@@ -72,11 +73,18 @@ impl Indexer {
     /// When the threads can't be started.
     pub fn new(config: &EngineConfig) -> Result<Self, std::io::Error> {
         // 0 lets rayon take one thread per core.
-        let pool = ThreadPoolNoAbortBuilder::new()
-            .thread_name(|index| format!("indexing-{index}"))
-            .num_threads(config.indexing_threads.unwrap_or(0))
-            .build()
-            .map_err(std::io::Error::other)?;
+        let threads = config.indexing_threads.unwrap_or(0);
+        let build = || {
+            yield_to_searches();
+            ThreadPoolNoAbortBuilder::new()
+                .thread_name(|index| format!("indexing-{index}"))
+                .num_threads(threads)
+                .build()
+                .map_err(std::io::Error::other)
+        };
+        // The pool's threads are as nice as the one that starts them.
+        let pool = std::thread::scope(|scope| scope.spawn(build).join())
+            .map_err(|_| std::io::Error::other("the indexing threads can't be started"))??;
         let max_memory = config.indexing_memory_bytes_max.unwrap_or_else(default_memory_bytes);
         let config = IndexerConfig {
             max_memory: Some(max_memory),

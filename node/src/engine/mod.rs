@@ -13,6 +13,7 @@ pub mod embedders;
 pub mod errors;
 pub mod index_map;
 pub mod locales;
+pub mod priority;
 pub mod settings;
 mod stats;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use super::{Processing, Queue, Role, State};
 use crate::engine::apply::Indexer;
 use crate::engine::errors::EngineError;
 use crate::engine::index_map::IndexMap;
+use crate::engine::priority::yield_to_searches;
 
 /// How many tasks a batch may have.
 const BATCH_TASKS_MAX: usize = 10_000;
@@ -90,7 +91,10 @@ impl Worker {
         // The node is a real server and never part of a simulation; indexing blocks for minutes.
         #[allow(clippy::disallowed_methods)]
         let thread =
-            std::thread::Builder::new().name("task-worker".to_owned()).spawn(move || runs.run())?;
+            std::thread::Builder::new().name("task-worker".to_owned()).spawn(move || {
+                yield_to_searches();
+                runs.run();
+            })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
