@@ -219,7 +219,7 @@ async fn a_pod_shows_its_tree_parents_first_with_real_counts() -> TestResult {
     let below = |parent: &str, name: String| (id(&name), Some(id(parent)));
     let writer = format!("writer/{index}");
     let mut expected = vec![(id("pod"), None)];
-    let fixed = ["coordinator", "drift-checker", "health-checker", "index-janitor"];
+    let fixed = ["anti-entropy", "coordinator", "drift-checker", "health-checker", "index-janitor"];
     let more = [
         "job-worker",
         "journal-keeper",
