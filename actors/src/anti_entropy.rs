@@ -6,7 +6,7 @@
 //! ([`crate::writer`]), which is told what differs, which replica is wrong, and from which one to take it.
 //!
 //! One item is one shard of one index. Its replicas are read page by page, as fast as costs each node
-//! about 2 % of its time, and compared by digests ([`digest`]); what is written meanwhile shows as a difference that
+//! about 2 % of its time, and compared by digests ([`mod@digest`]); what is written meanwhile shows as a difference that
 //! goes away. What stays is read again while the log says that every lane of the shard stands at one
 //! place and nothing is under way, before and after: a difference then is one. Which copy is wrong follows from
 //! evidence ([`digest::wrong_copies`]); without any it is reported, and nothing is touched. Replicas are never

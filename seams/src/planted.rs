@@ -102,8 +102,6 @@ bugs! {
     LeaveBehind = "leave-behind",
     /// Shards are switched before the documents are marked for them.
     SwitchUnmarked = "switch-unmarked",
-    /// Documents lose the marks of the former shards though somebody may still read by them.
-    SettleEarly = "settle-early",
 }
 
 /// A name that no bug has.

@@ -300,7 +300,7 @@ fn tell_switch(
     });
 }
 
-/// The log has answered. Where it has switched, this life is over ([`has_changed`]).
+/// The log has answered. Where it has switched, this life is over (`has_changed`).
 pub(super) fn on_switched(
     state: &mut WriterState,
     answer: Result<Outcome, ProposeError>,
@@ -321,10 +321,7 @@ pub(super) fn on_switched(
 fn settle(myself: &Address<WriterMessage>, state: &mut WriterState) {
     let now = state.pod.seams.clock.instant();
     let Resharding { marks, began, settle_after, .. } = &mut state.resharding;
-    let life = match planted::has(Bug::SettleEarly) {
-        true => Duration::ZERO,
-        false => state.pod.config.placement_life,
-    };
+    let life = state.pod.config.placement_life;
     let is_over = now.saturating_duration_since(*began) >= life;
     if marks.former.is_none() || !is_over || now < *settle_after {
         return;

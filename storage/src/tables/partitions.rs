@@ -9,10 +9,10 @@
 //!    *next* partition is. From there on the index's writer marks every document that it sends with its
 //!    shards of both partitions, and has each lane mark the documents that its node has. Shards
 //!    that are to become one are moved to the same nodes meanwhile, like any others.
-//! 2. [`switch`]: the next partition is in force. New shards are where the shards were that they came
+//! 2. *Switch*: the next partition is in force. New shards are where the shards were that they came
 //!    from. The *former* partition is kept as long as somebody may read by it: documents go on
 //!    carrying both marks.
-//! 3. [`settle`]: it is forgotten. Another step may begin, when the number that was ordered is no
+//! 3. *Settle*: it is forgotten. Another step may begin, when the number that was ordered is no
 //!    multiple and no divisor of the one in force.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -19,7 +19,7 @@ use crate::world::World;
 /// Those that show only where shards move.
 const OF_MOVES: [Bug; 3] = [Bug::TakeAwayEarly, Bug::LeavingUnfiltered, Bug::LeaveBehind];
 /// Those that show only where numbers of shards change.
-const OF_RESHARDING: [Bug; 2] = [Bug::SwitchUnmarked, Bug::SettleEarly];
+const OF_RESHARDING: [Bug; 1] = [Bug::SwitchUnmarked];
 /// The first seeds of two counts are this far apart.
 const APART: u64 = 10_000;
 /// Seeds that a bug may need on average (spec 04).
