@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use miroir_seams::{HttpTransport, NodeCall, NodeTransport, TransportError};
@@ -38,6 +38,14 @@ impl TryAgain {
     pub fn is_overloaded(&self) -> bool {
         self.code.as_deref() == Some("miroir_overloaded")
     }
+}
+
+/// An answer is larger than this program takes: less must be asked for at a time.
+#[derive(Debug, thiserror::Error)]
+#[error("{base} answers more than {limit} bytes")]
+pub struct TooLarge {
+    base: String,
+    limit: usize,
 }
 
 /// What a pod says when it refuses.
@@ -147,7 +155,7 @@ impl AdminClient {
             }
             TransportError::Broken(why) => format!("the connection to {base} broke: {why}"),
             TransportError::TooLarge(limit) => {
-                return anyhow!("{base} answers more than {limit} bytes");
+                return TooLarge { base: base.clone(), limit }.into();
             }
             TransportError::BadAddress(why) => {
                 return Refused(format!("--url {base}: {why}")).into();

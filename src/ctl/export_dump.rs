@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tar::{Builder, Header};
 use time::format_description::well_known::Rfc3339;
 
-use super::client::AdminClient;
+use super::client::{AdminClient, TooLarge};
 use super::dump::{self, DumpMetadata, IndexMetadata};
 use super::import::patiently;
 
@@ -167,20 +167,28 @@ async fn export_index(
     let has_vectors = settings["embedders"].as_object().is_some_and(|all| !all.is_empty());
     // The archive wants to know the size before the content.
     let mut spool = BufWriter::new(tempfile::tempfile_in(directory)?);
-    let mut documents = 0;
+    let (mut documents, mut limit) = (0, PAGE_DOCUMENTS);
     loop {
         let query = json!({
-            "offset": documents, "limit": PAGE_DOCUMENTS, "retrieveVectors": has_vectors,
+            "offset": documents, "limit": limit, "retrieveVectors": has_vectors,
         });
         let fetch = format!("{path}/documents/fetch");
         let page = || master.send_json::<DocumentsPage>(Method::POST, &fetch, &query);
-        let (_, page) = patiently("export", page).await?;
+        let page = match patiently("export", page).await {
+            Ok((_, page)) => page,
+            // Documents are large here.
+            Err(error) if error.is::<TooLarge>() && limit > 1 => {
+                limit /= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         for document in &page.results {
             spool.write_all(document.get().as_bytes())?;
             spool.write_all(b"\n")?;
         }
         documents += page.results.len() as u64;
-        if page.results.len() < PAGE_DOCUMENTS {
+        if page.results.len() < limit {
             break;
         }
         eprintln!("{uid}: {documents} documents");
