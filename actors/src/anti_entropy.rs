@@ -39,6 +39,7 @@ use self::digest::{Digests, digest, id_hash};
 use crate::inspect::{Actor, Address};
 use crate::lane::job::{in_shards, unmarked};
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
+use crate::peer_service::Hint;
 use crate::pod::{PodContext, PodMessage};
 use crate::shares::Share;
 
@@ -87,7 +88,7 @@ pub struct Repair {
     pub source: NodeId,
     /// The documents; those that the right replica lacks are deleted.
     pub ids: BTreeSet<String>,
-    /// There are more: the replica is copied as a whole.
+    /// There are more: the replica is copied as a whole. With no document at all, the index is gone there.
     pub whole: bool,
 }
 
@@ -228,6 +229,14 @@ async fn look_at(arguments: &AntiEntropyArguments, item: &ShardItem) -> Result<(
         return Ok(());
     }
     let comparison = Comparison { pod, item, index, primary_key, replicas };
+    if let Some(repair) = comparison.gone().await {
+        tracing::error!(index = %item.index, node = %repair.node, "a replica is gone from its node");
+        if pod.config.anti_entropy.repairs {
+            let hint = Hint::ReplicaDiffers { index: item.index.clone(), repair };
+            let _stopped = root.cast(PodMessage::ForWriter(hint));
+        }
+        return Ok(());
+    }
     let (suspects, documents) = comparison.suspects().await?;
     pod.anti_entropy.note_compared(documents);
     let is_whole = suspects.len() >= SUSPECTS_MAX;
@@ -240,7 +249,7 @@ async fn look_at(arguments: &AntiEntropyArguments, item: &ShardItem) -> Result<(
         if pod.config.anti_entropy.repairs {
             let repair = Repair { whole: is_whole, ..repair };
             let index = item.index.clone();
-            let hint = crate::peer_service::Hint::ReplicaDiffers { index, repair };
+            let hint = Hint::ReplicaDiffers { index, repair };
             let _stopped = root.cast(PodMessage::ForWriter(hint));
         }
     }
@@ -257,6 +266,26 @@ struct DocumentsPage {
 }
 
 impl Comparison<'_> {
+    /// A replica whose node has no such index, though others have it: its disk is an older one, or
+    /// somebody has deleted it there. It has nothing left to be named.
+    async fn gone(&self) -> Option<Repair> {
+        let path = format!("/indexes/{}", self.item.index);
+        let mut found = (None, None);
+        for node in &self.replicas {
+            let calls = &self.pod.calls;
+            match calls.json::<Value>(node, Method::GET, path.clone(), None).await {
+                Ok(_) => found.0 = Some(node.clone()),
+                Err(NodeCallError::Refused(error)) if error.code == "index_not_found" => {
+                    found.1 = Some(node.clone());
+                }
+                Err(_) => {}
+            }
+        }
+        let (Some(source), Some(node)) = found else { return None };
+        let (shard, ids) = (self.item.shard, BTreeSet::new());
+        Some(Repair { shard, node, source, ids, whole: true })
+    }
+
     /// Ids of documents that seem to differ, at most [`SUSPECTS_MAX`], and how many documents were read.
     async fn suspects(&self) -> Result<(BTreeSet<String>, u64), NodeCallError> {
         let Some((first, others)) = self.replicas.split_first() else {

@@ -80,6 +80,17 @@ async fn what_strangers_do_to_a_node_is_found_and_put_right() {
     // Every copy is what it was, and the stranger's document is gone.
     replicas::become_equal(&cluster.ready.nodes, INDEX, &documents, 2, PATIENCE).await;
 
+    // Somebody deletes the whole index from a node: its replica is made anew.
+    let whole = path.trim_end_matches("/documents").to_owned();
+    node.apply(Method::DELETE, &whole, None, PATIENCE).await.expect("a stranger's deletion");
+    admin.call(Method::POST, "/_miroir/anti-entropy", None).await.expect("an order");
+    let deadline = Instant::now() + PATIENCE;
+    while node.get(&whole).await.is_err() {
+        assert!(Instant::now() < deadline, "the replica stays away");
+        tokio::time::sleep(POLL).await;
+    }
+    replicas::become_equal(&cluster.ready.nodes, INDEX, &documents, 2, PATIENCE).await;
+
     // Another round finds nothing.
     admin.call(Method::POST, "/_miroir/anti-entropy", None).await.expect("an order");
     let deadline = Instant::now() + PATIENCE;

@@ -31,6 +31,14 @@ pub(super) fn on_replica_differs(
         }
         return;
     }
+    if repair.ids.is_empty() {
+        // An operation may be deleting it everywhere.
+        let is_free = state.operation.is_none();
+        if let Some(lane) = state.lanes.get_mut(&repair.node).filter(|lane| lane.provisioned) {
+            lane.found_gone |= is_free;
+        }
+        return;
+    }
     let is_current = |lane: &super::LaneView| lane.standing == Standing::Current;
     if let Some(lane) = state.lanes.get_mut(&repair.node).filter(|lane| is_current(lane)) {
         lane.suspect = true;
