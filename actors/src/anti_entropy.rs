@@ -23,7 +23,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Method;
 use miroir_membership::placement::shard_of;
 use miroir_storage::ids::{IndexUid, NodeId, ShardId};
@@ -38,7 +37,7 @@ use serde_json::{Value, json};
 use self::digest::{Digests, digest, id_hash};
 use crate::inspect::{Actor, Address};
 use crate::lane::job::{in_shards, unmarked};
-use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
+use crate::node_calls::NodeCallError;
 use crate::peer_service::Hint;
 use crate::pod::{PodContext, PodMessage};
 use crate::shares::Share;
@@ -260,11 +259,6 @@ async fn look_at(arguments: &AntiEntropyArguments, item: &ShardItem) -> Result<(
     Ok(())
 }
 
-#[derive(Deserialize)]
-struct DocumentsPage {
-    results: Vec<Box<RawValue>>,
-}
-
 impl Comparison<'_> {
     /// A replica whose node has no such index, though others have it: its disk is an older one, or
     /// somebody has deleted it there. It has nothing left to be named.
@@ -388,12 +382,6 @@ impl Comparison<'_> {
         node: &NodeId,
         query: &Value,
     ) -> Result<Vec<Box<RawValue>>, NodeCallError> {
-        let path = format!("/indexes/{}/documents/fetch", self.item.index);
-        let body = Some(Bytes::from(query.to_string()));
-        let answer = self.pod.calls.call(node, Method::POST, path, body, PAYLOAD_TIMEOUT).await?;
-        let page = serde_json::from_slice::<DocumentsPage>(&answer);
-        let page =
-            page.map_err(|error| NodeCallError::Faulty { status: 200, text: error.to_string() })?;
-        Ok(page.results)
+        self.pod.calls.documents(node, &self.item.index, query).await
     }
 }

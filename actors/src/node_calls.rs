@@ -11,12 +11,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use miroir_seams::{Clock, NodeCall, NodeTransport, TransportError};
-use miroir_storage::ids::NodeId;
+use miroir_storage::ids::{IndexUid, NodeId};
 use miroir_storage::log::CoordinatorLog;
 use miroir_storage::routing::NodeRecord;
 use miroir_wire::error::ResponseError;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::disk_lives::DiskLives;
 use crate::sent_tasks::{Attempt, SentTasks, index_of};
@@ -251,6 +252,29 @@ impl NodeCalls {
         let body = body.map(|value| Bytes::from(value.to_string()));
         let answer = self.call(node, method, path, body, CONTROL_TIMEOUT).await?;
         serde_json::from_slice(&answer).map_err(|_| faulty(200, &answer))
+    }
+
+    /// Documents of an index on a node, as `POST documents/fetch` finds them.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn documents(
+        &self,
+        node: &NodeId,
+        index: &IndexUid,
+        query: &Value,
+    ) -> Result<Vec<Box<RawValue>>, NodeCallError> {
+        #[derive(Deserialize)]
+        struct DocumentsPage {
+            results: Vec<Box<RawValue>>,
+        }
+        let path = format!("/indexes/{index}/documents/fetch");
+        let body = Some(Bytes::from(query.to_string()));
+        let answer = self.call(node, Method::POST, path, body, PAYLOAD_TIMEOUT).await?;
+        let page = serde_json::from_slice::<DocumentsPage>(&answer);
+        let page =
+            page.map_err(|error| NodeCallError::Faulty { status: 200, text: error.to_string() })?;
+        Ok(page.results)
     }
 
     /// A request that makes a task; the node's number of it.

@@ -30,7 +30,6 @@ use miroir_storage::log::ProposeError;
 use miroir_storage::routing::IndexRouting;
 use miroir_storage::tables::disks::{Content, ReplicaRecord};
 use ractor::ActorProcessingErr;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -484,24 +483,12 @@ impl ReplicaCopyArguments {
 
     /// Reads documents; a read that failed is repeated.
     async fn fetch(&self, node: &NodeId, query: &Value) -> Result<Vec<Box<RawValue>>, CopyError> {
-        #[derive(Deserialize)]
-        struct DocumentsPage {
-            results: Vec<Box<RawValue>>,
-        }
-        let path = format!("/indexes/{}/documents/fetch", self.fence.index);
-        let body = json_body(query);
         let mut reads = 0;
         loop {
             reads += 1;
-            let (path, body) = (path.clone(), Some(body.clone()));
-            let calls = &self.pod.calls;
-            let answer = calls.call(node, Method::POST, path, body, PAYLOAD_TIMEOUT).await;
-            let page = answer.and_then(|answer| {
-                let page = serde_json::from_slice::<DocumentsPage>(&answer);
-                page.map_err(|error| NodeCallError::Faulty { status: 200, text: error.to_string() })
-            });
+            let page = self.pod.calls.documents(node, &self.fence.index, query).await;
             match page {
-                Ok(page) => return Ok(page.results),
+                Ok(page) => return Ok(page),
                 Err(
                     error @ (NodeCallError::Refused(_)
                     | NodeCallError::Transport(TransportError::TooLarge(_))),

@@ -13,7 +13,6 @@ use miroir_storage::ids::TaskUid;
 use miroir_storage::tables::lane_marks::{LaneMark, OpenRun};
 use miroir_wire::document::document_id;
 use miroir_wire::reserved::{Partition, SHARD_FIELD};
-use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -48,11 +47,6 @@ pub enum MarkEnd {
     NodeReplaced,
     /// The lane's mark could not be agreed: nothing was sent.
     NotAgreed(NotAgreed),
-}
-
-#[derive(Deserialize)]
-struct DocumentsPage {
-    results: Vec<Box<RawValue>>,
 }
 
 impl Delivery {
@@ -114,16 +108,10 @@ impl Delivery {
         page: &MarkPage,
         primary_key: &str,
     ) -> Result<Vec<Box<RawValue>>, NodeCallError> {
-        let path = format!("/indexes/{}/documents/fetch", self.target.index);
         let query = json!({
             "filter": [unmarked(page.newest)], "fields": [primary_key], "limit": page.limit,
         });
-        let body = Some(Bytes::from(query.to_string()));
-        let answer = self.calls.call(&self.node, Method::POST, path, body, PAYLOAD_TIMEOUT).await?;
-        let page = serde_json::from_slice::<DocumentsPage>(&answer);
-        let page =
-            page.map_err(|error| NodeCallError::Faulty { status: 200, text: error.to_string() })?;
-        Ok(page.results)
+        self.calls.documents(&self.node, &self.target.index, &query).await
     }
 
     /// An update of each document's shard field, and nothing else; `None` when one has no id.

@@ -481,7 +481,8 @@ pub(super) fn on_copy_passed(
         open: None,
         node_task: Some(newest),
         provisioned: true,
-        audited: Some(newest),
+        // What came late before a repair is still to be found: the rest of the replica is as it was.
+        audited: repairs.is_none().then_some(newest),
         ..LaneMark::default()
     };
     remember(&mut mark, &outcomes);
