@@ -20,6 +20,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::disk_lives::DiskLives;
+use crate::lane::job::percent_encode;
 use crate::sent_tasks::{Attempt, SentTasks, index_of};
 
 /// Control calls: short answers, small bodies.
@@ -307,6 +308,39 @@ impl NodeCalls {
                 Err(error)
             }
         }
+    }
+
+    /// As [`NodeCalls::enqueue`], under a name that the task shows back, if it is about documents. A node
+    /// that refuses the parameter (it came with 1.26) is remembered and asked without.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn enqueue_named(
+        &self,
+        node: &NodeId,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        timeout: Duration,
+        name: &str,
+    ) -> Result<u64, NodeCallError> {
+        let send = |path| self.enqueue(node, method.clone(), path, body.clone(), timeout);
+        if !self.takes_name(node, path) {
+            return send(path.to_owned()).await;
+        }
+        let joint = if path.contains('?') { '&' } else { '?' };
+        match send(format!("{path}{joint}customMetadata={}", percent_encode(name))).await {
+            Err(NodeCallError::Refused(error)) if error.message.contains("customMetadata") => {
+                self.note_nameless(node);
+                send(path.to_owned()).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Whether the node is told, and keeps, the name of a request.
+    pub fn takes_name(&self, node: &NodeId, path: &str) -> bool {
+        path.contains("/documents") && self.keeps_names(node)
     }
 
     /// The node's tasks that match `query` (`uids=…`, `indexUids=…`), newest first.

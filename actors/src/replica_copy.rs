@@ -510,23 +510,11 @@ impl ReplicaCopyArguments {
         path: String,
         body: Option<Bytes>,
     ) -> Result<u64, NodeCallError> {
-        let (calls, target) = (&self.pod.calls, &self.target);
-        if !path.contains("/documents") || !calls.keeps_names(target) {
-            return calls.enqueue(target, method, path, body, PAYLOAD_TIMEOUT).await;
-        }
         let (Fence { index, epoch }, number) = (&self.fence, self.number);
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
-        let name = percent_encode(&format!("miroir:{index}:copy:{epoch}-{number}:{request}"));
-        let joint = if path.contains('?') { '&' } else { '?' };
-        let named = format!("{path}{joint}customMetadata={name}");
-        let sent = calls.enqueue(target, method.clone(), named, body.clone(), PAYLOAD_TIMEOUT);
-        match sent.await {
-            Err(NodeCallError::Refused(error)) if error.message.contains("customMetadata") => {
-                calls.note_nameless(target);
-                calls.enqueue(target, method, path, body, PAYLOAD_TIMEOUT).await
-            }
-            answer => answer,
-        }
+        let name = format!("miroir:{index}:copy:{epoch}-{number}:{request}");
+        let (calls, target) = (&self.pod.calls, &self.target);
+        calls.enqueue_named(target, method, &path, body, PAYLOAD_TIMEOUT, &name).await
     }
 
     /// Has the target carry out one task, to its end, in turns with its lane.

@@ -352,25 +352,10 @@ impl Delivery {
         }
     }
 
-    /// Sends a request under its name; a node that refuses the parameter (it came with 1.26) is
-    /// remembered and asked without.
     async fn send(&self, request: &JobRequest, name: &str) -> Result<u64, NodeCallError> {
-        let send = |path: String| {
-            let body = request.body.clone();
-            self.calls.enqueue(&self.node, request.method.clone(), path, body, request.timeout)
-        };
-        if !self.is_named(request) {
-            return send(request.path.clone()).await;
-        }
-        let joint = if request.path.contains('?') { '&' } else { '?' };
-        let name = super::job::percent_encode(name);
-        match send(format!("{}{joint}customMetadata={name}", request.path)).await {
-            Err(NodeCallError::Refused(error)) if error.message.contains("customMetadata") => {
-                self.calls.note_nameless(&self.node);
-                send(request.path.clone()).await
-            }
-            answer => answer,
-        }
+        let JobRequest { method, path, body, timeout, .. } = request;
+        let (method, body) = (method.clone(), body.clone());
+        self.calls.enqueue_named(&self.node, method, path, body, *timeout, name).await
     }
 
     /// Whether the node lists the open request: by its name, or, where there is none, by what it
@@ -388,7 +373,7 @@ impl Delivery {
                 && !sent.knows(&self.node, index, task.uid)
         };
         // A task without a name is this request's only if no other request can have made it.
-        let is_named = request.is_some_and(|request| self.is_named(request));
+        let is_named = request.is_some_and(|r| self.calls.takes_name(&self.node, &r.path));
         let only_doubt = !is_named && sent.lost(&self.node, index) <= 1;
         let is_like = |task: &NodeTask| request.is_none_or(|r| task.kind == r.task_kind());
         let listed = tasks.iter().filter(newer).find(|task| match &task.custom_metadata {
@@ -402,11 +387,6 @@ impl Delivery {
             }
             None => LookUp::NotListed,
         }
-    }
-
-    /// Whether the node is told, and keeps, the request's name.
-    fn is_named(&self, request: &JobRequest) -> bool {
-        request.path.contains("/documents") && self.calls.keeps_names(&self.node)
     }
 
     async fn is_replaced(&self, mark: &LaneMark) -> bool {
