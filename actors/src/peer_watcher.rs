@@ -80,7 +80,7 @@ fn peers_from(view: &PeerView, own_cluster: Option<&str>, copies: usize) -> Peer
             version: facts.version.clone(),
             alive: pod.alive,
             since: pod.since,
-            generation: pod.generation,
+            starts: pod.starts(),
             values: pod.values.clone(),
         };
         if is_own || (pod.alive && cluster.is_some() && cluster == own_cluster) {

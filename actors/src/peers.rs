@@ -43,7 +43,7 @@ pub struct KnownPod {
     /// Since when it is what `alive` says.
     pub since: Instant,
     /// Count of its starts.
-    pub generation: u64,
+    pub starts: u64,
     /// Everything that it publishes besides, by name.
     pub values: BTreeMap<String, String>,
 }

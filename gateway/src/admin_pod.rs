@@ -68,7 +68,7 @@ impl AdminSource for PodAdmin {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             alive: true,
             since: peers.live.get(&pod.id).map_or(now, |own| own.since),
-            generation: 0,
+            starts: 0,
             values: BTreeMap::new(),
         });
         own.raft_id.get_or_insert(own_raft_id);
@@ -91,7 +91,7 @@ impl AdminSource for PodAdmin {
                     version: known.version.clone(),
                     alive: known.alive,
                     since: now.saturating_duration_since(known.since).as_secs(),
-                    generation: known.generation,
+                    generation: known.starts,
                     voter: has(&members.voters),
                     learner: has(&members.learners),
                     is_self: *id == pod.id,

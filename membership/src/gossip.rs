@@ -22,7 +22,9 @@
 //! and repeat datagrams, which changes nothing that a network couldn't.
 //!
 //! **Generations.** A pod that starts again must have a higher generation, or others go on
-//! believing what they knew of it.
+//! believing what they knew of it: it counts its starts. One that lost its disk, and the count with
+//! it, may come to a count that it had before while others still know what it was then; so each
+//! generation ends with drawn bits.
 //!
 //! chitchat ends its loop for good when it panics or its socket breaks. Ours never reports a break;
 //! should the loop end all the same, it is started anew, as a restart within the generation.
@@ -56,7 +58,7 @@ mod view;
 
 use sealed::SealedTransport;
 pub use seeds::{ResolveSeed, SeedSource, SystemResolver};
-pub use view::{GENERATION_MAX, PeerView, PodFacts, PodView};
+pub use view::{PeerView, PodFacts, PodView, STARTS_MAX};
 
 /// How often a pod gossips, unless told otherwise: 15 rounds in the 2.2 s after which a silent pod
 /// is dead, so some may be lost; each costs three small datagrams and their answers.
@@ -97,9 +99,9 @@ pub const VALUES_BYTES_MAX: usize = 16 << 10;
 pub struct GossipConfig {
     /// This pod.
     pub pod: PodId,
-    /// Counts the starts of this pod; higher at each, at most [`GENERATION_MAX`]. Persisted by the
+    /// Counts the starts of this pod; higher at each, at most [`STARTS_MAX`]. Persisted by the
     /// caller.
-    pub generation: u64,
+    pub starts: u64,
     /// Where its socket listens.
     pub listen: SocketAddr,
     /// Where others reach it: an address that is theirs to use, with a port.
@@ -116,9 +118,9 @@ pub struct GossipConfig {
 /// Why gossip can't begin.
 #[derive(Debug, thiserror::Error)]
 pub enum GossipError {
-    /// The generation can't be counted any further.
-    #[error("generation {0} is higher than {GENERATION_MAX}")]
-    Generation(u64),
+    /// The starts can't be counted any further.
+    #[error("{0} starts are more than {STARTS_MAX}")]
+    Starts(u64),
     /// The facts are larger than what a pod may publish.
     #[error(transparent)]
     Facts(#[from] PublishError),
@@ -154,6 +156,7 @@ pub struct Gossip {
 
 struct Shared {
     config: GossipConfig,
+    generation: u64,
     clock: Clock,
     /// What this pod tells, by chitchat's key.
     published: Mutex<BTreeMap<String, String>>,
@@ -183,9 +186,10 @@ impl Gossip {
         datagrams: Arc<dyn Datagrams>,
         seams: &Seams,
     ) -> Result<Self, GossipError> {
-        if config.generation > GENERATION_MAX {
-            return Err(GossipError::Generation(config.generation));
+        if config.starts > STARTS_MAX {
+            return Err(GossipError::Starts(config.starts));
         }
+        let generation = view::generation(config.starts, &seams.entropy);
         let now = seams.clock.instant();
         let alone = PodView {
             facts: Some(facts.clone()),
@@ -193,12 +197,13 @@ impl Gossip {
             alive: true,
             since: now,
             address: config.advertise,
-            generation: config.generation,
+            generation,
         };
         let pods = BTreeMap::from([(config.pod.clone(), alone)]);
         let view = Arc::new(PeerView { own: config.pod.clone(), pods });
         let shared = Arc::new(Shared {
             config,
+            generation,
             clock: seams.clock.clone(),
             published: Mutex::default(),
             publications: AtomicU64::new(0),
@@ -341,7 +346,7 @@ impl Shared {
         let told = self.publications.load(Ordering::Acquire);
         let entries: Vec<_> = self.published().clone().into_iter().collect();
         let config = &self.config;
-        let generation = view::chitchat_generation(config.generation, restarts);
+        let generation = view::chitchat_generation(self.generation, restarts);
         let chitchat_config = ChitchatConfig {
             chitchat_id: ChitchatId::new(config.pod.0.clone(), generation, config.advertise),
             cluster_id: config.cluster_name.clone(),
@@ -446,12 +451,12 @@ impl Shared {
 fn log_changes(before: &PeerView, after: &PeerView) {
     for (id, pod) in &after.pods {
         let was = before.pods.get(id);
-        let generation = pod.generation;
+        let starts = pod.starts();
         match (was.is_some_and(|was| was.alive), pod.alive) {
             (false, true) => {
-                tracing::info!(pod = %id, address = %pod.address, generation, "pod is there");
+                tracing::info!(pod = %id, address = %pod.address, starts, "pod is there");
             }
-            (true, false) => tracing::warn!(pod = %id, generation, "pod is gone"),
+            (true, false) => tracing::warn!(pod = %id, starts, "pod is gone"),
             _ => {}
         }
     }

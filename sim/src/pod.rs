@@ -355,7 +355,7 @@ impl Starting {
         let seeds = self.seeds.iter().map(|pod| gossip_address(*pod).to_string()).collect();
         let config = GossipConfig {
             pod: pod_id(self.number),
-            generation: self.disk.starts.fetch_add(1, Ordering::Relaxed) + 1,
+            starts: self.disk.starts.fetch_add(1, Ordering::Relaxed) + 1,
             listen: own,
             advertise: own,
             seeds: SeedSource::new(seeds),

@@ -124,15 +124,15 @@ pub async fn run(scale: Scale) -> Result<Figures, ScaleError> {
 }
 
 impl World {
-    async fn start(&mut self, pod: usize, generation: u64) -> Result<(), ScaleError> {
-        let seams = Seams::seeded(self.scale.seed ^ ((pod as u64) << 20) ^ generation);
+    async fn start(&mut self, pod: usize, starts: u64) -> Result<(), ScaleError> {
+        let seams = Seams::seeded(self.scale.seed ^ ((pod as u64) << 20) ^ starts);
         let life = Life::default();
         let own = gossip_address(pod);
         let first = pod.saturating_sub(1).min(SEEDS - 1);
         let seeds = (0..=first).map(|seed| gossip_address(seed).to_string()).collect();
         let config = GossipConfig {
             pod: pod_id(pod),
-            generation,
+            starts,
             listen: own,
             advertise: own,
             seeds: SeedSource::new(seeds),

@@ -77,7 +77,7 @@ impl Peering {
         };
         let gossip_config = GossipConfig {
             pod: PodId(config.pod.id.clone()),
-            generation: next_generation(&config.pod.data)?,
+            starts: count_start(&config.pod.data)?,
             listen,
             advertise: resolve(&facts.peer_address).await?,
             seeds: SeedSource::new(config.cluster.seeds.clone()),
@@ -191,7 +191,7 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
 }
 
 /// Counts the pod's starts: others believe the newest.
-fn next_generation(data: &Path) -> anyhow::Result<u64> {
+fn count_start(data: &Path) -> anyhow::Result<u64> {
     let path = data.join("generation");
     let next = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse::<u64>().context("the count of starts is damaged")? + 1,

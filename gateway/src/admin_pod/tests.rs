@@ -79,7 +79,7 @@ async fn admin(seams: &Seams, others: &[&str]) -> Result<PodAdmin, Box<dyn std::
             version: "0.1.0".to_owned(),
             alive: true,
             since,
-            generation: 2,
+            starts: 2,
             values: BTreeMap::from([("load".to_owned(), "0.5".to_owned())]),
         };
         seen.known.insert(PodId::from(*pod), known);

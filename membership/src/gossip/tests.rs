@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Weak;
 
 use async_trait::async_trait;
-use miroir_seams::{DatagramSocket, Udp};
+use miroir_seams::{DatagramSocket, Entropy, Udp};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use super::*;
@@ -135,19 +135,29 @@ fn port(number: u16) -> SocketAddr {
 async fn start(
     datagrams: Arc<dyn Datagrams>,
     name: &str,
-    generation: u64,
+    starts: u64,
     address: SocketAddr,
     seed: SocketAddr,
     secret: &str,
 ) -> Pod {
-    let seams = Seams {
-        tasks: miroir_seams::Tasks::new(),
-        ..Seams::seeded(u64::from(address.port()) + generation * 100)
-    };
+    let entropy = Seams::seeded(u64::from(address.port()) + starts * 100).entropy;
+    start_drawing(entropy, datagrams, name, starts, address, seed, secret).await
+}
+
+async fn start_drawing(
+    entropy: Entropy,
+    datagrams: Arc<dyn Datagrams>,
+    name: &str,
+    starts: u64,
+    address: SocketAddr,
+    seed: SocketAddr,
+    secret: &str,
+) -> Pod {
+    let seams = Seams { tasks: miroir_seams::Tasks::new(), entropy, ..Seams::seeded(0) };
     let secrets = ClusterSecrets::new(&[secret]).expect("a good secret");
     let config = GossipConfig {
         pod: PodId::from(name),
-        generation,
+        starts,
         listen: address,
         advertise: address,
         seeds: SeedSource::new(vec![seed.to_string()]),
@@ -299,7 +309,7 @@ async fn a_restarted_pod_is_shown_once_with_its_new_generation() {
     pods[1].kill();
     let net = Arc::new(network.clone());
     let again = start(net, "b", 2, port(2), port(1), SECRET).await;
-    let newest = |pod: &Pod| pod.sees("b").is_some_and(|b| b.alive && b.generation == 2);
+    let newest = |pod: &Pod| pod.sees("b").is_some_and(|b| b.alive && b.starts() == 2);
     within(Duration::from_secs(2), || newest(&pods[0]) && newest(&pods[2])).await;
     throughout(Duration::from_secs(5), || newest(&pods[0]) && newest(&pods[2])).await;
     assert!(pods[0].sees("b").is_some_and(|b| b.values.is_empty()));
@@ -317,8 +327,34 @@ async fn a_pod_that_counts_its_starts_anew_is_shown_alive() {
     within(Duration::from_secs(3), || !pods[0].sees_alive("d")).await;
     // Its disk, and with it the count, is gone.
     let _again = start(net(), "d", 1, port(4), port(1), SECRET).await;
-    let anew = |pod: &Pod| pod.sees("d").is_some_and(|d| d.alive && d.generation == 1);
+    let anew = |pod: &Pod| pod.sees("d").is_some_and(|d| d.alive && d.starts() == 1);
     within(Duration::from_secs(3), || pods.iter().all(anew)).await;
+    throughout(Duration::from_secs(5), || pods.iter().all(anew)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_counted_as_far_before_is_not_taken_for_what_it_was() {
+    let network = Network::default();
+    let pods = three(&network).await;
+    let net = || Arc::new(network.clone()) as Arc<dyn Datagrams>;
+    let before = start(net(), "d", 1, port(4), port(1), SECRET).await;
+    for change in 0..50 {
+        before.gossip.publish("disk", &format!("first {change}")).expect("published");
+        before.gossip.publish("gone", "yes").expect("published");
+        tokio::time::sleep(INTERVAL).await;
+    }
+    let shows = |pod: &Pod, disk: &str| {
+        pod.sees("d").is_some_and(|d| d.alive && d.values.get("disk").is_some_and(|is| is == disk))
+    };
+    within(Duration::from_secs(3), || pods.iter().all(|pod| shows(pod, "first 49"))).await;
+    before.kill();
+    within(Duration::from_secs(3), || !pods[0].sees_alive("d")).await;
+    let entropy = Seams::seeded(4000).entropy;
+    let again = start_drawing(entropy, net(), "d", 1, port(4), port(1), SECRET).await;
+    again.gossip.publish("disk", "second").expect("published");
+    within(Duration::from_secs(3), || pods.iter().all(|pod| shows(pod, "second"))).await;
+    let anew =
+        |pod: &Pod| shows(pod, "second") && pod.sees("d").is_some_and(|d| d.values.len() == 1);
     throughout(Duration::from_secs(5), || pods.iter().all(anew)).await;
 }
 
@@ -394,7 +430,7 @@ async fn neither_a_failing_socket_nor_a_panic_ends_gossip() {
     within(Duration::from_secs(3), || all_see_all(&pods)).await;
     throughout(Duration::from_secs(5), || all_see_all(&pods)).await;
     let b = pods[0].sees("b").expect("b");
-    assert_eq!((b.generation, b.values.get("k").map(String::as_str)), (1, Some("kept")));
+    assert_eq!((b.starts(), b.values.get("k").map(String::as_str)), (1, Some("kept")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -416,7 +452,7 @@ async fn names_of_seeds_are_looked_up_again() {
         let address = port(u16::try_from(number).expect("small"));
         let config = GossipConfig {
             pod: PodId(format!("p{number}")),
-            generation: 1,
+            starts: 1,
             listen: address,
             advertise: address,
             seeds: SeedSource { seeds: vec!["pods:7280".into()], resolver: book.clone() },

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use chitchat::{Chitchat, ChitchatId, NodeState};
+use miroir_seams::Entropy;
 use miroir_storage::ids::PodId;
 use tokio::time::Instant;
 
 /// Bits of chitchat's generation that count its restarts within one process.
 const RESTART_BITS: u32 = 16;
-/// The highest generation of a pod: three hundred years of a restart every 30 µs.
-pub const GENERATION_MAX: u64 = u64::MAX >> RESTART_BITS;
+/// Bits that a start draws, so that a pod that lost its count of starts is not taken for what it
+/// was when it had counted as many before.
+const DRAWN_BITS: u32 = 24;
+/// The most starts of a pod: thirty years of one a minute.
+pub const STARTS_MAX: u64 = u64::MAX >> (RESTART_BITS + DRAWN_BITS);
 
 const FACT: &str = "fact/";
 const VALUE: &str = "value/";
@@ -77,8 +81,15 @@ pub struct PodView {
     pub since: Instant,
     /// Where it gossips.
     pub address: SocketAddr,
-    /// How often it had started.
+    /// Higher after each of its starts, as long as it keeps count of them, and never twice the same.
     pub generation: u64,
+}
+
+impl PodView {
+    /// How often it had started, by its own count.
+    pub fn starts(&self) -> u64 {
+        self.generation >> DRAWN_BITS
+    }
 }
 
 /// All pods that this one knows, itself included. Those that died are forgotten 15 minutes later.
@@ -100,6 +111,11 @@ impl PeerView {
     pub fn others_alive(&self) -> impl Iterator<Item = (&PodId, &PodView)> {
         self.alive().filter(|(id, _)| **id != self.own)
     }
+}
+
+/// Of a pod that has started so often, at most [`STARTS_MAX`].
+pub(super) fn generation(starts: u64, entropy: &Entropy) -> u64 {
+    starts << DRAWN_BITS | entropy.below(1 << DRAWN_BITS)
 }
 
 pub(super) fn chitchat_generation(generation: u64, restarts: u16) -> u64 {
