@@ -65,8 +65,8 @@ pub enum CopyError {
     /// The target's task failed.
     #[error("target refused a page: {0}")]
     TargetRefused(String),
-    /// The target went down.
-    #[error("target is down")]
+    /// The target went down, or was removed from the cluster.
+    #[error("target is down or removed")]
     TargetDown,
     /// The target did not say how its task ended.
     #[error("target lost a task")]
@@ -528,7 +528,7 @@ impl ReplicaCopyArguments {
             match tokio::time::timeout(TARGET_LOOK, self.turn.take()).await {
                 Ok(turn) => break turn,
                 // The lane may wait for a dead node for ever.
-                Err(_) if self.pod.health.is_down(&self.target) => {
+                Err(_) if self.target_is_lost() => {
                     return Err(CopyError::TargetDown);
                 }
                 Err(_) => self.check_wanted()?,
@@ -547,8 +547,9 @@ impl ReplicaCopyArguments {
         let ended = loop {
             match tokio::time::timeout(TARGET_LOOK, &mut ended).await {
                 Ok(end) => break end.ok().flatten().ok_or(CopyError::TaskLost)?,
-                // Writes of the index may wait for the copy; they must not wait for a dead node.
-                Err(_) if pod.health.is_down(target) => return Err(CopyError::TargetDown),
+                // Writes of the index may wait for the copy; they must not wait for a dead node,
+                // nor for one that was removed, of which nobody would hear that it is dead.
+                Err(_) if self.target_is_lost() => return Err(CopyError::TargetDown),
                 Err(_) => {}
             }
         };

@@ -79,6 +79,12 @@ impl ReplicaCopyArguments {
         }
     }
 
+    /// Nothing is to be expected of the target any more: it is down, or not of the cluster.
+    pub(super) fn target_is_lost(&self) -> bool {
+        let is_removed = !self.pod.log.routing().nodes.contains_key(&self.target);
+        is_removed || self.pod.health.is_down(&self.target)
+    }
+
     /// Waits until it is fresh knowledge that no newer writer exists, as lanes do.
     pub(super) async fn still_holds(&self) -> Result<(), CopyError> {
         loop {
@@ -89,7 +95,7 @@ impl ReplicaCopyArguments {
             if self.pod.log.confirmed().age <= CONFIRMED_MAX {
                 return Ok(());
             }
-            if self.pod.health.is_down(&self.target) {
+            if self.target_is_lost() {
                 return Err(CopyError::TargetDown);
             }
             self.pod.seams.clock.sleep(PAUSE).await;
