@@ -10,6 +10,7 @@ use miroir_storage::log::ProposeError;
 use miroir_storage::tables::disks::{Content, ReplicaRecord};
 use ractor::ActorProcessingErr;
 
+use super::copying::confirming;
 use super::lanes::Standing;
 use super::steps::{fenced, propose};
 use super::{WriterMessage, WriterState, replicas, reports};
@@ -49,6 +50,7 @@ pub(super) fn on_lane_audited(
     node: &NodeId,
     audit: Audit,
 ) {
+    confirming::on_lane_audited(state, node, audit);
     let Some(lane) = state.lanes.get_mut(node) else { return };
     lane.busy = false;
     lane.audited_at = state.pod.seams.clock.instant();

@@ -2,8 +2,9 @@
 //! short hold around the last one, and what follows.
 //!
 //! ```text
-//! begin -> Everything -> Again -> … -> hold: all lanes at one place -> Last -> target is filled
-//!   ^          `-----------`----------------`----(a source or the target left, a node failed)--.
+//! begin -> Everything -> Again -> … -> hold: all lanes at one place -> Last -> sources in doubt
+//!   ^          |           |                |                            are audited -> target is filled
+//!   |          `-----------`----------------`----(a source or the target left, a node failed)--.
 //!   `---------------------------------------------------------------------------------------'
 //! ```
 //! Why the target equals its sources at the end: a document that no task after `since` touched was
@@ -11,7 +12,8 @@
 //! Every other is in what the writer notes, and the last pass, at one place, copies what was noted
 //! since the pass before it. The target's own lane, when it is read for other shards, gets nothing
 //! of those that are filled but deletions by filter; it counts as a source here, so that what it
-//! deletes out of turn is copied again after it.
+//! deletes out of turn is copied again after it. What came late to a source and was copied from it
+//! is found before the copy counts: a source that is in doubt is audited once more after the last pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use miroir_wire::document::document_id;
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
+use self::confirming::Confirming;
 use super::copy_plan::{plan_copy, sources as plan_sources};
 use super::entries::{Entry, Sendable, Stage, judge};
 use super::lanes::{LaneView, Standing};
@@ -81,6 +84,8 @@ pub struct Copying {
     hold_after: Instant,
     /// Since when an operation waits for the copy.
     delays_since: Option<Instant>,
+    /// The last pass is over, and its sources are audited; lanes still stand.
+    confirming: Option<Confirming>,
 }
 
 /// Every lane stops at one place.
@@ -144,6 +149,9 @@ pub(super) async fn advance(
         begin(myself, state).await?;
     }
     make_way(state);
+    if confirming::is_over(state)? {
+        accept(state)?;
+    }
     let Some(copying) = &state.copying else { return Ok(()) };
     if copying.is_running {
         return Ok(());
@@ -248,6 +256,7 @@ async fn begin(
         hold,
         hold_after: now,
         delays_since: None,
+        confirming: None,
     };
     copying.since = applied_by_all(state, &copying);
     if let Some(lane) = state.lanes.get_mut(&copying.target) {
@@ -447,23 +456,34 @@ pub(super) fn on_copy_passed(
         return Ok(());
     };
     copying.is_running = false;
-    let newest = match pass {
-        PassEnd::Done => return Ok(()),
+    match pass {
+        PassEnd::Done => {}
         PassEnd::Failed => {
             let wait = if copying.is_given_up() { GIVEN_UP_WAIT } else { RETRY_WAIT };
             end(state, wait);
-            return Ok(());
         }
         PassEnd::SourceLost(source) => {
             end(state, GIVEN_UP_WAIT);
             if let Some(lane) = state.lanes.get_mut(source) {
                 lane.found_gone = true;
             }
-            return Ok(());
         }
-        PassEnd::Finished { newest_task } => *newest_task,
-    };
+        PassEnd::Finished { newest_task } => {
+            let (sent, index) = (state.pod.calls.sent(), state.fence.index.as_str());
+            let sources = copying.sources.keys();
+            let doubted = sources.filter(|node| sent.in_doubt(node, index)).cloned().collect();
+            copying.confirming = Some(Confirming::new(*newest_task, doubted));
+            copying.is_running = true;
+        }
+    }
+    Ok(())
+}
+
+/// The copy is over; the target is filled, if it still counts.
+fn accept(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let copying = state.copying.as_ref();
+    let confirming = copying.and_then(|copying| copying.confirming.as_ref());
+    let Some(newest) = confirming.map(Confirming::newest_task) else { return Ok(()) };
     let index = routing(state);
     let holds = copying.zip(index).is_some_and(|(copying, index)| {
         !copying.is_given_up()
@@ -471,7 +491,8 @@ pub(super) fn on_copy_passed(
             && reads_in_sync(state, copying, &index)
     });
     let limit = copying.and_then(|copying| copying.hold).and_then(|hold| hold.limit);
-    let ended = end(state, Duration::ZERO).filter(|_| holds);
+    let wait = if holds { Duration::ZERO } else { GIVEN_UP_WAIT };
+    let ended = end(state, wait).filter(|_| holds);
     let Some(Copying { target, filling, repairs, .. }) = ended else {
         return Ok(());
     };
@@ -557,5 +578,6 @@ pub(super) fn on_left(state: &WriterState, node: &NodeId) {
     }
 }
 
+pub(super) mod confirming;
 #[cfg(test)]
 mod tests;
