@@ -1,7 +1,9 @@
 //! What the numbers of nodes' tasks say of their disks: a node that lost its own counts anew.
 //!
-//! A task that a node numbers lower than one it had given before a request was sent shows that.
-//! What this pod finds runs ahead of the log ([`crate::node_disks`] has it take notice).
+//! A task that a node numbers lower than one it had given before a request was sent shows that. A
+//! node with an old copy of its disk may have counted past those numbers before anybody looks; then
+//! the [`Witness`], a task that was seen on the disk, is another one, enqueued at another time. What
+//! this pod finds runs ahead of the log ([`crate::node_disks`] has it take notice).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +16,23 @@ pub struct DiskLives {
     all: Arc<Mutex<BTreeMap<NodeId, Life>>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Life {
     /// Grows when a loss is noticed.
     number: u64,
     /// The newest task known; only rises within a life.
     newest: Option<u64>,
+    /// Seen on the disk.
+    witness: Option<Witness>,
+}
+
+/// A task as a node's disk has it: no other disk has one with this number of this time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// The node's number.
+    pub task: u64,
+    /// `enqueuedAt`, as the node says it.
+    pub enqueued_at: String,
 }
 
 impl DiskLives {
@@ -29,7 +42,7 @@ impl DiskLives {
         let mut lives = self.lock();
         let life = lives.entry(node.clone()).or_default();
         if life.number < logged {
-            *life = Life { number: logged, newest: None };
+            *life = Life { number: logged, ..Life::default() };
         }
         (life.number, life.newest)
     }
@@ -51,6 +64,25 @@ impl DiskLives {
         self.note(node, before, task, |newest| task >= newest);
     }
 
+    /// A task that was on the node's disk when this pod last looked, in this life.
+    pub fn witness(&self, node: &NodeId) -> Option<Witness> {
+        self.lock().get(node)?.witness.clone()
+    }
+
+    /// A look at the disk, asked for after `before`, has found the witness before this one there:
+    /// this one, which was listed earlier, is to be found there from now on.
+    pub fn renew_witness(&self, node: &NodeId, before: (u64, Option<u64>), witness: Witness) {
+        let mut lives = self.lock();
+        if let Some(life) = lives.get_mut(node).filter(|life| life.number == before.0) {
+            life.witness = Some(witness);
+        }
+    }
+
+    /// The witness, as it was before a look, is not the task that the node lists under its number.
+    pub fn note_contradicted(&self, node: &NodeId, before: (u64, Option<u64>)) {
+        self.note(node, before, None, |_| false);
+    }
+
     fn note(
         &self,
         node: &NodeId,
@@ -67,7 +99,7 @@ impl DiskLives {
             life.newest = life.newest.max(task);
         } else {
             tracing::error!(%node, ?task, ?newest, "node has lost its disk");
-            *life = Life { number: number + 1, newest: task };
+            *life = Life { number: number + 1, newest: task, witness: None };
         }
     }
 
@@ -100,5 +132,21 @@ mod tests {
         lives.note_made(&node, before(), 3);
         assert_eq!(lives.before(&node, 2), (2, Some(3)));
         assert_eq!(lives.before(&node, 3), (3, None));
+    }
+
+    #[test]
+    fn a_contradicted_witness_ends_the_life_that_it_was_of() {
+        let (lives, node) = (DiskLives::default(), NodeId::from("a"));
+        let witness = Witness { task: 4, enqueued_at: "noon".to_owned() };
+        let before = lives.before(&node, 0);
+        lives.renew_witness(&node, before, witness.clone());
+        lives.note_known(&node, 9);
+        assert_eq!(lives.witness(&node), Some(witness.clone()));
+        lives.note_contradicted(&node, before);
+        assert_eq!((lives.before(&node, 0), lives.witness(&node)), ((1, None), None));
+        // Of the life before.
+        lives.renew_witness(&node, before, witness);
+        lives.note_contradicted(&node, before);
+        assert_eq!((lives.before(&node, 0), lives.witness(&node)), ((1, None), None));
     }
 }

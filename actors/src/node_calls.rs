@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::disk_lives::DiskLives;
+use crate::disk_lives::{DiskLives, Witness};
 use crate::lane::job::percent_encode;
 use crate::sent_tasks::{Attempt, SentTasks, index_of};
 
@@ -85,6 +85,9 @@ pub struct NodeTask {
     /// The name we gave it, where nodes keep it.
     #[serde(default)]
     pub custom_metadata: Option<String>,
+    /// When it was enqueued, as the node says it.
+    #[serde(default)]
+    pub enqueued_at: String,
 }
 
 impl NodeTask {
@@ -362,6 +365,29 @@ impl NodeCalls {
         let newest = self.tasks(node, "limit=1").await?.first().map(|task| task.uid);
         self.disks.note_newest(node, before, newest);
         Ok(newest)
+    }
+
+    /// Looks whether the node's tasks are those of the disk that it had; what is found shows in
+    /// [`NodeCalls::disk_life`]. Tasks that were deleted there tell nothing.
+    ///
+    /// # Errors
+    /// See [`NodeCallError`].
+    pub async fn look_at_tasks(&self, node: &NodeId) -> Result<(), NodeCallError> {
+        let before = self.disk_before(node);
+        let newest = self.tasks(node, "limit=1").await?.pop();
+        self.disks.note_newest(node, before, newest.as_ref().map(|task| task.uid));
+        // Read again after the newest: if it is still there, the newest is of its disk, too.
+        if let Some(witness) = self.disks.witness(node) {
+            let found = self.tasks(node, &format!("uids={}", witness.task)).await?.pop();
+            if found.is_some_and(|task| task.enqueued_at != witness.enqueued_at) {
+                self.disks.note_contradicted(node, before);
+                return Ok(());
+            }
+        }
+        if let Some(NodeTask { uid, enqueued_at, .. }) = newest {
+            self.disks.renew_witness(node, before, Witness { task: uid, enqueued_at });
+        }
+        Ok(())
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! A node says nothing of its disk. Two things give a new one away: an index of ours that serves
 //! only as a mark ([`MARKER`]) is gone or was created at another time; or a task gets a number
-//! below one that the node had given before ([`crate::disk_lives`]), which also shows an old copy of
-//! the disk. Either is agreed in the log as a new *life* of the disk, so that every writer, also
-//! one that starts later, copies its index there before it is read.
+//! below one that the node had given before, or one that was seen is another one by now
+//! ([`crate::disk_lives`]), which also shows an old copy of the disk. Either is agreed in the log as
+//! a new *life* of the disk, so that every writer, also one that starts later, copies its index there
+//! before it is read.
 
 use http::Method;
 use miroir_storage::commands::Command;
@@ -38,8 +39,9 @@ pub async fn look(
     log: &CoordinatorLog,
     node: &NodeId,
 ) -> Result<Look, NodeCallError> {
+    calls.look_at_tasks(node).await?;
     let known = log.routing().disk(node);
-    // Somebody here found out by a task's number.
+    // Found out by its tasks, now or by somebody here.
     let life = calls.disk_life(node);
     if life > known.life {
         note(log, node, life, None).await;

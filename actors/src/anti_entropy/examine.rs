@@ -167,6 +167,7 @@ mod tests {
             details: None,
             error: None,
             custom_metadata: name.map(str::to_owned),
+            enqueued_at: String::new(),
         };
         let (add, ours) = ("documentAdditionOrUpdate", Some("miroir:0-a:1-1:0"));
         assert!(!are_strange(&[]));

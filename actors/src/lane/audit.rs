@@ -173,6 +173,7 @@ mod tests {
             details: None,
             error: None,
             custom_metadata: name.map(str::to_owned),
+            enqueued_at: String::new(),
         }
     }
 

@@ -90,9 +90,17 @@ struct Shared {
     clock: Clock,
 }
 
+impl Shared {
+    fn now(&self) -> String {
+        self.clock.now().format(&Rfc3339).unwrap_or_default()
+    }
+}
+
 #[derive(Debug)]
 struct State {
     up: bool,
+    /// When the request came that is being answered.
+    now: String,
     tasks: BTreeMap<u64, Task>,
     next_uid: u64,
     indexes: BTreeMap<String, Index>,
@@ -133,6 +141,7 @@ impl ModelNode {
     /// An empty node whose worker runs on `tasks`.
     pub fn start(id: NodeId, traits: NodeTraits, seed: u64, trace: Trace, tasks: &Tasks) -> Self {
         let state = State {
+            now: String::new(),
             up: true,
             tasks: BTreeMap::new(),
             next_uid: 0,
@@ -165,6 +174,7 @@ impl ModelNode {
         if !state.up {
             return None;
         }
+        state.now = self.shared.now();
         let answer = routes::answer(&mut state, method, path, body);
         drop(state);
         self.shared.wake.notify_one();
@@ -326,7 +336,7 @@ impl ModelNode {
     }
 
     fn end_batch(&self, batch: &[u64], life: u64) {
-        let now = self.shared.clock.now().format(&Rfc3339).unwrap_or_default();
+        let now = self.shared.now();
         let mut state = self.lock();
         if state.life != life || !state.up {
             return;

@@ -81,6 +81,7 @@ pub(super) struct Task {
     pub(super) details: Value,
     pub(super) error: Option<Refusal>,
     pub(super) custom_metadata: Option<String>,
+    pub(super) enqueued_at: String,
 }
 
 impl Task {
@@ -92,6 +93,7 @@ impl Task {
             "type": self.work.kind(),
             "canceledBy": null,
             "details": self.details,
+            "enqueuedAt": self.enqueued_at,
             "error": self.error.as_ref().map(Refusal::to_json),
         });
         if let (Some(name), Value::Object(view)) = (&self.custom_metadata, &mut view) {

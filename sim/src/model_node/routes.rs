@@ -248,6 +248,7 @@ fn enqueue(
     state.next_uid += 1;
     let summary = json!({
         "taskUid": uid, "indexUid": index, "status": "enqueued", "type": work.kind(),
+        "enqueuedAt": state.now,
     });
     let task = Task {
         index: index.to_owned(),
@@ -256,6 +257,7 @@ fn enqueue(
         details: Value::Null,
         error: None,
         custom_metadata,
+        enqueued_at: state.now.clone(),
     };
     state.tasks.insert(uid, task);
     Ok((202, summary))
