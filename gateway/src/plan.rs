@@ -4,7 +4,8 @@
 //! healthy in-sync replicas, so that the pages of one query are cut from one list. Inside it the
 //! fewest nodes with a shard filter win: a node asked for *all* it holds needs none. "Holds"
 //! means every copy in the placement, in sync or not, and what is left of those that moved away: a copy
-//! that was not chosen must not answer.
+//! that was not chosen must not answer. A pod whose placement is old doesn't know what nodes hold by
+//! now, and names the shards that it wants.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,15 @@ pub struct PlannedCall {
     pub shards: Vec<ShardId>,
     /// What keeps its other copies out; `None` when there are none.
     pub filter: Option<String>,
+}
+
+impl Plan {
+    /// Has every node answer for just its shards, whatever else it may hold by now.
+    pub fn name_shards(&mut self, of: Partition) {
+        for call in &mut self.calls {
+            call.filter = Some(list_filter("IN", &call.shards, of));
+        }
+    }
 }
 
 /// The hash that a query's group and nodes are chosen by. `words` is the query without its
@@ -102,11 +112,14 @@ fn shard_filter(wanted: &[ShardId], held: &[ShardId], of: Partition) -> Option<S
     if unwanted.is_empty() {
         return None;
     }
-    let (operator, list) = if unwanted.len() < wanted.len() {
-        ("NOT IN", unwanted.as_slice())
+    Some(if unwanted.len() < wanted.len() {
+        list_filter("NOT IN", &unwanted, of)
     } else {
-        ("IN", wanted)
-    };
+        list_filter("IN", wanted, of)
+    })
+}
+
+fn list_filter(operator: &str, list: &[ShardId], of: Partition) -> String {
     let mut filter = format!("{SHARD_FIELD} {operator} [");
     for (place, shard) in list.iter().enumerate() {
         if place > 0 {
@@ -117,7 +130,7 @@ fn shard_filter(wanted: &[ShardId], held: &[ShardId], of: Partition) -> Option<S
         filter.push('"');
     }
     filter.push(']');
-    Some(filter)
+    filter
 }
 
 fn mixed_hash(hash: u64, bytes: &[u8]) -> u64 {

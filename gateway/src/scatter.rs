@@ -152,15 +152,18 @@ pub(crate) fn plan_without(
     let (unavailable, suspected) = (context.health.unavailable.load(), context.health.suspected());
     let known = |node: &NodeId| scope.routing.nodes.contains_key(node) && !failed.contains(node);
     let well = |node: &NodeId| !unavailable.contains(node) && !suspected.contains(node);
-    let plan = plan_shards(scope.index, &|node| known(node) && well(node), *hash, wanted);
-    if plan.missing.is_empty() || (unavailable.is_empty() && suspected.is_empty()) {
-        return plan;
+    let mut plan = plan_shards(scope.index, &|node| known(node) && well(node), *hash, wanted);
+    let all_well = unavailable.is_empty() && suspected.is_empty();
+    if !plan.missing.is_empty() && !all_well {
+        // Health is an opinion and may be old: rather than give shards up, ask who may be away.
+        let desperate = plan_shards(scope.index, &known, *hash, std::mem::take(&mut plan.missing));
+        plan.missing = desperate.missing;
+        plan.calls.extend(desperate.calls);
     }
-    // Health is an opinion and may be old: rather than give shards up, ask who may be away.
-    let mut plan = plan;
-    let desperate = plan_shards(scope.index, &known, *hash, std::mem::take(&mut plan.missing));
-    plan.missing = desperate.missing;
-    plan.calls.extend(desperate.calls);
+    // Nodes are filled without regard for who reads by a placement for longer than that.
+    if context.routing.unconfirmed_for() > context.config.max_staleness {
+        plan.name_shards(scope.index.marks.current);
+    }
     plan
 }
 

@@ -70,6 +70,15 @@ fn all(_: &NodeId) -> bool {
 }
 
 #[test]
+fn a_pod_with_an_old_placement_names_the_shards() {
+    let index = index(&[group(&["a b", "a b", "a b", "c"])]);
+    let mut plan = plan_read(&index, &|node| node.as_str() != "b", 7);
+    assert_eq!(told(&plan), "a: 0,1,2 whole; c: 3 whole");
+    plan.name_shards(index.marks.current);
+    assert_eq!(told(&plan), "a: 0,1,2 in; c: 3 in");
+}
+
+#[test]
 fn with_one_replica_every_node_is_asked_whole() {
     let index = index(&[group(&["a", "b", "a", "c"])]);
     assert_eq!(told(&plan_read(&index, &all, 7)), "a: 0,2 whole; b: 1 whole; c: 3 whole");
