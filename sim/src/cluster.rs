@@ -202,6 +202,9 @@ impl Cluster {
         let slot = self.pods.get_mut(number)?;
         let pod = slot.running.take()?;
         (slot.is_open, slot.drains) = (false, false);
+        // It may have shown more since the last look, and the others are not to be taken for the newest.
+        let shown = pod.context().map_or(0, |context| context.log.applied_index());
+        self.observed = self.observed.max(shown);
         self.entrances.set(number, None);
         Some((pod, slot.disk.clone()))
     }
