@@ -18,6 +18,7 @@ use miroir_wire::error::ResponseError;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::disk_lives::{DiskLives, Witness};
 use crate::lane::job::percent_encode;
@@ -113,6 +114,11 @@ struct Summary {
     task_uid: u64,
 }
 
+/// Bodies of documents that are made and sent at once, over all nodes, bytes.
+pub const BODIES_BYTES_MAX: usize = 96 << 20;
+/// Smaller bodies don't count.
+const UNCOUNTED_BODY_BYTES_MAX: usize = 1 << 20;
+
 /// Sends requests to nodes by id.
 #[derive(Clone, Debug)]
 pub struct NodeCalls {
@@ -122,6 +128,8 @@ pub struct NodeCalls {
     nameless: Arc<ArcSwap<BTreeSet<NodeId>>>,
     sent: SentTasks,
     disks: DiskLives,
+    /// KiB of [`BODIES_BYTES_MAX`] that are free.
+    bodies: Arc<Semaphore>,
 }
 
 impl NodeCalls {
@@ -133,7 +141,17 @@ impl NodeCalls {
             nameless: Arc::default(),
             sent: SentTasks::new(clock),
             disks: DiskLives::default(),
+            bodies: Arc::new(Semaphore::new(BODIES_BYTES_MAX >> 10)),
         }
+    }
+
+    /// Waits until a body of so many bytes may be made and sent; it may as long as this is held.
+    pub async fn room_for_body(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        if bytes <= UNCOUNTED_BODY_BYTES_MAX {
+            return None;
+        }
+        let units = u32::try_from(bytes.min(BODIES_BYTES_MAX) >> 10).ok()?;
+        self.bodies.clone().acquire_many_owned(units).await.ok()
     }
 
     /// Which tasks of the nodes are ours.

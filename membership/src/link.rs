@@ -29,6 +29,7 @@
 
 use std::time::Duration;
 
+mod body;
 mod client;
 mod server;
 #[cfg(test)]
@@ -38,19 +39,23 @@ mod tls;
 pub use client::Link;
 pub use server::serve;
 
-/// Largest request or answer of a channel `journal/…`: a write's payload, whole.
-pub const JOURNAL_BODY_BYTES_MAX: usize = 128 << 20;
+/// Largest request or answer of a channel `journal/…`: a write's payload, whole, as large as a
+/// journal takes one. Large ones are read into files.
+pub const JOURNAL_BODY_BYTES_MAX: usize = u32::MAX as usize;
 /// Largest request or answer of any other channel.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
-/// Requests held by a server at once, bytes, over all connections.
+/// Requests held in memory by a server at once, bytes, over all connections.
 pub const BODIES_BYTES_MAX: usize = 512 << 20;
 /// Smaller requests don't count: heartbeats must not wait for journal copies. With
 /// [`CONNECTIONS_MAX`] they are at most 64 MiB.
 const UNCOUNTED_BODY_BYTES_MAX: usize = 64 << 10;
 /// How long a request waits for others to be done; less than callers wait for an answer.
 const BODIES_WAIT: Duration = Duration::from_secs(3);
-/// A request must have arrived whole in this time.
+/// A request must have arrived whole in this time, and a second more for every
+/// [`BODY_BYTES_PER_SECOND`].
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// What any network between pods is expected to carry.
+const BODY_BYTES_PER_SECOND: u64 = 10 << 20;
 
 /// Connections that a server serves at once.
 pub const CONNECTIONS_MAX: usize = 1024;

@@ -13,7 +13,7 @@ use miroir_actors::pod::PodContext;
 use miroir_membership::gossip::{Gossip, GossipConfig, INTERVAL, PodFacts, SeedSource};
 use miroir_membership::link::{self, Link};
 use miroir_membership::secrets::ClusterSecrets;
-use miroir_seams::{NoPeers, PeerTransport, Seams, Udp};
+use miroir_seams::{Files, NoPeers, PeerTransport, RealFiles, Seams, Udp};
 use miroir_storage::engine::Engine;
 use miroir_storage::ids::PodId;
 use miroir_storage::log::Start;
@@ -42,6 +42,8 @@ struct Several {
     gossip: Gossip,
     secrets: ClusterSecrets,
     listener: TcpListener,
+    /// For messages too large for memory.
+    scratch: Arc<dyn Files>,
     facts: PodFacts,
 }
 
@@ -86,6 +88,9 @@ impl Peering {
         };
         let gossip =
             Gossip::start(gossip_config, &facts, secrets.clone(), Arc::new(Udp), seams).await?;
+        let scratch = RealFiles::new(config.pod.data.join("peers"));
+        let scratch: Arc<dyn Files> =
+            Arc::new(scratch.context("can't make the directory of large peer messages")?);
         let start = match known.is_empty() {
             // State goes on whatever is said here.
             false => Start::Join,
@@ -95,10 +100,10 @@ impl Peering {
             }
         };
         Ok(Self {
-            transport: Link::new(secrets.clone(), seams)?,
+            transport: Link::new(secrets.clone(), scratch.clone(), seams)?,
             addresses: PeerAddresses::new(peer_watcher::addresses(&gossip)),
             start,
-            several: Some(Several { gossip, secrets, listener, facts }),
+            several: Some(Several { gossip, secrets, listener, scratch, facts }),
         })
     }
 
@@ -114,7 +119,7 @@ impl Peering {
 
     /// Answers peers and follows gossip from now on.
     pub fn serve(self, pod: &Arc<PodContext>, seams: &Seams) -> Drain {
-        let Some(Several { gossip, secrets, listener, facts }) = self.several else {
+        let Some(Several { gossip, secrets, listener, scratch, facts }) = self.several else {
             return Drain { pod: pod.clone(), gossip: None };
         };
         let facts = PodFacts { raft_id: pod.log.metrics().raft_id.0, ..facts };
@@ -123,7 +128,8 @@ impl Peering {
         let seams = seams.clone();
         seams.tasks.clone().spawn("peer link", async move {
             let never = std::future::pending();
-            if let Err(error) = link::serve(listener, secrets, service, &seams, never).await {
+            let served = link::serve(listener, secrets, service, scratch, &seams, never);
+            if let Err(error) = served.await {
                 tracing::error!(%error, "peers can't be served");
             }
         });

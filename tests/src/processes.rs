@@ -152,6 +152,14 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
+/// The memory of a process that is not backed by files, bytes: what the system can't take back.
+pub fn own_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib << 10)
+}
+
 /// The process below `root` that listens on `port`: who serves a URL now, after a respawn.
 pub fn listener_below(root: u32, port: u16) -> Option<u32> {
     let inodes = listening_inodes(port);

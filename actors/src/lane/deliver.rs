@@ -39,6 +39,8 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A request without an answer, unlisted after this long, is taken for lost: longer than any
 /// body we send takes to be read by a live node.
 const CERTAINTY_WAIT: Duration = Duration::from_secs(10);
+/// How long a large body that is being sent keeps others from being made.
+const ROOM_MAX: Duration = Duration::from_secs(10);
 
 /// A request is sent only by a pod that has heard within this time, from a leader with a quorum,
 /// what was agreed: how much later than its successor's first request it may come.
@@ -354,8 +356,18 @@ impl Delivery {
 
     async fn send(&self, request: &JobRequest, name: &str) -> Result<u64, NodeCallError> {
         let JobRequest { method, path, body, timeout, .. } = request;
-        let (method, body) = (method.clone(), body.clone());
-        self.calls.enqueue_named(&self.node, method, path, body, *timeout, name).await
+        let room = self.calls.room_for_body(body.len()).await;
+        let (method, body) = (method.clone(), body.bytes());
+        let sent = self.calls.enqueue_named(&self.node, method, path, body, *timeout, name);
+        let mut sent = std::pin::pin!(sent);
+        match tokio::time::timeout(ROOM_MAX, &mut sent).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // Other nodes must not wait for one that takes nothing.
+                drop(room);
+                sent.await
+            }
+        }
     }
 
     /// Whether the node lists the open request: by its name, or, where there is none, by what it

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use crate::node_calls::{CONTROL_TIMEOUT, PAYLOAD_TIMEOUT};
 use crate::prepare::Prepared;
 
-/// Bodies sent to a node stay below this, bytes: nodes accept 100 MB, and Meilisearch counts
-/// the body before it looks at it.
-pub const BODY_BYTES_MAX: usize = 64 << 20;
+/// Bodies sent to a node stay below this, bytes: nodes accept 100 MB, and some at a time must fit
+/// into [`crate::node_calls::BODIES_BYTES_MAX`].
+pub const BODY_BYTES_MAX: usize = 24 << 20;
 
 /// Document ids with their shards.
 pub type PlacedIds = Arc<Vec<(ShardId, String)>>;
@@ -114,13 +114,50 @@ pub struct JobRequest {
     /// Path and query.
     pub path: String,
     /// JSON body.
-    pub body: Option<Bytes>,
+    pub body: JobBody,
     /// Time-out of sending.
     pub timeout: Duration,
     /// A refusal with this code counts as done (`index_already_exists` when provisioning).
     pub accepts: Option<&'static str>,
     /// Whether sending it twice is harmless while nothing newer is in between.
     pub repeatable: bool,
+}
+
+/// The body of a request.
+#[derive(Clone, Debug)]
+pub enum JobBody {
+    /// None.
+    None,
+    /// This.
+    Bytes(Bytes),
+    /// Some of a run's documents. Made when it is sent, so that a large run is not in memory as
+    /// a whole.
+    Documents(DocumentsBody),
+}
+
+impl JobBody {
+    /// Its length, bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Documents(documents) => documents.len,
+        }
+    }
+
+    /// Whether it has not one byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The body; that of documents is made anew each time.
+    pub fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Self::None => None,
+            Self::Bytes(bytes) => Some(bytes.clone()),
+            Self::Documents(documents) => Some(documents.bytes()),
+        }
+    }
 }
 
 impl JobRequest {
@@ -180,8 +217,8 @@ impl JobWork {
                 .map(|body| control(Method::PATCH, settings_path(&target.index), Some(body)))
                 .collect(),
             Self::Documents { partial, parts } => {
-                let batches: Vec<&Prepared> = parts.iter().map(|(_, batch)| &**batch).collect();
-                documents_requests(*partial, &batches, target)
+                let batches = parts.iter().map(|(_, batch)| batch.clone()).collect();
+                documents_requests(*partial, batches, target)
             }
             Self::DeleteIds { parts } => {
                 let ids: Vec<&str> = parts
@@ -273,55 +310,109 @@ fn control(method: Method, path: String, body: Option<&Value>) -> JobRequest {
     JobRequest {
         method,
         path,
-        body: body.map(|value| Bytes::from(value.to_string())),
+        body: match body {
+            Some(value) => JobBody::Bytes(Bytes::from(value.to_string())),
+            None => JobBody::None,
+        },
         timeout: CONTROL_TIMEOUT,
         accepts: None,
         repeatable: true,
     }
 }
 
-/// JSON arrays of the node's documents, the shard field first in each, cut at
-/// [`BODY_BYTES_MAX`]. The order of documents is kept: the last of two with one id wins.
-fn documents_requests(partial: bool, batches: &[&Prepared], target: &JobTarget) -> Vec<JobRequest> {
-    let Some(primary_key) = batches.first().map(|batch| batch.primary_key.clone()) else {
+/// A JSON array of documents of one node, the shard field first in each.
+#[derive(Clone, Debug)]
+pub struct DocumentsBody {
+    batches: Arc<Vec<Arc<Prepared>>>,
+    target: Arc<JobTarget>,
+    /// The first document, and the one after the last: batch, and place in it.
+    from: (usize, usize),
+    to: (usize, usize),
+    len: usize,
+}
+
+impl DocumentsBody {
+    fn bytes(&self) -> Bytes {
+        let mut body = BytesMut::with_capacity(self.len);
+        let mut tokens = Tokens::default();
+        for (at, n, shard, rest) in documents_of(&self.batches, &self.target) {
+            if (at, n) >= self.from && (at, n) < self.to {
+                body.put_u8(if body.is_empty() { b'[' } else { b',' });
+                let beside = self.batches.get(at).and_then(|batch| batch.beside.get(n)).copied();
+                body.put_slice(tokens.get(self.target.marks, shard, beside));
+                body.put_slice(rest);
+            }
+        }
+        body.put_u8(b']');
+        body.freeze()
+    }
+}
+
+/// What documents begin with, by their shards.
+#[derive(Default)]
+struct Tokens(BTreeMap<(ShardId, Option<ShardId>), Bytes>);
+
+impl Tokens {
+    fn get(&mut self, marks: Marks, shard: ShardId, beside: Option<ShardId>) -> &[u8] {
+        self.0.entry((shard, beside)).or_insert_with(|| {
+            Bytes::from(format!("{{\"{SHARD_FIELD}\":{},", mark(marks, shard, beside)))
+        })
+    }
+}
+
+/// The node's documents: batch, place in it, shard, and what follows the opening brace.
+fn documents_of<'a>(
+    batches: &'a [Arc<Prepared>],
+    target: &'a JobTarget,
+) -> impl Iterator<Item = (usize, usize, ShardId, &'a [u8])> {
+    batches.iter().enumerate().flat_map(move |(at, batch)| {
+        let held = move |(n, (shard, start, end)): (usize, &(ShardId, u32, u32))| {
+            let document = batch.bytes.get(*start as usize..*end as usize)?;
+            // It begins with `{` and holds at least its id.
+            let rest = document.get(1..).unwrap_or_default();
+            target.held.contains(shard).then_some((at, n, *shard, rest))
+        };
+        batch.documents.iter().enumerate().filter_map(held)
+    })
+}
+
+/// The node's documents, cut at [`BODY_BYTES_MAX`]. Their order is kept: the last of two with one
+/// id wins.
+fn documents_requests(
+    partial: bool,
+    batches: Vec<Arc<Prepared>>,
+    target: &JobTarget,
+) -> Vec<JobRequest> {
+    let Some(primary_key) = batches.first().map(|batch| percent_encode(&batch.primary_key)) else {
         return Vec::new();
     };
-    let mut tokens: BTreeMap<(ShardId, Option<ShardId>), Bytes> = BTreeMap::new();
-    let mut bodies = Vec::new();
-    let mut body = BytesMut::new();
-    for batch in batches {
-        for (n, (shard, start, end)) in batch.documents.iter().enumerate() {
-            if !target.held.contains(shard) {
-                continue;
+    let (batches, target) = (Arc::new(batches), Arc::new(target.clone()));
+    let mut tokens = Tokens::default();
+    let mut bodies: Vec<DocumentsBody> = Vec::new();
+    for (at, n, shard, rest) in documents_of(&batches, &target) {
+        let beside = batches.get(at).and_then(|batch| batch.beside.get(n)).copied();
+        // With what is put before it.
+        let len = tokens.get(target.marks, shard, beside).len() + rest.len() + 1;
+        match bodies.last_mut() {
+            Some(body) if body.len + len <= BODY_BYTES_MAX => {
+                (body.to, body.len) = ((at, n + 1), body.len + len);
             }
-            let Some(document) = batch.bytes.get(*start as usize..*end as usize) else { continue };
-            let beside = batch.beside.get(n).copied();
-            let token = tokens.entry((*shard, beside)).or_insert_with(|| {
-                Bytes::from(format!("{{\"{SHARD_FIELD}\":{},", mark(target.marks, *shard, beside)))
-            });
-            // The document begins with `{` and holds at least its id.
-            let rest = document.get(1..).unwrap_or_default();
-            if !body.is_empty() && body.len() + token.len() + rest.len() + 2 > BODY_BYTES_MAX {
-                body.put_u8(b']');
-                bodies.push(std::mem::take(&mut body).freeze());
-            }
-            body.put_u8(if body.is_empty() { b'[' } else { b',' });
-            body.put_slice(token);
-            body.put_slice(rest);
+            _ => bodies.push(DocumentsBody {
+                batches: batches.clone(),
+                target: target.clone(),
+                from: (at, n),
+                to: (at, n + 1),
+                len: len + 1,
+            }),
         }
     }
-    if !body.is_empty() {
-        body.put_u8(b']');
-        bodies.push(body.freeze());
-    }
     let method = if partial { Method::PUT } else { Method::POST };
-    let key: String = percent_encode(&primary_key);
     bodies
         .into_iter()
         .map(|body| JobRequest {
             method: method.clone(),
-            path: format!("/indexes/{}/documents?primaryKey={key}", target.index),
-            body: Some(body),
+            path: format!("/indexes/{}/documents?primaryKey={primary_key}", target.index),
+            body: JobBody::Documents(body),
             timeout: PAYLOAD_TIMEOUT,
             accepts: None,
             repeatable: true,
@@ -393,13 +484,44 @@ mod tests {
             JobWork::Documents { partial: false, parts: vec![(TaskUid(7), Arc::new(batch))] };
         let requests = work.requests(&target(&[0, 9]));
         assert_eq!(requests.len(), 1);
-        let body: Value = serde_json::from_slice(requests[0].body.as_deref().unwrap_or_default())
+        let body: Value = serde_json::from_slice(&requests[0].body.bytes().unwrap_or_default())
             .unwrap_or_default();
         assert_eq!(
             body,
             json!([{"_miroir_shard": "††", "id": 1}, {"_miroir_shard": "‡‡", "id": 2}])
         );
         assert!(work.requests(&target(&[5])).is_empty());
+    }
+
+    #[test]
+    fn a_large_run_is_cut_into_bodies_that_are_made_one_at_a_time() {
+        let text = "x".repeat(BODY_BYTES_MAX / 5);
+        let mut bytes = Vec::new();
+        let mut documents = Vec::new();
+        for id in 0..13 {
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(format!("{{\"id\":{id},\"text\":\"{text}\"}}").as_bytes());
+            documents.push((ShardId(id % 2), start, bytes.len() as u32));
+        }
+        let batch = Arc::new(Prepared {
+            primary_key: "id".into(),
+            bytes: bytes.into(),
+            documents,
+            beside: Vec::new(),
+        });
+        // Twice the same: cut across tasks, too.
+        let parts = vec![(TaskUid(7), batch.clone()), (TaskUid(8), batch)];
+        let work = JobWork::Documents { partial: false, parts };
+        let mut sent: Vec<u64> = Vec::new();
+        for request in work.requests(&target(&[0])) {
+            let body = request.body.bytes().unwrap_or_default();
+            assert_eq!(body.len(), request.body.len());
+            assert!(body.len() <= BODY_BYTES_MAX);
+            let documents: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
+            sent.extend(documents.iter().filter_map(|document| document["id"].as_u64()));
+        }
+        let once = [0, 2, 4, 6, 8, 10, 12];
+        assert_eq!(sent, [once, once].concat());
     }
 
     #[test]
@@ -415,7 +537,7 @@ mod tests {
         let work =
             JobWork::Documents { partial: false, parts: vec![(TaskUid(7), Arc::new(batch))] };
         let requests = work.requests(&JobTarget { marks, ..target(&[0]) });
-        let body: Value = serde_json::from_slice(requests[0].body.as_deref().unwrap_or_default())
+        let body: Value = serde_json::from_slice(&requests[0].body.bytes().unwrap_or_default())
             .unwrap_or_default();
         assert_eq!(
             body,

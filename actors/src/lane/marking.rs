@@ -17,7 +17,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::deliver::{Delivery, NotAgreed, RequestEnd, is_gone};
-use super::job::{JobRequest, mark, percent_encode, unmarked};
+use super::job::{JobBody, JobRequest, mark, percent_encode, unmarked};
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
 
 /// What to mark.
@@ -75,7 +75,7 @@ impl Delivery {
         let request = JobRequest {
             method: Method::PUT,
             path: format!("/indexes/{index}/documents?primaryKey={key}"),
-            body: Some(body),
+            body: JobBody::Bytes(body),
             timeout: PAYLOAD_TIMEOUT,
             accepts: None,
             repeatable: true,

@@ -1,20 +1,16 @@
 //! The calling side.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use miroir_seams::{Clock, PeerCall, PeerCallError, PeerTransport, Seams, Tasks};
+use miroir_seams::{Clock, Files, PeerCall, PeerCallError, PeerTransport, Seams, Tasks};
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -22,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use super::body::{Parts, Room};
 use super::tls::client_config;
 use super::{
     CLIENT_IDLE, CONNECT_TIMEOUT, IDLE_PER_ADDRESS_MAX, REFUSAL_BYTES_MAX, WELCOME, body_bytes_max,
@@ -34,6 +31,7 @@ pub struct Link {
     connector: TlsConnector,
     clock: Clock,
     tasks: Tasks,
+    large: Room,
     /// Connections nobody uses, the newest last. Locked to take one out or put one back only.
     idle: Mutex<BTreeMap<String, Vec<Connection>>>,
 }
@@ -68,17 +66,22 @@ enum Attempt {
 }
 
 impl Link {
-    /// A link without connections. They end with the pod's tasks.
+    /// A link without connections. They end with the pod's tasks. Large answers lie in `scratch` files.
     ///
     /// # Errors
     /// When the TLS library refuses its own algorithms: a fault of the build.
-    pub fn new(secrets: ClusterSecrets, seams: &Seams) -> Result<Arc<Self>, rustls::Error> {
+    pub fn new(
+        secrets: ClusterSecrets,
+        scratch: Arc<dyn Files>,
+        seams: &Seams,
+    ) -> Result<Arc<Self>, rustls::Error> {
         let connector = TlsConnector::from(Arc::new(client_config(&secrets)?));
         Ok(Arc::new(Self {
             secrets,
             connector,
             clock: seams.clock.clone(),
             tasks: seams.tasks.clone(),
+            large: Room { files: scratch, tasks: seams.tasks.clone() },
             idle: Mutex::default(),
         }))
     }
@@ -174,10 +177,13 @@ impl Link {
             }
             Err(_) => return Attempt::Answered(Err(call.timed_out())),
         };
-        let answer = match timeout_at(call.deadline, read_answer(response, call.bytes_max)).await {
-            Ok(answer) => answer,
-            Err(_) => return Attempt::Answered(Err(call.timed_out())),
-        };
+        let answer =
+            match timeout_at(call.deadline, read_answer(response, call.bytes_max, &self.large))
+                .await
+            {
+                Ok(answer) => answer,
+                Err(_) => return Attempt::Answered(Err(call.timed_out())),
+            };
         if !matches!(answer, Err(PeerCallError::Broken(_))) {
             self.put_back(call.address, connection);
         }
@@ -209,8 +215,8 @@ impl PeerTransport for Link {
             bytes_max: body_bytes_max(call.channel),
         };
         let parts = Parts::new(call.body);
-        if parts.left > limits.bytes_max {
-            let text = format!("{} bytes, {} are the limit", parts.left, limits.bytes_max);
+        if parts.len() > limits.bytes_max {
+            let text = format!("{} bytes, {} are the limit", parts.len(), limits.bytes_max);
             return Err(PeerCallError::Refused(text));
         }
         let mut request = Request::post(format!("/{}", call.channel))
@@ -239,10 +245,14 @@ impl PeerTransport for Link {
 async fn read_answer(
     response: Response<Incoming>,
     bytes_max: usize,
+    large: &Room,
 ) -> Result<Bytes, PeerCallError> {
     let status = response.status();
     match status {
-        StatusCode::OK => read_body(response.into_body(), bytes_max).await,
+        StatusCode::OK => {
+            let answer = large.read(response.into_body(), bytes_max).await;
+            answer.map_err(|error| PeerCallError::Broken(format!("answer: {error}")))
+        }
         StatusCode::NOT_FOUND
         | StatusCode::METHOD_NOT_ALLOWED
         | StatusCode::REQUEST_TIMEOUT
@@ -251,68 +261,10 @@ async fn read_answer(
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::SERVICE_UNAVAILABLE => {
             // A refusal is one even when its text is lost.
-            let text = read_body(response.into_body(), REFUSAL_BYTES_MAX).await;
+            let text = large.read(response.into_body(), REFUSAL_BYTES_MAX).await;
             let text = text.map(|text| String::from_utf8_lossy(&text).into_owned());
             Err(PeerCallError::Refused(text.unwrap_or_else(|_| status.to_string())))
         }
         other => Err(PeerCallError::Broken(format!("answered {other}"))),
-    }
-}
-
-async fn read_body(mut body: Incoming, bytes_max: usize) -> Result<Bytes, PeerCallError> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| PeerCallError::Broken(error.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > bytes_max {
-            return Err(PeerCallError::Broken(format!("answered more than {bytes_max} bytes")));
-        }
-        if first.is_empty() && rest.is_empty() {
-            // The only one, mostly: not copied.
-            first = data;
-            continue;
-        }
-        if rest.is_empty() {
-            rest.extend_from_slice(&std::mem::take(&mut first));
-        }
-        rest.extend_from_slice(&data);
-    }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
-}
-
-/// A request's parts, one after the other.
-struct Parts {
-    parts: VecDeque<Bytes>,
-    /// Bytes not yet taken.
-    left: usize,
-}
-
-impl Parts {
-    fn new(parts: Vec<Bytes>) -> Self {
-        let left = parts.iter().map(Bytes::len).sum();
-        Self { parts: parts.into_iter().filter(|part| !part.is_empty()).collect(), left }
-    }
-}
-
-impl Body for Parts {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let part = self.parts.pop_front();
-        self.left -= part.as_ref().map_or(0, Bytes::len);
-        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.parts.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left as u64)
     }
 }

@@ -5,14 +5,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use miroir_seams::{Clock, PeerService, Seams, Tasks};
+use miroir_seams::{Clock, Files, PeerService, Seams, Tasks};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -20,10 +19,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::body::{IN_MEMORY_MAX, Parts, Room};
 use super::tls::server_config;
 use super::{
-    BODIES_BYTES_MAX, BODIES_WAIT, BODY_TIMEOUT, CONNECTIONS_MAX, DRAIN, HANDSHAKE_TIMEOUT,
-    HANDSHAKES_MAX, SERVER_IDLE, UNCOUNTED_BODY_BYTES_MAX, WELCOME, body_bytes_max,
+    BODIES_BYTES_MAX, BODIES_WAIT, BODY_BYTES_PER_SECOND, BODY_TIMEOUT, CONNECTIONS_MAX, DRAIN,
+    HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, SERVER_IDLE, UNCOUNTED_BODY_BYTES_MAX, WELCOME,
+    body_bytes_max,
 };
 use crate::rarely::Rarely;
 use crate::secrets::ClusterSecrets;
@@ -44,6 +45,7 @@ struct Server {
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
+    large: Room,
     turned_away: Rarely,
     overrun: Rarely,
 }
@@ -51,7 +53,8 @@ struct Server {
 /// Serves `listener` until `stop` is done, then lets calls under way finish for a short while.
 ///
 /// Each request is answered in a task of its own, which goes on when its caller is gone: a
-/// service is never cut off half way. A service that panics breaks the call.
+/// service is never cut off half way. A service that panics breaks the call. Large requests lie in
+/// `scratch` files.
 ///
 /// # Errors
 /// When the TLS library refuses its own algorithms: a fault of the build.
@@ -59,6 +62,7 @@ pub async fn serve(
     listener: TcpListener,
     secrets: ClusterSecrets,
     service: Arc<dyn PeerService>,
+    scratch: Arc<dyn Files>,
     seams: &Seams,
     stop: impl Future<Output = ()>,
 ) -> Result<(), rustls::Error> {
@@ -71,6 +75,7 @@ pub async fn serve(
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         bodies: Arc::new(Semaphore::new(BODIES_BYTES_MAX / COUNTED_UNIT_BYTES)),
+        large: Room { files: scratch, tasks: seams.tasks.clone() },
         turned_away: Rarely::default(),
         overrun: Rarely::default(),
     });
@@ -147,7 +152,7 @@ impl Server {
         let key = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let Some(key) = key.map(|key| key.clone().into_owned()) else { return };
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(SERVER_IDLE).pipeline_flush(true);
+        http.timer(TokioTimer::new()).header_read_timeout(SERVER_IDLE);
         let server = self.clone();
         let service = service_fn(move |request| {
             let server = server.clone();
@@ -166,11 +171,11 @@ impl Server {
         let _ = timeout(DRAIN, connection).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Parts> {
         match self.carry_out(request).await {
-            Ok(answer) => Response::new(Full::new(answer)),
+            Ok(answer) => Response::new(Parts::new(vec![answer])),
             Err((status, text)) => {
-                let mut response = Response::new(Full::new(Bytes::from(text)));
+                let mut response = Response::new(Parts::new(vec![Bytes::from(text)]));
                 *response.status_mut() = status;
                 response
             }
@@ -193,10 +198,12 @@ impl Server {
         if length > body_bytes_max(&channel) {
             return refuse(StatusCode::PAYLOAD_TOO_LARGE, "request too large");
         }
-        let Some(room) = self.room_for(length).await else {
+        let Some(room) = self.room_for(length.min(IN_MEMORY_MAX)).await else {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many bytes under way");
         };
-        let body = match timeout(BODY_TIMEOUT, read_request(request.into_body(), length)).await {
+        let seconds = length as u64 / BODY_BYTES_PER_SECOND;
+        let patience = BODY_TIMEOUT + std::time::Duration::from_secs(seconds);
+        let body = match timeout(patience, self.large.read(request.into_body(), length)).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) => return Err((StatusCode::REQUEST_TIMEOUT, error.to_string())),
             Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "request did not arrive in time"),
@@ -240,23 +247,4 @@ async fn let_in(
 fn is_channel(channel: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'/' | b'-' | b'_');
     !channel.is_empty() && channel.len() <= CHANNEL_BYTES_MAX && channel.bytes().all(allowed)
-}
-
-/// Reads a body whose length is known and allowed.
-async fn read_request(mut body: Incoming, length: usize) -> Result<Bytes, hyper::Error> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        if data.len() == length {
-            // The only one: not copied.
-            first = data;
-            continue;
-        }
-        if rest.is_empty() {
-            rest.reserve(length);
-        }
-        rest.extend_from_slice(&data);
-    }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use miroir_seams::{PeerCall, PeerCallError, PeerRefusal, PeerService, PeerTransport, Seams};
+use miroir_seams::{
+    Files, PeerCall, PeerCallError, PeerRefusal, PeerService, PeerTransport, RealFiles, Seams,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -58,13 +60,17 @@ async fn server(list: &[&str]) -> Server {
         let stopped = async {
             let _ = stopped.await;
         };
-        serve(listener, its_secrets, its_service, &seams, stopped).await
+        serve(listener, its_secrets, its_service, scratch(), &seams, stopped).await
     });
     Server { address, service, secrets, stop: Some(stop), served }
 }
 
+fn scratch() -> Arc<dyn Files> {
+    Arc::new(RealFiles::new(std::env::temp_dir()).expect("a directory"))
+}
+
 fn link(list: &[&str]) -> Arc<Link> {
-    Link::new(secrets(list), &Seams::real()).expect("a link")
+    Link::new(secrets(list), scratch(), &Seams::real()).expect("a link")
 }
 
 async fn call(
@@ -176,6 +182,17 @@ async fn large_bodies_pass_where_they_may() {
     assert!(matches!(outcome, Err(PeerCallError::Refused(_))), "{outcome:?}");
     let answer = call(&link, server.address, "journal/echo", over).await.expect("an answer");
     assert_eq!(answer.len(), BODY_BYTES_MAX + 1);
+}
+
+#[tokio::test]
+async fn large_bodies_arrive_as_they_were_sent() {
+    let (server, link) = (server(&[SECRET]).await, link(&[SECRET]));
+    let part: Bytes = (0..3_000_017u32).map(|n| (n % 251) as u8).collect();
+    for parts in [2, 3, 5, 9] {
+        let body = vec![part.clone(); parts];
+        let answer = call(&link, server.address, "journal/echo", body.clone()).await;
+        assert!(answer.expect("an answer") == body.concat(), "{parts} parts");
+    }
 }
 
 #[tokio::test]
