@@ -217,6 +217,7 @@ impl Network {
         node: &ModelNode,
         call: &NodeCall,
         (fate, is_read): (Fate, bool),
+        was_given_up: impl Fn() -> bool,
     ) -> Option<Result<Response<Bytes>, TransportError>> {
         let sent = tokio::time::Instant::now();
         let dice = self.dice(is_read);
@@ -227,7 +228,8 @@ impl Network {
         while self.link(&node.id) == Link::Hanging {
             tokio::time::sleep(HANGING_LOOK).await;
         }
-        let is_late = sent.elapsed() >= call.timeout;
+        // Its sender may have been restarted, too.
+        let is_late = sent.elapsed() >= call.timeout || was_given_up();
         if fate == Fate::LostRequest || (is_late && !self.may_come_late(&node.id)) {
             return None;
         }
@@ -301,7 +303,9 @@ impl Network {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let network = self.clone();
         self.tasks.spawn("network", async move {
-            if let Some(outcome) = network.carry(&node, &call, (fate, is_read)).await {
+            let was_given_up = || reply.is_closed();
+            let carried = network.carry(&node, &call, (fate, is_read), was_given_up).await;
+            if let Some(outcome) = carried {
                 let _gave_up = reply.send(outcome);
                 network.under_way.fetch_sub(1, Ordering::Relaxed);
             } else {
