@@ -1,18 +1,23 @@
 //! What the pods applied, entry by entry: written down by whoever is first, compared by all.
 //!
-//! Upholds, of the safety rules: 5 (a command of an older epoch takes no effect), and that all
-//! pods make the same of the same log.
+//! Upholds, of the safety rules: 5 (a command of an older epoch takes no effect), that all pods make
+//! the same of the same log, and that a pod which no longer writes an index soon sends nothing more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use miroir_storage::commands::{Command, Fence, Outcome};
-use miroir_storage::ids::{Epoch, TaskUid};
+use miroir_storage::ids::{Epoch, IndexUid, PodId, TaskUid};
 use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::roles::writer_role;
 use twox_hash::XxHash64;
 
 use crate::invariants::Violation;
+
+/// How long after another pod became the writer of an index one may still send documents of it:
+/// a pod believes for 2 s what it heard from the leader, and hears of its own reservation a message
+/// later.
+const OLD_WRITER_MS_MAX: u64 = 4_000;
 
 /// The place of a command: its entry, and its position there.
 type Place = (u64, u32);
@@ -31,6 +36,8 @@ struct Inner {
     newest: Option<TaskUid>,
     /// The newest epoch of each role, as far as the outcomes told.
     epochs: BTreeMap<String, Epoch>,
+    /// Who holds each role, and since when, virtual milliseconds.
+    holders: BTreeMap<String, (PodId, u64)>,
     found: Vec<Violation>,
 }
 
@@ -53,7 +60,7 @@ impl Ledger {
         inner.applied.insert(place, (pod, digest));
         inner.follow_tasks(event, now_ms);
         if is_newest {
-            inner.follow_epochs(event);
+            inner.follow_epochs(event, now_ms);
         }
         true
     }
@@ -67,6 +74,16 @@ impl Ledger {
     /// The newest task that any pod has applied.
     pub fn newest(&self) -> Option<TaskUid> {
         self.lock().newest
+    }
+
+    /// A pod sends documents of an index to a node, at this virtual time.
+    pub fn note_sent(&self, pod: &PodId, index: &IndexUid, now_ms: u64, what: &str) {
+        let mut inner = self.lock();
+        let Some((holder, since)) = inner.holders.get(&writer_role(index)) else { return };
+        if holder != pod && now_ms > since + OLD_WRITER_MS_MAX {
+            let evidence = format!("{pod} sent {what} though {holder} has written since {since}");
+            inner.found.push(Violation { property: "old_writers_stop", evidence });
+        }
     }
 
     /// What did not hold since the last call.
@@ -97,12 +114,17 @@ impl Inner {
         }
     }
 
-    fn follow_epochs(&mut self, event: &AppliedEvent) {
+    fn follow_epochs(&mut self, event: &AppliedEvent, now_ms: u64) {
         match (&event.command, &event.outcome) {
             (
-                Command::TakeEpoch { role, .. } | Command::AssignRole { role, .. },
+                Command::TakeEpoch { role, pod } | Command::AssignRole { role, pod, .. },
                 Outcome::Epoch(epoch),
             ) => {
+                let since = match self.holders.get(role) {
+                    Some((holder, since)) if holder == pod => *since,
+                    _ => now_ms,
+                };
+                self.holders.insert(role.clone(), (pod.clone(), since));
                 let before = self.epochs.insert(role.clone(), *epoch);
                 if before >= Some(*epoch) {
                     let evidence = format!("{role} went from epoch {before:?} to {epoch:?}");

@@ -13,15 +13,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use miroir_seams::{NodeCall, NodeTransport, Tasks, TransportError};
-use miroir_storage::ids::NodeId;
+use miroir_storage::ids::{IndexUid, NodeId};
 use miroir_wire::reserved::{SHARD_FIELD, parse_shard_token};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::dice::Dice;
 use crate::disk::Life;
+use crate::ledger::Ledger;
 use crate::model_node::{ModelNode, id_text};
 use crate::peer_network::PeerNetwork;
+use crate::pod::pod_id;
 use crate::trace::Trace;
 
 /// How often a hanging link is looked at by what waits behind it.
@@ -322,6 +324,14 @@ impl Network {
     }
 }
 
+/// The index whose documents a request changes.
+fn written_index(call: &NodeCall) -> Option<IndexUid> {
+    let path = call.path.split('?').next()?;
+    let (index, rest) = path.strip_prefix("/indexes/")?.split_once('/')?;
+    let writes = matches!(rest, "documents" | "documents/delete" | "documents/delete-batch");
+    (writes && call.method != Method::GET).then(|| index.into())
+}
+
 /// The documents that a request names, each with its shard where it says so, for the trace.
 fn documents_in(method: &Method, path: &str, body: &[u8]) -> String {
     let path = path.split('?').next().unwrap_or_default();
@@ -362,6 +372,8 @@ pub struct LifeTransport {
     pub life: Life,
     /// It carries nothing but reads.
     pub reads: bool,
+    /// Is told what is written.
+    pub ledger: Ledger,
 }
 
 impl LifeTransport {
@@ -391,6 +403,10 @@ impl NodeTransport for LifeTransport {
     async fn send(&self, call: NodeCall) -> Result<Response<Bytes>, TransportError> {
         if self.life.is_over() {
             return std::future::pending().await;
+        }
+        if let Some(index) = written_index(&call) {
+            let now_ms = self.network.trace.now_ms();
+            self.ledger.note_sent(&pod_id(self.pod), &index, now_ms, &call.path);
         }
         let outcome = match self.wait_out_stall(&call).await {
             Ok(()) => self.network.exchange(call, self.reads).await,

@@ -284,6 +284,7 @@ impl Starting {
             pod: self.number,
             life: life.clone(),
             reads: false,
+            ledger: self.world.ledger.clone(),
         });
         let for_reads = Arc::new(LifeTransport { reads: true, ..LifeTransport::clone(&to_nodes) });
         let (own, now) = (pod_id(self.number), seams.clock.instant());
