@@ -39,7 +39,7 @@ const QUIET_MS: u64 = 150_000;
 /// Quiet time within which settings that somebody changed must be repaired.
 const DRIFT_QUIET_MS: u64 = drift_checker::INTERVAL.as_millis() as u64 + 30_000;
 /// Quiet time at most until documents that somebody has changed are put right.
-const REPAIR_MS_MAX: u64 = 600_000;
+const REPAIR_MS_MAX: u64 = 1_800_000;
 /// Within this a task whose time is over must be gone.
 const PRUNED_WITHIN: Duration = task_pruner::INTERVAL.saturating_add(Duration::from_secs(60));
 /// Between two observations under fire.

@@ -137,9 +137,8 @@ fn run_world(
     let held = runtime.block_on(async {
         let shows_end = prints.is_none();
         let trace = Trace::new(prints);
-        if let Some(filter) = log {
-            print_logs(&filter, trace.clone());
-        }
+        // In any case: the world must be the same one whether somebody listens or not.
+        print_logs(log.as_deref().unwrap_or("off"), trace.clone());
         let plan = world.plan();
         trace.note("plan", format!("{plan:?}"));
         let report = run::run(&plan, &trace).await;
