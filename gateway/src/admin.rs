@@ -10,6 +10,7 @@
 //! | `/_miroir/jobs…` | see [`crate::jobs`] | |
 //! | `/_miroir/topology`, `shards`, `nodes…`, `groups…`, `replication`, `rebalance` | see [`crate::topology`] | |
 //! | `/_miroir/anti-entropy` | see [`crate::comparisons`] | |
+//! | `GET /_miroir/metrics` | see [`crate::metrics`] | |
 //! | `/_miroir/indexes/{index}/reshard` | see [`crate::reshard`] | |
 //! | `POST /_miroir/actors/{id}/restart` | 202 [`RestartAnswer`] | 404 `miroir_actor_not_found`, 409 `miroir_actor_not_restartable`, 503 `miroir_pod_unreachable` |
 //!
@@ -32,6 +33,7 @@ use crate::comparisons::ComparisonsSource;
 use crate::context::RequestParts;
 use crate::failure::Failure;
 use crate::jobs::{self, JobsRoute, JobsSource};
+use crate::metrics::{self, MetricsSource};
 use crate::reply::Reply;
 use crate::reshard::{self, ReshardRoute, ReshardSource};
 use crate::topology::{self, TopologyRoute, TopologySource};
@@ -68,6 +70,8 @@ pub enum AdminRoute {
         /// Ordered (`POST`), not only asked for.
         begin: bool,
     },
+    /// `GET /_miroir/metrics`
+    Metrics,
     /// None that is there yet.
     Other,
 }
@@ -276,7 +280,14 @@ impl From<AdminError> for ApiError {
 /// Answers operators. Every call must end within a few seconds, whatever pods are away.
 #[async_trait]
 pub trait AdminSource:
-    JobsSource + TopologySource + ReshardSource + ComparisonsSource + Debug + Send + Sync
+    JobsSource
+    + TopologySource
+    + ReshardSource
+    + ComparisonsSource
+    + MetricsSource
+    + Debug
+    + Send
+    + Sync
 {
     /// The pods.
     ///
@@ -321,6 +332,8 @@ impl TopologySource for NoAdmin {}
 impl ReshardSource for NoAdmin {}
 
 impl ComparisonsSource for NoAdmin {}
+
+impl MetricsSource for NoAdmin {}
 
 #[async_trait]
 impl AdminSource for NoAdmin {
@@ -374,6 +387,7 @@ pub async fn answer(
             let status = if begin { 202 } else { 200 };
             source.comparisons(begin).await.map(|found| Reply::json(status, &found))
         }
+        AdminRoute::Metrics => return Ok(metrics::reply(source.metrics().await?)),
         AdminRoute::Reshard(route) => return Ok(reshard::answer(source, route, request).await?),
         AdminRoute::Other => Err(AdminError::NotSupported),
     };

@@ -35,6 +35,7 @@ pub mod late;
 pub mod log_routes;
 pub mod marks;
 pub mod merge;
+pub mod metrics;
 pub mod multi_search;
 pub mod node_error;
 pub mod node_lists;

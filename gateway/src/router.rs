@@ -240,6 +240,7 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["tasks", uid] => only(get, Route::Log(LogRoute::GetTask { uid: (*uid).to_owned() })),
         ["_miroir", "ready"] => only(get, Route::Ready),
         ["_miroir", "peers"] => only(get, Route::Admin(AdminRoute::Peers)),
+        ["_miroir", "metrics"] => only(get, Route::Admin(AdminRoute::Metrics)),
         ["_miroir", "roles"] => only(get, Route::Admin(AdminRoute::Roles)),
         ["_miroir", "actors"] => only(get, Route::Admin(AdminRoute::Actors)),
         ["_miroir", "actors", id, "restart"] => {

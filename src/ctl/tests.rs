@@ -113,6 +113,8 @@ impl miroir_gateway::reshard::ReshardSource for TwoPods {}
 
 impl miroir_gateway::comparisons::ComparisonsSource for TwoPods {}
 
+impl miroir_gateway::metrics::MetricsSource for TwoPods {}
+
 #[async_trait]
 impl AdminSource for TwoPods {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {

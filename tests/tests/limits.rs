@@ -92,6 +92,11 @@ async fn a_body_larger_than_memory_passes_through_the_pods() {
     assert!(peaks.iter().all(|peak| *peak < MEMORY_MAX), "{peaks:?}");
     let found = api.get("/indexes/films/stats").await.expect("figures");
     assert_eq!(found["numberOfDocuments"], documents);
+    let operator = Api::new(&pods[2].member.url, cluster.ready.admin_key.as_deref());
+    let metrics = operator.send(Method::GET, "/_miroir/metrics", None, Bytes::new()).await;
+    let metrics = String::from_utf8(metrics.expect("an answer").bytes.to_vec()).expect("text");
+    let all_in_sync = "miroir_index_replicas_in_sync{index=\"films\"} 64.0";
+    assert!(metrics.lines().any(|line| line == all_in_sync), "{metrics}");
     cluster.stop().await.expect("stopped");
 }
 

@@ -20,6 +20,7 @@ use miroir_storage::log::{CoordinatorLog, LogConfig, Start};
 use miroir_storage::raft::{NoPeers, PeerAddresses};
 
 use super::*;
+use crate::metrics::MetricsSource;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -122,6 +123,16 @@ async fn a_pod_alone_answers_for_itself() -> TestResult {
     assert_eq!((root.id.as_str(), root.kind.as_str(), &root.parent), ("pod-1/pod", "Pod", &None));
     assert!(root.handled > 0 && root.state == "running");
     assert_eq!(admin.actors(Some("pod-9")).await, Err(AdminError::PodNotFound("pod-9".into())));
+
+    let metrics = admin.metrics().await.map_err(|error| error.message)?;
+    for line in [
+        "miroir_actors{kind=\"Registrar\"} 1.0",
+        "miroir_leader{role=\"registrar\"} 1.0",
+        "miroir_peers{state=\"alive\"} 1.0",
+        "miroir_rebalance_paused 0.0",
+    ] {
+        assert!(metrics.lines().any(|said| said == line), "{line} is not in\n{metrics}");
+    }
     Ok(())
 }
 

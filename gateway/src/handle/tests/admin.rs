@@ -27,6 +27,8 @@ impl crate::reshard::ReshardSource for OnePod {}
 
 impl crate::comparisons::ComparisonsSource for OnePod {}
 
+impl crate::metrics::MetricsSource for OnePod {}
+
 #[async_trait]
 impl AdminSource for OnePod {
     async fn peers(&self) -> Result<PeersAnswer, AdminError> {
