@@ -194,6 +194,8 @@ fn pod_config(config: &Config) -> PodConfig {
         },
         pod_grace: config.cluster.pod_grace,
         node_grace: config.cluster.node_grace,
+        // Read once before, when the configuration was checked.
+        move_hours: config.cluster.move_hours.as_ref().and_then(|hours| hours.parse().ok()),
         anti_entropy: AntiEntropyConfig {
             interval: config.cluster.anti_entropy_interval,
             repairs: config.cluster.anti_entropy_repairs,

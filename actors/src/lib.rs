@@ -33,7 +33,7 @@
 //! | [`peer_service`] | what other pods may ask of this one |
 //!
 //! Pure rules live beside the actor that uses them: [`prepare`], [`node_settings`],
-//! [`payload`], [`task_details`], `writer::entries`, `writer::lanes`, `lane::job`.
+//! [`payload`], [`task_details`], [`move_hours`], `writer::entries`, `writer::lanes`, `lane::job`.
 
 pub mod accept;
 pub mod anti_entropy;
@@ -50,6 +50,7 @@ pub mod jobs;
 pub mod journal_keeper;
 pub mod lane;
 pub mod leave;
+pub mod move_hours;
 pub mod node_calls;
 pub mod node_disks;
 pub mod node_settings;

@@ -75,6 +75,7 @@ use crate::index_janitor::IndexJanitorMessage;
 use crate::inspect::{Actor, Address, Inventory, spawn_root};
 use crate::job_worker::{self, JobWorkerMessage};
 use crate::journal_keeper::{JournalKeeperMessage, held_by};
+use crate::move_hours::MoveHours;
 use crate::node_calls::NodeCalls;
 use crate::node_tasks::NodeTasksMessage;
 use crate::peer_service::{Hint, RestartReply};
@@ -107,6 +108,8 @@ pub struct PodConfig {
     pub pod_grace: Duration,
     /// A node that is down for longer has its copies made elsewhere.
     pub node_grace: Duration,
+    /// When planned moves and reshardings go on; none: at any time.
+    pub move_hours: Option<MoveHours>,
     /// How replicas are compared.
     pub anti_entropy: AntiEntropyConfig,
     /// How long after a change of the placement reads may still follow the one before: as long as a
@@ -146,6 +149,15 @@ pub struct PodContext {
 }
 
 impl PodContext {
+    /// Whether planned moves and reshardings wait: operators have paused them, or it is not their time of
+    /// the day. While copies of a node that is away are to be made elsewhere, it is always time.
+    pub fn moves_rest(&self) -> bool {
+        let routing = self.log.routing();
+        let is_time =
+            self.config.move_hours.is_none_or(|hours| hours.contain(self.seams.clock.now()));
+        routing.topology.paused || (!is_time && routing.topology.away.is_empty())
+    }
+
     /// The context of a pod that is about to start.
     pub fn new(
         config: PodConfig,

@@ -159,7 +159,7 @@ impl RebalancerState {
         if let Some(note) = note_moves(topology.moves.as_ref(), distance, at) {
             commands.push(TopologyCommand::NoteMoves { fence: self.fence.clone(), note });
         }
-        if topology.paused {
+        if self.pod.moves_rest() {
             return commands;
         }
         for step in plan_steps(&routing, &|node| self.pod.health.is_down(node)) {

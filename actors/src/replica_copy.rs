@@ -344,7 +344,7 @@ impl ReplicaCopyArguments {
         let found = self.copy_documents(source, ids).await?;
         if self.is_move {
             let topology = self.pod.log.routing().topology.clone();
-            if topology.paused {
+            if self.pod.moves_rest() {
                 return Err(CopyError::GivenUp);
             }
             let rest = pause_after(ids.len(), topology.documents_per_second)

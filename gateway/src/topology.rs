@@ -158,6 +158,9 @@ pub struct NodeView {
 pub struct MovesView {
     /// Moves are paused: none begins, none goes on.
     pub paused: bool,
+    /// It is not within `cluster.move_hours` of the pod that answers: moves wait.
+    #[serde(default)]
+    pub resting: bool,
     /// Documents copied in a second by each move at most; 0: as fast as it goes.
     pub documents_per_second: u32,
     /// Replicas that were to be placed when the moves began; 0: nothing moves.

@@ -188,10 +188,11 @@ impl PodAdmin {
         let took = noted.map(|note| now.saturating_sub(note.began_at).max(0) / 1_000_000_000);
         // By clocks of several pods, and so for people only.
         let seconds_left = took
-            .filter(|_| !topology.paused)
+            .filter(|_| !self.pod.moves_rest())
             .and_then(|took| (took as u64 * missing as u64).checked_div(done));
         MovesView {
             paused: topology.paused,
+            resting: !topology.paused && self.pod.moves_rest(),
             documents_per_second: topology.documents_per_second,
             total,
             done,

@@ -392,6 +392,7 @@ fn pod_config(plan: &Plan) -> PodConfig {
         pod_grace: Duration::from_secs(600),
         // Where shards move, faults last long enough for copies to be made elsewhere.
         node_grace: Duration::from_secs(if plan.moves { 25 } else { 1800 }),
+        move_hours: None,
         anti_entropy: AntiEntropyConfig {
             interval: Duration::from_secs(if plan.changes_documents { 60 } else { 6 * 3600 }),
             repairs: true,

@@ -96,6 +96,8 @@ pub struct ClusterConfig {
     /// A node that is down this long has its copies made on the other nodes of its group.
     #[serde(with = "units::duration_text")]
     pub node_grace: Duration,
+    /// When planned moves and reshardings go on, as `22:00-06:00`, UTC; none: at any time.
+    pub move_hours: Option<String>,
     /// How often the replicas of each shard are compared; 0s: only by order.
     #[serde(with = "units::duration_text")]
     pub anti_entropy_interval: Duration,
@@ -125,6 +127,7 @@ impl Default for ClusterConfig {
             pods_expected: 1,
             pod_grace: Duration::from_secs(600),
             node_grace: Duration::from_secs(1800),
+            move_hours: None,
             anti_entropy_interval: Duration::from_secs(6 * 3600),
             anti_entropy_repairs: true,
             max_staleness: Duration::from_secs(5),

@@ -304,7 +304,11 @@ fn moves(view: &MovesView) -> String {
         0 => String::new(),
         rate => format!(", at most {rate} documents a second each"),
     };
-    let paused = if view.paused { ", paused" } else { "" };
+    let paused = match (view.paused, view.resting) {
+        (true, _) => ", paused",
+        (false, true) => ", waiting for their time of the day",
+        (false, false) => "",
+    };
     if view.total == 0 && view.surplus == 0 && view.leaving == 0 {
         return format!("every shard is in its place{pace}{paused}");
     }
@@ -390,6 +394,7 @@ mod tests {
     fn view(total: u64, done: u64) -> MovesView {
         MovesView {
             paused: false,
+            resting: false,
             documents_per_second: 0,
             total,
             done,
@@ -409,6 +414,8 @@ mod tests {
         assert!(half.ends_with("1m 1s left"), "{half}");
         let paused = MovesView { paused: true, documents_per_second: 50, ..view(0, 0) };
         assert!(moves(&paused).ends_with("50 documents a second each, paused"));
+        let resting = MovesView { resting: true, ..view(0, 0) };
+        assert!(moves(&resting).ends_with(", waiting for their time of the day"));
     }
 
     #[test]

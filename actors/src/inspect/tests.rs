@@ -181,6 +181,7 @@ async fn pod(
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
         node_grace: Duration::from_secs(1800),
+        move_hours: None,
         anti_entropy: Default::default(),
         placement_life: Duration::from_secs(15),
     };

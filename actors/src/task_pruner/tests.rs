@@ -54,6 +54,7 @@ async fn pod(
         retention,
         pod_grace: GRACE,
         node_grace: Duration::from_secs(1800),
+        move_hours: None,
         anti_entropy: Default::default(),
         placement_life: Duration::from_secs(15),
     };

@@ -97,6 +97,7 @@ async fn world() -> Result<World, Box<dyn std::error::Error>> {
         retention: TaskRetention::default(),
         pod_grace: Duration::from_secs(600),
         node_grace: Duration::from_secs(1800),
+        move_hours: None,
         anti_entropy: Default::default(),
         placement_life: Duration::from_secs(15),
     };

@@ -324,7 +324,7 @@ fn needs_copy(state: &WriterState, index: &IndexRouting, node: &NodeId, lane: &L
         Standing::Current => lane.provisioned && !lane.arriving.is_empty(),
         Standing::CatchingUp | Standing::Joining => false,
     };
-    let is_paused = is_move(lane) && state.pod.log.routing().topology.paused;
+    let is_paused = is_move(lane) && state.pod.moves_rest();
     misses_some
         && is_known
         && !is_paused

@@ -139,8 +139,7 @@ pub(super) fn mark(state: &mut WriterState, in_turn: bool) -> Result<(), ActorPr
         return Ok(());
     }
     let Some(index) = routing(state) else { return Ok(()) };
-    let is_paused =
-        state.resharding.marks.next.is_some() && state.pod.log.routing().topology.paused;
+    let is_paused = state.resharding.marks.next.is_some() && state.pod.moves_rest();
     let now = state.pod.seams.clock.instant();
     let filled = state.copying.as_ref().map(|copying: &Copying| copying.target.clone());
     for (node, lane) in &mut state.lanes {
@@ -251,7 +250,7 @@ fn may_switch(state: &WriterState, index: &IndexRouting) -> bool {
         !lane.leaving && !lane.suspect && !lane.noting && lane.standing != Standing::Joining
     };
     let is_free = state.copying.is_none() && state.operation.is_none();
-    let is_paused = state.pod.log.routing().topology.paused;
+    let is_paused = state.pod.moves_rest();
     let to = index.marks.next.map_or(index.shards, |next| next.shards);
     is_free
         && !is_paused

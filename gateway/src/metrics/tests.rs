@@ -17,6 +17,7 @@ fn seen() -> Seen {
     };
     let moves = MovesView {
         paused: false,
+        resting: false,
         documents_per_second: 0,
         total: 4,
         done: 3,

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use miroir_actors::move_hours::MoveHours;
+
 use super::super::cluster::ClusterConfig;
 use super::super::source::Sources;
 use super::super::{Complaint, Config, Secret};
@@ -100,6 +102,16 @@ pub fn check(config: &Config, found: &mut Findings<'_>) {
         "a node that is only started again would have all its copies made elsewhere",
         "1m is the least; the default is 30m",
     );
+    if let Some(error) =
+        cluster.move_hours.as_ref().and_then(|hours| hours.parse::<MoveHours>().err())
+    {
+        found.refuse_if(
+            true,
+            "cluster.move_hours",
+            error.to_string(),
+            "two times of the day, UTC; null for moves at any time",
+        );
+    }
     found.refuse_if(
         !cluster.anti_entropy_interval.is_zero()
             && cluster.anti_entropy_interval < ANTI_ENTROPY_INTERVAL_MIN,

@@ -131,6 +131,7 @@ fn impossible_patience_is_refused() {
         ("max_staleness: 100ms", "1s is the least"),
         ("pod_grace: 5s", "more than cluster.max_staleness"),
         ("node_grace: 10s", "1m is the least"),
+        ("move_hours: 22-6", "is not like 22:00-06:00"),
         ("anti_entropy_interval: 10s", "1m is the least"),
         ("stale_policy: ignore", "stale_policy"),
     ] {
