@@ -124,8 +124,11 @@ async fn keep_actors(pod: Arc<PodContext>) -> anyhow::Result<()> {
     }
 }
 
+/// Nameless files of large messages lie here, in the data directory.
+const SPOOL: &str = "spool";
+
 fn open_spool(config: &Config) -> anyhow::Result<Arc<Spool>> {
-    let files = RealFiles::new(config.pod.data.join("spool"));
+    let files = RealFiles::new(config.pod.data.join(SPOOL));
     files
         .and_then(|files| Spool::open(Arc::new(files), config.server.spool_bytes_max.0))
         .context("can't open the spool of large request bodies")

@@ -26,7 +26,7 @@ use crate::sent_tasks::{Attempt, SentTasks, index_of};
 
 /// Control calls: short answers, small bodies.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sending a payload: up to 90 MB to a busy node.
+/// Sending documents, or reading a page of them: 24 MiB and more, from or to a busy node.
 pub const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why a call brought no usable answer.

@@ -60,7 +60,7 @@ impl MetricsSource for PodAdmin {
             pod.log.engine().scan(OPEN_TASKS, ALL_KEYS, Direction::Forward, usize::MAX);
         let open_tasks = open_tasks.map_err(|error| AdminError::StateUnreadable(error.to_string()));
         let peers = pod.peers.now();
-        let journal = pod.journal.usage();
+        let (journal, confirmed) = (pod.journal.usage(), pod.log.confirmed());
         let seen = Seen {
             pod: pod.id.to_string(),
             topology: self.topology().await?,
@@ -72,11 +72,7 @@ impl MetricsSource for PodAdmin {
             peers_alive: peers.known.values().filter(|peer| peer.alive).count().max(1),
             peers_gone: peers.known.values().filter(|peer| !peer.alive).count(),
             log: pod.log.metrics(),
-            unconfirmed_seconds: pod
-                .log
-                .confirmed()
-                .at
-                .map(|_| pod.log.confirmed().age.as_secs_f64()),
+            unconfirmed_seconds: confirmed.at.map(|_| confirmed.age.as_secs_f64()),
             journal_bytes: journal.bytes,
             journal_bytes_max: journal.bytes_max,
             open_tasks: open_tasks?.len(),

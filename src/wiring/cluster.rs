@@ -21,6 +21,7 @@ use miroir_storage::raft::PeerAddresses;
 use miroir_storage::routing::Routing;
 use tokio::net::TcpListener;
 
+use super::SPOOL;
 use crate::config::{self, Config};
 
 /// Pods with another name in their gossip are strangers: the format of what pods say.
@@ -88,7 +89,8 @@ impl Peering {
         };
         let gossip =
             Gossip::start(gossip_config, &facts, secrets.clone(), Arc::new(Udp), seams).await?;
-        let scratch = RealFiles::new(config.pod.data.join("peers"));
+        // Where those of clients lie: what a crash may leave there is removed with the next start.
+        let scratch = RealFiles::new(config.pod.data.join(SPOOL));
         let scratch: Arc<dyn Files> =
             Arc::new(scratch.context("can't make the directory of large peer messages")?);
         let start = match known.is_empty() {
