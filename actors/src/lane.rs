@@ -16,6 +16,7 @@
 pub mod audit;
 pub mod deliver;
 pub mod job;
+mod look_up;
 pub mod marking;
 pub mod settings_check;
 pub mod turn;

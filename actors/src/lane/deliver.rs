@@ -27,13 +27,14 @@ use miroir_wire::error::ResponseError;
 use tokio::sync::oneshot;
 
 use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome};
+use super::look_up::LookUp;
 use super::turn::Turn;
 use crate::inspect::Address;
 use crate::node_calls::{NodeCallError, NodeCalls, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
 
 /// Between tries while a node is down or faulty; doubles up to [`RETRY_WAIT_MAX`].
-const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+pub(super) const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
 /// Longest wait between tries: a node that returns is noticed within it.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A request without an answer, unlisted after this long, is taken for lost: longer than any
@@ -140,7 +141,10 @@ impl Delivery {
                 outcomes.extend(tasks.map(|uid| (uid, PartOutcome::Applied { deleted })));
             }
         }
-        mark.open = None;
+        // A run without a request leaves what a former life may have sent to be looked for.
+        if !mark.inherited {
+            mark.open = None;
+        }
         let is_applied = outcomes.iter().all(|(_, end)| matches!(end, PartOutcome::Applied { .. }));
         match &job.work {
             // A node that refused the index doesn't have it.
@@ -265,7 +269,7 @@ impl Delivery {
         loop {
             let mut found = None;
             if doubtful && !planted::has(Bug::SendUnasked) {
-                match self.look_up(Some(request), &name, mark).await {
+                match self.look_up(&self.sought(request, &name, resumed, mark), mark).await {
                     LookUp::Listed(task) => found = Some(task),
                     LookUp::Replaced => return RequestEnd::NodeReplaced,
                     LookUp::NotListed
@@ -336,24 +340,6 @@ impl Delivery {
         }
     }
 
-    /// Looks for the request that a former life of the lane was about to send: what the node has
-    /// accepted by now stands before everything that this life sends, so it is no stray. What comes
-    /// later is. Waits for the node; false when its disk is gone.
-    async fn settle_former(&self, former: &OpenRun, mark: &mut LaneMark) -> bool {
-        let mut wait = RETRY_WAIT_MIN;
-        loop {
-            match self.look_up(None, &former.name, mark).await {
-                LookUp::Listed(task) => {
-                    mark.node_task = mark.node_task.max(Some(task));
-                    return true;
-                }
-                LookUp::NotListed => return true,
-                LookUp::Replaced => return false,
-                LookUp::NoAnswer => self.pause(&mut wait).await,
-            }
-        }
-    }
-
     async fn send(&self, request: &JobRequest, name: &str) -> Result<u64, NodeCallError> {
         let JobRequest { method, path, body, timeout, .. } = request;
         let room = self.calls.room_for_body(body.len()).await;
@@ -367,44 +353,6 @@ impl Delivery {
                 drop(room);
                 sent.await
             }
-        }
-    }
-
-    /// Whether the node lists the open request: by its name, or, where there is none, by what it
-    /// does. Of a former life's request only the name is known.
-    async fn look_up(&self, request: Option<&JobRequest>, name: &str, mark: &LaneMark) -> LookUp {
-        let query = format!("indexUids={}&limit=20", self.target.index);
-        let Ok(newest) = self.calls.newest_task(&self.node).await else { return LookUp::NoAnswer };
-        if is_older(newest, mark.node_task) {
-            return LookUp::Replaced;
-        }
-        let Ok(tasks) = self.calls.tasks(&self.node, &query).await else { return LookUp::NoAnswer };
-        let (sent, index) = (self.calls.sent(), self.target.index.as_str());
-        let newer = |task: &&NodeTask| {
-            mark.node_task.is_none_or(|known| task.uid > known)
-                && !sent.knows(&self.node, index, task.uid)
-        };
-        // A task without a name is this request's only if no other request can have made it.
-        let is_named = request.is_some_and(|r| self.calls.takes_name(&self.node, &r.path));
-        let only_doubt = !is_named && sent.lost(&self.node, index) <= 1;
-        let is_like = |task: &NodeTask| request.is_none_or(|r| task.kind == r.task_kind());
-        let listed = tasks.iter().filter(newer).find(|task| match &task.custom_metadata {
-            Some(kept) => kept == name,
-            None => only_doubt && is_like(task),
-        });
-        match listed {
-            Some(task) => {
-                sent.note_found(&self.node, index, task.uid);
-                LookUp::Listed(task.uid)
-            }
-            None => LookUp::NotListed,
-        }
-    }
-
-    async fn is_replaced(&self, mark: &LaneMark) -> bool {
-        match self.calls.newest_task(&self.node).await {
-            Ok(newest) => is_older(newest, mark.node_task),
-            Err(_) => false,
         }
     }
 
@@ -431,7 +379,7 @@ impl Delivery {
         }
     }
 
-    async fn pause(&self, wait: &mut Duration) {
+    pub(super) async fn pause(&self, wait: &mut Duration) {
         let jitter = Duration::from_millis(self.seams.entropy.below(50));
         self.seams.clock.sleep(*wait + jitter).await;
         *wait = (*wait * 2).min(RETRY_WAIT_MAX);
@@ -514,22 +462,6 @@ pub(crate) fn remember(mark: &mut LaneMark, outcomes: &[(TaskUid, PartOutcome)])
 /// Whether the node says that it has no such index though it had.
 pub(super) fn is_gone(mark: &LaneMark, error: &ResponseError) -> bool {
     mark.provisioned && error.code == "index_not_found"
-}
-
-enum LookUp {
-    Listed(u64),
-    NotListed,
-    NoAnswer,
-    Replaced,
-}
-
-/// Whether the node's newest task is older than one we know of.
-fn is_older(newest: Option<u64>, known: Option<u64>) -> bool {
-    match (newest, known) {
-        (_, None) => false,
-        (None, Some(_)) => true,
-        (Some(newest), Some(known)) => newest < known,
-    }
 }
 
 fn unexplained() -> ResponseError {
