@@ -10,11 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use miroir_actors::pod::PodContext;
 use miroir_seams::Tasks;
 use miroir_storage::commands::Command;
-use miroir_storage::engine::{ALL_KEYS, Direction};
 use miroir_storage::ids::NodeId;
 use miroir_storage::routing::Routing;
 use miroir_storage::tables::tasks::TaskRecord;
-use miroir_storage::tables::{TASKS, records};
 
 use crate::dice::Dice;
 use crate::disk::PodDisk;
@@ -34,6 +32,7 @@ use crate::plan::{Plan, SEEDS_MOVING};
 use crate::pod::{PodWorld, RunningPod};
 use crate::pod_faults::{PodFault, PodRecovery, PodsNow};
 use crate::reader::{Reading, Reads};
+use crate::task_list::TaskList;
 use crate::trace::Trace;
 
 /// Between two looks into the nodes under fire, which cost more.
@@ -76,6 +75,7 @@ pub(crate) struct Cluster {
     dice: Dice,
     statuses: StatusesAreFinal,
     twice: PayloadsAreTwice,
+    task_list: TaskList,
     seen: Option<Seen>,
     /// Nodes that lost their disks: what they serve until the pod notices is excused.
     disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
@@ -131,6 +131,7 @@ impl Cluster {
             twice: PayloadsAreTwice::default(),
             seen: None,
             disk_lost: Arc::default(),
+            task_list: TaskList::default(),
             reads: Reads::default(),
             looked_inside_ms: 0,
             observed: 0,
@@ -403,6 +404,7 @@ impl Cluster {
 
     fn with_node(&self, node: &NodeId, act: impl FnOnce(&ModelNode)) {
         if let Some(node) = self.nodes.get(node) {
+            task_list: self.task_list.clone(),
             act(node);
         }
     }
@@ -422,9 +424,9 @@ impl Cluster {
     }
 
     /// Every task, as the pod shows it that has applied most.
-    pub(crate) fn tasks(&self) -> Vec<TaskRecord> {
+    pub(crate) fn tasks(&self) -> Vec<Arc<TaskRecord>> {
         let Some(pod) = self.most_advanced() else { return Vec::new() };
-        tasks_of(&pod.context)
+        self.task_list.of(&pod.context)
     }
 
     /// Why the pods are not yet as they must be at rest, if they aren't.
@@ -473,7 +475,7 @@ impl Cluster {
 
     /// Reads the tasks of this moment, and checks what depends on them alone.
     fn look_at_tasks(&mut self, pod: &Serving) -> Seen {
-        let tasks = tasks_of(&pod.context);
+        let tasks = self.task_list.of(&pod.context);
         self.violations.extend(self.statuses.observe(&tasks));
         self.violations.extend(invariants::tasks_end_in_order::check(&tasks));
         if self.plan.pods > 2 {
@@ -487,7 +489,7 @@ impl Cluster {
 #[derive(Debug)]
 struct Seen {
     applied: u64,
-    tasks: Vec<TaskRecord>,
+    tasks: Vec<Arc<TaskRecord>>,
     made: Option<Made>,
 }
 
@@ -495,25 +497,18 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) struct Made {
     /// What the open ones are to do.
-    pub(crate) open: Vec<Operation>,
+    pub(crate) open: Vec<Arc<Operation>>,
     /// What the ended ones have made.
     pub(crate) expected: Expected,
 }
 
 impl Made {
     /// And how they ended that should have ended otherwise.
-    fn of(tasks: &[TaskRecord], history: &BTreeMap<u64, Sent>) -> (Self, Vec<Violation>) {
+    fn of(tasks: &[Arc<TaskRecord>], history: &BTreeMap<u64, Sent>) -> (Self, Vec<Violation>) {
         let (expected, found) = outcomes_are_expected::replay(tasks, history);
         let open = tasks.iter().filter(|task| !task.ended());
         let open =
             open.filter_map(|task| Some(invariants::sent_of(history, task)?.operation.clone()));
         (Self { open: open.collect(), expected }, found)
     }
-}
-
-/// Every task that a pod shows.
-pub(crate) fn tasks_of(pod: &PodContext) -> Vec<TaskRecord> {
-    let found = pod.log.engine().scan(TASKS, ALL_KEYS, Direction::Forward, usize::MAX);
-    let found = found.unwrap_or_default();
-    found.iter().filter_map(|(_, bytes)| records::decode(bytes).ok()).collect()
 }

@@ -24,7 +24,7 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct Sent {
     /// What was asked.
-    pub operation: Operation,
+    pub operation: Arc<Operation>,
     /// When it was sent.
     pub sent_ms: u64,
     /// When the answer came.
@@ -49,6 +49,7 @@ impl History {
     /// Notes that an operation is being sent.
     pub fn send(&self, operation: Operation, now_ms: u64) {
         let number = operation.number;
+        let operation = Arc::new(operation);
         let sent = Sent { operation, sent_ms: now_ms, answered_ms: now_ms, answer: Answer::Open };
         self.lock().insert(number, sent);
     }

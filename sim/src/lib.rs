@@ -46,6 +46,7 @@ pub mod reader;
 pub mod run;
 pub mod scale;
 pub mod topology_orders;
+pub(crate) mod task_list;
 pub mod trace;
 pub mod vandals;
 pub mod without;

@@ -13,12 +13,12 @@ use miroir_storage::routing::{GroupPlacement, Routing, ShardPlacement};
 use miroir_wire::reserved::Partition;
 use serde_json::json;
 
-use crate::cluster::tasks_of;
 use crate::dice::Dice;
 use crate::entrance::{Answered, Asked, Entrance, Entrances};
 use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::plan::Plan;
+use crate::task_list::TaskList;
 use crate::trace::Trace;
 
 /// How long a reader waits for an answer.
@@ -100,6 +100,8 @@ pub struct Reading {
     pub disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
     /// The record.
     pub reads: Reads,
+    /// The tasks of pods.
+    pub(crate) task_list: TaskList,
     /// The trace.
     pub trace: Trace,
 }
@@ -116,7 +118,7 @@ impl Reading {
     ) {
         let asked_ms = self.trace.now_ms();
         let mut ended: BTreeSet<TaskUid> =
-            tasks_of(&entrance.pod).iter().filter(|task| task.ended()).map(|t| t.uid).collect();
+            self.task_list.of(&entrance.pod).iter().filter(|t| t.ended()).map(|t| t.uid).collect();
         let known_for = self.ledger.ended_by(asked_ms.saturating_sub(entrance.max_staleness_ms()));
         let before = entrance.pod.log.routing();
         let mut asked = question.asked(name);

@@ -1,6 +1,8 @@
 //! Spec 01, Tasks: ended tasks leave the history when their time is over, and the number of the
 //! next task is above every earlier one all the same.
 
+use std::sync::Arc;
+
 use miroir_storage::ids::TaskUid;
 use miroir_storage::tables::tasks::TaskRecord;
 
@@ -11,7 +13,7 @@ const PROPERTY: &str = "old_tasks_are_pruned";
 /// Looks at a world in which every task up to `newest` is older than the retention, and `next`
 /// was accepted after that.
 pub fn check(
-    left: &[TaskRecord],
+    left: &[Arc<TaskRecord>],
     newest: Option<TaskUid>,
     next: Option<TaskUid>,
 ) -> Vec<Violation> {

@@ -1,6 +1,7 @@
 //! Each task ends as the client's model says: succeeded, or failed with Meilisearch's code.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use miroir_storage::tables::tasks::{TaskRecord, TaskState};
 
@@ -9,7 +10,10 @@ use crate::expected::Expected;
 use crate::history::Sent;
 
 /// Builds the model from the ended tasks, oldest first, and compares each end with it.
-pub fn replay(tasks: &[TaskRecord], history: &BTreeMap<u64, Sent>) -> (Expected, Vec<Violation>) {
+pub fn replay(
+    tasks: &[Arc<TaskRecord>],
+    history: &BTreeMap<u64, Sent>,
+) -> (Expected, Vec<Violation>) {
     let mut expected = Expected::default();
     let mut found = Vec::new();
     for task in tasks {

@@ -2,6 +2,7 @@
 //! task has ended, in a cluster where a pod alone is not all there is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use miroir_storage::tables::tasks::TaskRecord;
 
@@ -30,7 +31,7 @@ impl PayloadsAreTwice {
     /// Looks at the tasks of this moment.
     pub(crate) fn check(
         &self,
-        tasks: &[TaskRecord],
+        tasks: &[Arc<TaskRecord>],
         history: &BTreeMap<u64, Sent>,
     ) -> Vec<Violation> {
         let Some(since_ms) = self.since_ms else { return Vec::new() };

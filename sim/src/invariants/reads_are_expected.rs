@@ -7,6 +7,7 @@
 //! and of one that left the in-sync set while the read was under way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use miroir_storage::commands::Ending;
 use miroir_storage::ids::TaskUid;
@@ -29,7 +30,7 @@ const PROPERTY: &str = "reads_are_expected";
 /// Looks at the reads of a run whose tasks have all ended.
 pub fn check(
     reads: &[Read],
-    tasks: &[TaskRecord],
+    tasks: &[Arc<TaskRecord>],
     history: &BTreeMap<u64, Sent>,
     plan: &Plan,
 ) -> Vec<Violation> {
@@ -45,7 +46,7 @@ pub fn check(
 
 /// What is known of the tasks; the last replay is kept, since reads follow one another.
 struct Known<'a> {
-    tasks: &'a [TaskRecord],
+    tasks: &'a [Arc<TaskRecord>],
     history: &'a BTreeMap<u64, Sent>,
     replayed: Option<(BTreeSet<TaskUid>, BTreeMap<String, ExpectedIndex>)>,
 }
@@ -56,7 +57,7 @@ impl Known<'_> {
         let again = match self.replayed.take() {
             Some((of, indexes)) if of == ended => (of, indexes),
             _ => {
-                let those: Vec<TaskRecord> =
+                let those: Vec<Arc<TaskRecord>> =
                     self.tasks.iter().filter(|task| ended.contains(&task.uid)).cloned().collect();
                 (ended, replay(&those, self.history).0.indexes)
             }

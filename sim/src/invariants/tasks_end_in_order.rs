@@ -2,6 +2,7 @@
 //! last has waited for all. Cancelled tasks end early by nature.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use miroir_storage::commands::{Ending, Work};
 use miroir_storage::tables::tasks::{TaskRecord, TaskState};
@@ -9,7 +10,7 @@ use miroir_storage::tables::tasks::{TaskRecord, TaskState};
 use super::Violation;
 
 /// Looks at the tasks of one moment, oldest first.
-pub fn check(tasks: &[TaskRecord]) -> Vec<Violation> {
+pub fn check(tasks: &[Arc<TaskRecord>]) -> Vec<Violation> {
     let mut open: BTreeMap<&str, &TaskRecord> = BTreeMap::new();
     let mut found = Vec::new();
     for task in tasks {

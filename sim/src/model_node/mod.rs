@@ -300,6 +300,18 @@ impl ModelNode {
         self.lock().indexes.get(index).and_then(|index| index.primary_key.clone())
     }
 
+    /// Looks at the documents of one index, for the checks.
+    pub fn with_documents_of<T>(
+        &self,
+        index: &str,
+        look: impl FnOnce(&BTreeMap<String, Map<String, Value>>) -> T,
+    ) -> T {
+        match self.lock().indexes.get(index) {
+            Some(index) => look(&index.documents),
+            None => look(&BTreeMap::new()),
+        }
+    }
+
     /// Whether nothing waits or runs.
     pub fn is_idle(&self) -> bool {
         self.lock().tasks.values().all(|task| task.status.ended())
