@@ -79,6 +79,8 @@ pub(crate) struct Cluster {
     seen: Option<Seen>,
     /// Nodes that lost their disks: what they serve until the pod notices is excused.
     disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// Nodes whose settings somebody else has changed.
+    settings_changed: BTreeSet<NodeId>,
     /// What clients read.
     pub(crate) reads: Reads,
     looked_inside_ms: u64,
@@ -129,9 +131,10 @@ impl Cluster {
             dice,
             statuses: StatusesAreFinal::default(),
             twice: PayloadsAreTwice::default(),
+            task_list: TaskList::default(),
             seen: None,
             disk_lost: Arc::default(),
-            task_list: TaskList::default(),
+            settings_changed: BTreeSet::new(),
             reads: Reads::default(),
             looked_inside_ms: 0,
             observed: 0,
@@ -260,7 +263,10 @@ impl Cluster {
                 self.with_node(&node, |node| node.set_slowness(slowness));
             }
             Fault::FillDisk(node) => self.with_node(&node, |node| node.set_disk_full(true)),
-            Fault::ChangeSettings(node) => self.with_node(&node, ModelNode::change_settings),
+            Fault::ChangeSettings(node) => {
+                self.settings_changed.insert(node.clone());
+                self.with_node(&node, ModelNode::change_settings);
+            }
             Fault::RestoreDisk(node) => {
                 self.disk_lost().insert(node.clone());
                 self.with_node(&node, ModelNode::restore_backup);
@@ -398,13 +404,13 @@ impl Cluster {
             network: self.network.clone(),
             disk_lost: self.disk_lost.clone(),
             reads: self.reads.clone(),
+            task_list: self.task_list.clone(),
             trace: self.trace.clone(),
         }
     }
 
     fn with_node(&self, node: &NodeId, act: impl FnOnce(&ModelNode)) {
         if let Some(node) = self.nodes.get(node) {
-            task_list: self.task_list.clone(),
             act(node);
         }
     }
@@ -463,12 +469,12 @@ impl Cluster {
                 self.violations.extend(found);
                 made
             });
-            self.violations.extend(invariants::visible_when_succeeded::check(
-                &pod.context.log.routing(),
-                made,
-                &self.nodes,
-                &excused,
-            ));
+            let (routing, nodes) = (pod.context.log.routing(), &self.nodes);
+            let visible = invariants::visible_when_succeeded::check;
+            self.violations.extend(visible(&routing, made, nodes, &excused));
+            excused.extend(self.settings_changed.iter().cloned());
+            let hold = invariants::settings_hold::check;
+            self.violations.extend(hold(&routing, made, nodes, &excused));
         }
         self.seen = Some(seen);
     }

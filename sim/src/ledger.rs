@@ -1,13 +1,14 @@
 //! What the pods applied, entry by entry: written down by whoever is first, compared by all.
 //!
 //! Upholds, of the safety rules: 5 (a command of an older epoch takes no effect), that all pods make
-//! the same of the same log, and that a pod which no longer writes an index soon sends nothing more.
+//! the same of the same log, that a pod which no longer writes an index soon sends nothing more, and that
+//! nodes are asked before something is sent again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use miroir_storage::commands::{Command, Fence, Outcome};
-use miroir_storage::ids::{Epoch, IndexUid, PodId, TaskUid};
+use miroir_storage::ids::{Epoch, IndexUid, NodeId, PodId, TaskUid};
 use miroir_storage::raft::AppliedEvent;
 use miroir_storage::tables::roles::writer_role;
 use twox_hash::XxHash64;
@@ -84,6 +85,12 @@ impl Ledger {
             let evidence = format!("{pod} sent {what} though {holder} has written since {since}");
             inner.found.push(Violation { property: "old_writers_stop", evidence });
         }
+    }
+
+    /// A pod sends a node a request that it has taken already, without having asked.
+    pub fn note_unasked(&self, pod: &PodId, node: &NodeId, name: &str) {
+        let evidence = format!("{pod} sent {name} though {node} had taken it, and did not ask");
+        self.lock().found.push(Violation { property: "nodes_are_asked_first", evidence });
     }
 
     /// What did not hold since the last call.

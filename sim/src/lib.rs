@@ -24,6 +24,7 @@
 //!
 //! The binary `sim` runs, replays and searches; it also makes `getrandom` follow the seed.
 
+pub mod asked;
 pub mod client;
 pub mod cluster;
 pub mod conformance;
@@ -45,8 +46,8 @@ pub mod pod_faults;
 pub mod reader;
 pub mod run;
 pub mod scale;
-pub mod topology_orders;
 pub(crate) mod task_list;
+pub mod topology_orders;
 pub mod trace;
 pub mod vandals;
 pub mod without;

@@ -18,6 +18,7 @@ use miroir_wire::reserved::{SHARD_FIELD, parse_shard_token};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::asked::Asked;
 use crate::dice::Dice;
 use crate::disk::Life;
 use crate::ledger::Ledger;
@@ -332,6 +333,20 @@ fn written_index(call: &NodeCall) -> Option<IndexUid> {
     (writes && call.method != Method::GET).then(|| index.into())
 }
 
+/// The name that a request goes by.
+fn request_name(path: &str) -> Option<String> {
+    let (_, query) = path.split_once('?')?;
+    let mut query = form_urlencoded::parse(query.as_bytes());
+    query.find(|(key, _)| key == "customMetadata").map(|(_, name)| name.into_owned())
+}
+
+/// The index whose tasks a request lists.
+fn listed_index(call: &NodeCall) -> Option<IndexUid> {
+    let query = call.path.strip_prefix("/tasks?")?;
+    let mut query = form_urlencoded::parse(query.as_bytes());
+    query.find(|(key, _)| key == "indexUids").map(|(_, index)| index.as_ref().into())
+}
+
 /// The documents that a request names, each with its shard where it says so, for the trace.
 fn documents_in(method: &Method, path: &str, body: &[u8]) -> String {
     let path = path.split('?').next().unwrap_or_default();
@@ -374,6 +389,8 @@ pub struct LifeTransport {
     pub reads: bool,
     /// Is told what is written.
     pub ledger: Ledger,
+    /// What this life asked before it wrote.
+    pub asked: Asked,
 }
 
 impl LifeTransport {
@@ -407,11 +424,25 @@ impl NodeTransport for LifeTransport {
         if let Some(index) = written_index(&call) {
             let now_ms = self.network.trace.now_ms();
             self.ledger.note_sent(&pod_id(self.pod), &index, now_ms, &call.path);
+            let node = self.network.nodes.get(&call.base).filter(|node| node.is_up());
+            if let Some((node, name)) = node.zip(request_name(&call.path))
+                && self.asked.is_sent_blindly(node, &index, &name)
+            {
+                self.ledger.note_unasked(&pod_id(self.pod), &node.id, &name);
+            }
         }
+        let question = listed_index(&call);
+        let base = call.base.clone();
         let outcome = match self.wait_out_stall(&call).await {
             Ok(()) => self.network.exchange(call, self.reads).await,
             Err(error) => Err(error),
         };
+        if let (Some(index), Ok(answer), Some(node)) =
+            (question, &outcome, self.network.nodes.get(&base))
+            && answer.status().is_success()
+        {
+            self.asked.note_answered(node, &index);
+        }
         self.peers.while_stalled(self.pod).await;
         if self.life.is_over() {
             return std::future::pending().await;

@@ -27,6 +27,7 @@ use miroir_storage::routing::{NodeRecord, Routing};
 use ractor::ActorCell;
 use tokio::sync::oneshot;
 
+use crate::asked::Asked;
 use crate::dice::Dice;
 use crate::disk::{Life, LifeEngine, LifeFiles, PodDisk};
 use crate::entrance::Entrance;
@@ -285,6 +286,7 @@ impl Starting {
             life: life.clone(),
             reads: false,
             ledger: self.world.ledger.clone(),
+            asked: Asked::default(),
         });
         let for_reads = Arc::new(LifeTransport { reads: true, ..LifeTransport::clone(&to_nodes) });
         let (own, now) = (pod_id(self.number), seams.clock.instant());

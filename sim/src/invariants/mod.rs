@@ -15,6 +15,7 @@
 //! | [`documents_are_expected`] | 1, 2: every in-sync replica holds exactly what it must | at the end |
 //! | [`replicas_are_equal`] | 2: the replicas of a shard hold the same, in the right shard | at the end |
 //! | [`settings_are_equal`] | spec 01, Settings: every in-sync node has them | at the end |
+//! | `settings_hold` | spec 01, Settings: what is agreed holds, what was refused is undone | all the time |
 //! | [`everything_is_in_sync`] | 2: after healing nobody stays out | at the end |
 //! | [`old_tasks_are_pruned`] | spec 01, Tasks: kept for their time, numbers never go back | after it |
 //! | [`no_stray_indexes`] | spec 01: indexes that the log doesn't know are removed | at the end |
@@ -31,11 +32,13 @@ pub mod reads_are_expected;
 pub mod replicas_are_equal;
 pub(crate) mod roles_are_held_once;
 pub mod settings_are_equal;
+pub(crate) mod settings_hold;
 pub mod statuses_are_final;
 pub mod tasks_end_in_order;
 pub mod visible_when_succeeded;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use miroir_storage::ids::NodeId;
 use miroir_storage::routing::Routing;
@@ -67,7 +70,7 @@ pub struct World<'a> {
     /// The pod's view.
     pub routing: &'a Routing,
     /// Every task, oldest first.
-    pub tasks: &'a [TaskRecord],
+    pub tasks: &'a [Arc<TaskRecord>],
     /// The clients' writes by number.
     pub history: &'a BTreeMap<u64, Sent>,
     /// Every node.

@@ -48,7 +48,7 @@ pub fn check(world: &World<'_>) -> Vec<Violation> {
     found
 }
 
-fn difference(is: &Value, wanted: &Value) -> String {
+pub(super) fn difference(is: &Value, wanted: &Value) -> String {
     let (Value::Object(a), Value::Object(b)) = (is, wanted) else {
         return format!("{is} / {wanted}");
     };

@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use self::index::Index;
 pub(crate) use self::index::id_text;
 pub use self::index::{POISON_FIELD, REFUSED_DISTINCT};
-use self::queue::{Status, Task, next_batch, run_batch};
+use self::queue::{Status, Task, Work, next_batch, run_batch};
 use crate::dice::Dice;
 use crate::trace::Trace;
 
@@ -181,6 +181,22 @@ impl ModelNode {
         Some(answer)
     }
 
+    /// Whether it has taken a request of this name, has not failed it at last, and has not been emptied
+    /// since: what was emptied is filled again.
+    pub fn has_taken(&self, index: &str, name: &str) -> bool {
+        let state = self.lock();
+        let of_index = state.tasks.values().rev().filter(|task| task.index == index);
+        let empties = |task: &Task| {
+            let name = task.custom_metadata.as_deref().unwrap_or_default();
+            name.contains(":empty") || matches!(task.work, Work::Delete)
+        };
+        let mut since = of_index.take_while(|task| !empties(task));
+        let newest = since.find(|task| task.custom_metadata.as_deref() == Some(name));
+        newest.is_some_and(|task| {
+            matches!(task.status, Status::Enqueued | Status::Processing | Status::Succeeded)
+        })
+    }
+
     /// Whether it runs.
     pub fn is_up(&self) -> bool {
         self.lock().up
@@ -284,9 +300,26 @@ impl ModelNode {
         state.indexes.iter().map(|(uid, index)| (uid.clone(), index.documents.clone())).collect()
     }
 
+    /// Looks at the documents of one index, for the checks.
+    pub fn with_documents_of<T>(
+        &self,
+        index: &str,
+        look: impl FnOnce(&BTreeMap<String, Map<String, Value>>) -> T,
+    ) -> T {
+        match self.lock().indexes.get(index) {
+            Some(index) => look(&index.documents),
+            None => look(&BTreeMap::new()),
+        }
+    }
+
     /// The documents of one index, for the checks.
     pub fn documents_of(&self, index: &str) -> BTreeMap<String, Map<String, Value>> {
         self.lock().indexes.get(index).map(|index| index.documents.clone()).unwrap_or_default()
+    }
+
+    /// Whether an index has any.
+    pub fn has_documents(&self, index: &str) -> bool {
+        self.lock().indexes.get(index).is_some_and(|index| !index.documents.is_empty())
     }
 
     /// The settings of an index as `GET settings` prints them, for the checks.
@@ -298,18 +331,6 @@ impl ModelNode {
     /// The primary key of an index, for the checks.
     pub fn primary_key(&self, index: &str) -> Option<String> {
         self.lock().indexes.get(index).and_then(|index| index.primary_key.clone())
-    }
-
-    /// Looks at the documents of one index, for the checks.
-    pub fn with_documents_of<T>(
-        &self,
-        index: &str,
-        look: impl FnOnce(&BTreeMap<String, Map<String, Value>>) -> T,
-    ) -> T {
-        match self.lock().indexes.get(index) {
-            Some(index) => look(&index.documents),
-            None => look(&BTreeMap::new()),
-        }
     }
 
     /// Whether nothing waits or runs.
