@@ -4,7 +4,8 @@
 //!
 //! In shares: the pod that rendezvous gives a node checks it and publishes what it found (`node/<id>`
 //! in gossip), the others take its word, except while they know nothing of the node yet or suspect
-//! it themselves. When that pod dies the node is another's.
+//! it themselves. When that pod dies the node is another's. That a node has lost its disk is told the log by
+//! whoever finds it out.
 //!
 //! Owns: the streaks of missed and good answers. Publishes the set of nodes that are down (read
 //! by searches without any mailbox) and tells the pod of changes. A node that refuses a
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::future::{Either, select};
+use futures::future::{Either, join, join_all, select};
 use http::Method;
 use miroir_membership::health::{HealthChange, HealthLimits, NodeHealth};
 use miroir_seams::Seams;
@@ -246,7 +247,9 @@ fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerSta
                     myself.cast(HealthCheckerMessage::Checked { node, answered, version });
             }
         });
-        futures::future::join_all(checks).await;
+        // Others cannot know what only this pod has seen.
+        let losses = routing.nodes.keys().map(|node| node_disks::tell_of_loss(&calls, &log, node));
+        join(join_all(checks), join_all(losses)).await;
         let hurry = !view.suspected.load().is_empty();
         let pause = if hurry { SUSPICION_INTERVAL.min(config.interval) } else { config.interval };
         let (pause, suspicion) = (pin!(seams.clock.sleep(pause)), pin!(view.suspicion.notified()));

@@ -40,13 +40,10 @@ pub async fn look(
     node: &NodeId,
 ) -> Result<Look, NodeCallError> {
     calls.look_at_tasks(node).await?;
-    let known = log.routing().disk(node);
-    // Found out by its tasks, now or by somebody here.
-    let life = calls.disk_life(node);
-    if life > known.life {
-        note(log, node, life, None).await;
+    if tell_of_loss(calls, log, node).await {
         return Ok(Look::Replaced);
     }
+    let known = log.routing().disk(node);
     let path = format!("/indexes/{MARKER}");
     let found = match calls.json::<Value>(node, Method::GET, path, None).await {
         Ok(index) => match index.get("createdAt").and_then(Value::as_str) {
@@ -78,6 +75,17 @@ pub async fn look(
             Ok(Look::Same)
         }
     }
+}
+
+/// Has the log take notice of a loss that somebody in this pod found out by a node's tasks, whoever
+/// checks the node; whether there is one.
+pub async fn tell_of_loss(calls: &NodeCalls, log: &CoordinatorLog, node: &NodeId) -> bool {
+    let (life, known) = (calls.disk_life(node), log.routing().disk(node));
+    let is_lost = life > known.life;
+    if is_lost {
+        note(log, node, life, None).await;
+    }
+    is_lost
 }
 
 /// Should it fail, the next look finds the same.
