@@ -79,8 +79,6 @@ pub(crate) struct Cluster {
     seen: Option<Seen>,
     /// Nodes that lost their disks: what they serve until the pod notices is excused.
     disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
-    /// Nodes whose settings somebody else has changed.
-    settings_changed: BTreeSet<NodeId>,
     /// What clients read.
     pub(crate) reads: Reads,
     looked_inside_ms: u64,
@@ -134,7 +132,6 @@ impl Cluster {
             task_list: TaskList::default(),
             seen: None,
             disk_lost: Arc::default(),
-            settings_changed: BTreeSet::new(),
             reads: Reads::default(),
             looked_inside_ms: 0,
             observed: 0,
@@ -263,10 +260,7 @@ impl Cluster {
                 self.with_node(&node, |node| node.set_slowness(slowness));
             }
             Fault::FillDisk(node) => self.with_node(&node, |node| node.set_disk_full(true)),
-            Fault::ChangeSettings(node) => {
-                self.settings_changed.insert(node.clone());
-                self.with_node(&node, ModelNode::change_settings);
-            }
+            Fault::ChangeSettings(node) => self.with_node(&node, ModelNode::change_settings),
             Fault::RestoreDisk(node) => {
                 self.disk_lost().insert(node.clone());
                 self.with_node(&node, ModelNode::restore_backup);
@@ -472,7 +466,8 @@ impl Cluster {
             let (routing, nodes) = (pod.context.log.routing(), &self.nodes);
             let visible = invariants::visible_when_succeeded::check;
             self.violations.extend(visible(&routing, made, nodes, &excused));
-            excused.extend(self.settings_changed.iter().cloned());
+            let has_others = |(_, node): &(&NodeId, &ModelNode)| node.has_others_settings();
+            excused.extend(nodes.iter().filter(has_others).map(|(id, _)| id.clone()));
             let hold = invariants::settings_hold::check;
             self.violations.extend(hold(&routing, made, nodes, &excused));
         }

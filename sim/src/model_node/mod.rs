@@ -99,6 +99,8 @@ impl Shared {
 #[derive(Debug)]
 struct State {
     up: bool,
+    /// Somebody else has changed settings.
+    others_settings: bool,
     /// When the request came that is being answered.
     now: String,
     tasks: BTreeMap<u64, Task>,
@@ -143,6 +145,7 @@ impl ModelNode {
         let state = State {
             now: String::new(),
             up: true,
+            others_settings: false,
             tasks: BTreeMap::new(),
             next_uid: 0,
             indexes: BTreeMap::new(),
@@ -259,7 +262,13 @@ impl ModelNode {
         let patch = self.shared.dice.pick(&patches).cloned().unwrap_or_default();
         self.shared.trace.note(&self.id, format!("somebody changes {uid}: {patch}"));
         let path = format!("/indexes/{uid}/settings");
+        self.lock().others_settings = true;
         self.answer(&Method::PATCH, &path, patch.to_string().as_bytes());
+    }
+
+    /// Whether somebody else has ever changed settings of it.
+    pub fn has_others_settings(&self) -> bool {
+        self.lock().others_settings
     }
 
     /// Whether it keeps the names of requests.
