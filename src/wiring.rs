@@ -19,6 +19,7 @@ use miroir_gateway::context::{
 use miroir_gateway::intake::Spool;
 use miroir_gateway::log_routes::PodRoutes;
 use miroir_gateway::server::Server;
+use miroir_gateway::traffic::{CountedTransport, Traffic};
 use miroir_gateway::webhook_outlet::WebOutlet;
 use miroir_membership::health::HealthLimits;
 use miroir_seams::{HttpTransport, NodeTransport, Reactors, RealFiles, Seams, Web};
@@ -57,12 +58,17 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
         RealFiles::new(config.pod.data.join("journal")).context("can't open the journal")?;
     let journal = Journal::open(Arc::new(files), JournalConfig::default(), &seams)
         .context("can't open the journal")?;
-    let transport: Arc<dyn NodeTransport> = Arc::new(HttpTransport::new());
+    let traffic = Arc::<Traffic>::default();
+    let transport = || -> Arc<dyn NodeTransport> {
+        let (traffic, clock) = (traffic.clone(), seams.clock.clone());
+        Arc::new(CountedTransport::new(Arc::new(HttpTransport::new()), traffic, clock))
+    };
+    let of_pod = transport();
     let pod = PodContext::new(
         pod_config(&config),
         log.clone(),
         journal,
-        transport.clone(),
+        of_pod.clone(),
         peering.view(&config, &seams),
         Arc::new(WebOutlet::new(Arc::new(Web::new()))),
         seams.clone(),
@@ -79,19 +85,20 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
     let parts = ContextParts {
         routing: routes.clone(),
         log: routes,
-        transport,
+        transport: of_pod,
         health: pod.health.clone(),
         spool: open_spool(&config)?,
         seams: seams.clone(),
     };
     let gateway = GatewayContext::new(parts, gateway_config(&config))
-        .with_admin(Arc::new(PodAdmin::new(pod.clone())));
+        .with_traffic(traffic.clone())
+        .with_admin(Arc::new(PodAdmin::new(pod.clone(), traffic.clone())));
     let reactors = Reactors::start(std::thread::available_parallelism().map_or(1, usize::from))
         .context("can't start the threads that serve")?;
     let servers: Vec<Server> = reactors
         .iter()
         .map(|reactor| {
-            let context = gateway.with_transport(Arc::new(HttpTransport::new()));
+            let context = gateway.with_transport(transport());
             Server::new(Arc::new(context), reactor)
         })
         .collect();

@@ -27,17 +27,20 @@ use crate::admin::{
     ActorView, ActorsAnswer, AdminError, AdminSource, LeaveAnswer, PeerView, PeersAnswer,
     PodActors, RestartAnswer, RoleView,
 };
+use crate::traffic::Traffic;
 
 /// Answers operators for a pod and, through it, for the cluster.
 #[derive(Clone, Debug)]
 pub struct PodAdmin {
     pub(crate) pod: Arc<PodContext>,
+    /// What its gateway counts.
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl PodAdmin {
-    /// The admin API of `pod`.
-    pub fn new(pod: Arc<PodContext>) -> Self {
-        Self { pod }
+    /// The admin API of `pod`, whose gateway counts in `traffic`.
+    pub fn new(pod: Arc<PodContext>, traffic: Arc<Traffic>) -> Self {
+        Self { pod, traffic }
     }
 
     /// Every pod that can be asked for, this one among them.

@@ -1,7 +1,6 @@
 //! What every request needs, shared by all of them.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +22,7 @@ use crate::key_ring::KeyRings;
 use crate::read_settings::SettingsCache;
 use crate::reply::Reply;
 use crate::router::LogRoute;
+use crate::traffic::Traffic;
 use miroir_wire::access::Grant;
 
 /// Where requests take their routing from; one view is taken per request.
@@ -174,8 +174,8 @@ pub struct GatewayContext {
     pub rings: Arc<KeyRings>,
     /// Asks for news of keys that are not known here.
     pub key_news: Arc<KeyNews>,
-    /// Requests being served.
-    pub in_flight: Arc<AtomicUsize>,
+    /// What is counted of requests.
+    pub traffic: Arc<Traffic>,
     /// Reads that may be asked of a second set of replicas at the same time.
     pub races: Arc<Semaphore>,
     /// Imports that may be streamed at the same time.
@@ -204,7 +204,7 @@ impl GatewayContext {
             settings: Arc::default(),
             rings: Arc::default(),
             key_news: Arc::default(),
-            in_flight: Arc::default(),
+            traffic: Arc::default(),
             races: Arc::new(Semaphore::new(RACES_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
@@ -213,6 +213,11 @@ impl GatewayContext {
     /// The same, with an admin API that `admin` answers.
     pub fn with_admin(self, admin: Arc<dyn AdminSource>) -> Self {
         Self { admin, ..self }
+    }
+
+    /// The same, counting requests in `traffic`.
+    pub fn with_traffic(self, traffic: Arc<Traffic>) -> Self {
+        Self { traffic, ..self }
     }
 
     /// The same, but calling nodes in another way: over connections of its own.

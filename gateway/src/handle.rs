@@ -41,6 +41,7 @@ use crate::search::search_index;
 use crate::similar::similar;
 use crate::stats::{all_stats, index_stats};
 use crate::surface;
+use crate::traffic::template;
 use miroir_wire::access::Grant;
 use miroir_wire::access::Refusal;
 
@@ -56,12 +57,18 @@ where
     }
     let cross_origin = cors::is_cross_origin(&head.headers);
     let route = route(&head.method, head.uri.path());
+    let (path, began) = (template(&route), context.seams.clock.instant());
     let reply = match admit(context, &route) {
         Ok(_admitted) => serve(context, route, &head, body).await.unwrap_or_else(Reply::from),
         Err(error) => Reply::from(Failure::from(error)),
     };
+    if reply.headers.iter().any(|(name, _)| *name == DEGRADED) {
+        context.traffic.note_degraded();
+    }
     let reply = compress(&head.headers, reply, &context.seams.tasks).await;
     let mut response = reply.into_http();
+    let status = response.status().as_u16();
+    context.traffic.note_answered(&head.method, path, status, began.elapsed());
     if cross_origin {
         cors::allow(response.headers_mut());
     }
@@ -293,11 +300,13 @@ fn admit<'a>(context: &'a GatewayContext, route: &Route) -> Result<Admitted<'a>,
         return Ok(Admitted { in_flight: None });
     }
     let limit = context.config.concurrent_requests_max;
-    let before = context.in_flight.fetch_add(1, Ordering::Relaxed);
-    let admitted = Admitted { in_flight: Some(&context.in_flight) };
+    let in_flight = &context.traffic.in_flight;
+    let before = in_flight.fetch_add(1, Ordering::Relaxed);
+    let admitted = Admitted { in_flight: Some(in_flight) };
     if before < limit {
         return Ok(admitted);
     }
+    context.traffic.note_refused();
     Err(if route.is_search() {
         ApiError::new(
             Code::TooManySearchRequests,

@@ -57,6 +57,7 @@ pub mod stats;
 pub mod surface;
 pub mod topology;
 mod topology_pod;
+pub mod traffic;
 pub mod webhook_outlet;
 pub mod window;
 pub mod writes;

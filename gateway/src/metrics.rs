@@ -1,10 +1,13 @@
 //! `GET /_miroir/metrics`: what Prometheus reads of a pod.
 //!
-//! Each pod says what it knows itself; what the log has agreed on is the same on all. Everything is
-//! looked up when somebody asks, so that nothing is counted on the way of a request. Needs the admin key:
-//! names of indexes are in it. `docs/metrics.md` lists the names.
+//! Each pod says what it knows itself; what the log has agreed on is the same on all. All but requests,
+//! which [`crate::traffic`] counts, is looked up when somebody asks. Needs the admin key: names of indexes
+//! are in it. `docs/metrics.md` lists the names.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use miroir_actors::anti_entropy::view::AntiEntropyReport;
@@ -16,7 +19,7 @@ use miroir_storage::tables::OPEN_TASKS;
 use miroir_wire::error::ApiError;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -27,6 +30,7 @@ use crate::admin_pod::PodAdmin;
 use crate::reply::Reply;
 use crate::reshard::{ReshardSource, ReshardView};
 use crate::topology::{TopologyAnswer, TopologySource};
+use crate::traffic::{Answered, BOUNDS, Called, Durations, Traffic};
 
 /// What the text is.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -77,8 +81,11 @@ impl MetricsSource for PodAdmin {
             journal_bytes_max: journal.bytes_max,
             open_tasks: open_tasks?.len(),
         };
+        let mut numbers = metrics(&seen, &routing);
+        numbers.extend(of_requests(&self.traffic));
+        let durations = durations(&self.traffic, &routing);
         let mut registry = Registry::with_prefix("miroir");
-        registry.register_collector(Box::new(Exposition(metrics(&seen, &routing))));
+        registry.register_collector(Box::new(Exposition { numbers, durations }));
         let mut text = String::new();
         encode(&mut text, &registry)
             .map_err(|error| AdminError::StateUnreadable(error.to_string()))?;
@@ -115,6 +122,15 @@ struct Metric {
     values: Vec<(Labels, f64)>,
 }
 
+/// Durations by what took them.
+#[derive(Debug)]
+struct DurationMetric {
+    name: &'static str,
+    help: &'static str,
+    /// The sum, and how many were in each class.
+    values: Vec<(Labels, (Duration, Vec<u64>))>,
+}
+
 fn gauge(name: &'static str, help: &'static str, values: Vec<(Labels, f64)>) -> Metric {
     Metric { name, help, is_counter: false, values }
 }
@@ -138,6 +154,54 @@ fn metrics(seen: &Seen, routing: &Routing) -> Vec<Metric> {
     all.extend(of_indexes(routing, &seen.resharding));
     all.extend(of_actors(&seen.actors));
     all
+}
+
+fn of_requests(traffic: &Traffic) -> Vec<Metric> {
+    vec![
+        gauge(
+            "http_requests_in_flight",
+            "Requests being served",
+            one(number(traffic.in_flight.load(Ordering::Relaxed))),
+        ),
+        counter(
+            "http_requests_refused",
+            "Requests that were refused because too many were being served",
+            one(number(traffic.refused())),
+        ),
+        counter(
+            "degraded_answers",
+            "Answers that said that they miss something or may be too old",
+            one(number(traffic.degraded())),
+        ),
+    ]
+}
+
+fn durations(traffic: &Traffic, routing: &Routing) -> Vec<DurationMetric> {
+    let of_answered = |(kind, durations): (Answered, Arc<Durations>)| {
+        let labels = vec![
+            ("method", kind.method.to_owned()),
+            ("path", kind.path.to_owned()),
+            ("status", kind.status.to_string()),
+        ];
+        (labels, durations.read())
+    };
+    let of_called = |(Called { base, outcome }, durations): (Called, Arc<Durations>)| {
+        let node = routing.nodes.values().find(|node| node.address == base);
+        let node = node.map_or(base, |node| node.id.to_string());
+        (vec![("node", node), ("outcome", outcome.to_owned())], durations.read())
+    };
+    vec![
+        DurationMetric {
+            name: "http_request_duration_seconds",
+            help: "Requests that this pod has answered, by how long that took; requests without a route are `unknown`",
+            values: traffic.answered().into_iter().map(of_answered).collect(),
+        },
+        DurationMetric {
+            name: "node_request_duration_seconds",
+            help: "Requests that this pod has sent to nodes, by how long they took and what came of them: a class of statuses, or why there was no answer",
+            values: traffic.called().into_iter().map(of_called).collect(),
+        },
+    ]
 }
 
 fn of_pod(seen: &Seen) -> Vec<Metric> {
@@ -360,11 +424,14 @@ fn of_actors(actors: &[ActorReport]) -> Vec<Metric> {
 
 /// Metrics as a collector: a registry is made for each question.
 #[derive(Debug)]
-struct Exposition(Vec<Metric>);
+struct Exposition {
+    numbers: Vec<Metric>,
+    durations: Vec<DurationMetric>,
+}
 
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for Metric { name, help, is_counter, values } in &self.0 {
+        for Metric { name, help, is_counter, values } in &self.numbers {
             let kind = if *is_counter { MetricType::Counter } else { MetricType::Gauge };
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, value) in values {
@@ -373,6 +440,17 @@ impl Collector for Exposition {
                     true => ConstCounter::new(*value).encode(one)?,
                     false => ConstGauge::new(*value).encode(one)?,
                 }
+            }
+        }
+        for DurationMetric { name, help, values } in &self.durations {
+            let kind = MetricType::Histogram;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (labels, (sum, classes)) in values {
+                let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
+                let buckets: Vec<(f64, u64)> = bounds.zip(classes.iter().copied()).collect();
+                let count = classes.iter().sum();
+                let mut one = family.encode_family(labels)?;
+                one.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)?;
             }
         }
         Ok(())

@@ -329,6 +329,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::traffic::template;
 
     /// The first word of how a route prints itself.
     fn head(route: &Route) -> String {
@@ -348,6 +349,9 @@ mod tests {
             );
             if !matches!(route, Route::NotSupported(..)) {
                 covered.insert(head(&route));
+                let is_setting = path.starts_with("/indexes/{index_uid}/settings/");
+                let counted_as = if is_setting { SETTING } else { &path };
+                assert_eq!(template(&route), counted_as, "what metrics call it");
             }
             for (parse, names) in [
                 (operation.query, operation.query_names()),
@@ -397,6 +401,7 @@ mod tests {
         assert!(text == wanted, "{file} is stale: run this test with MIROIR_WRITE_DOCS=1");
     }
 
+    const SETTING: &str = "/indexes/{index_uid}/settings/{setting}";
     const BEGIN: &str = "<!-- routes -->";
     const END: &str = "<!-- end of routes -->";
 

@@ -158,5 +158,24 @@ async fn one_request_too_many_is_told_to_come_again() {
     assert_eq!(accepted, REQUESTS, "of {} begun", open.len());
     let search = api.send(Method::GET, "/indexes/films/search", None, Bytes::new()).await;
     assert_eq!(search.expect("an answer").status, 200);
+    let operator = Api::new(&cluster.ready.url, cluster.ready.admin_key.as_deref());
+    let metrics = operator.send(Method::GET, "/_miroir/metrics", None, Bytes::new()).await;
+    let metrics = String::from_utf8(metrics.expect("an answer").bytes.to_vec()).expect("text");
+    for counted in [
+        "miroir_http_request_duration_seconds_count{method=\"POST\",path=\"/indexes/{index_uid}/documents\",status=\"202\"} 500",
+        "miroir_http_request_duration_seconds_count{method=\"GET\",path=\"/indexes/{index_uid}/search\",status=\"200\"} 1",
+        "miroir_http_requests_in_flight 0.0",
+    ] {
+        assert!(metrics.lines().any(|line| line == counted), "{counted} is not in\n{metrics}");
+    }
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("it is said");
+        line.trim().parse().expect("a number")
+    };
+    assert!(value("miroir_http_requests_refused_total ") >= 1.0);
+    assert!(
+        value("miroir_node_request_duration_seconds_count{node=\"node-1\",outcome=\"2xx\"} ")
+            >= 1.0
+    );
     cluster.stop().await.expect("stopped");
 }

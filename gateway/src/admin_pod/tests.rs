@@ -99,7 +99,7 @@ async fn admin(seams: &Seams, others: &[&str]) -> Result<PodAdmin, Box<dyn std::
     );
     start_pod(pod.clone()).await?;
     seams.clock.sleep(Duration::from_secs(1)).await;
-    Ok(PodAdmin::new(pod))
+    Ok(PodAdmin::new(pod, Arc::default()))
 }
 
 #[tokio::test(start_paused = true)]

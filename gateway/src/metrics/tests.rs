@@ -1,3 +1,4 @@
+use http::Method;
 use miroir_storage::raft::RaftId;
 
 use super::*;
@@ -54,9 +55,9 @@ fn seen() -> Seen {
     }
 }
 
-fn text(metrics: Vec<Metric>) -> String {
+fn text(numbers: Vec<Metric>, durations: Vec<DurationMetric>) -> String {
     let mut registry = Registry::with_prefix("miroir");
-    registry.register_collector(Box::new(Exposition(metrics)));
+    registry.register_collector(Box::new(Exposition { numbers, durations }));
     let mut text = String::new();
     encode(&mut text, &registry).expect("written");
     text
@@ -64,7 +65,7 @@ fn text(metrics: Vec<Metric>) -> String {
 
 #[test]
 fn values_are_said_as_prometheus_reads_them() {
-    let text = text(metrics(&seen(), &Routing::default()));
+    let text = text(metrics(&seen(), &Routing::default()), Vec::new());
     for line in [
         "miroir_node_replicas_in_sync{node=\"node-1\",group=\"0\"} 7.0",
         "miroir_rebalance_replicas_done 3.0",
@@ -83,6 +84,33 @@ fn values_are_said_as_prometheus_reads_them() {
     assert_eq!(text.matches("miroir_leader{").count(), 1);
 }
 
+#[test]
+fn durations_are_said_by_classes_that_contain_those_before() {
+    let traffic = Traffic::default();
+    for (milliseconds, status) in [(3, 200), (4, 200), (700, 200), (60_000, 503)] {
+        let took = Duration::from_millis(milliseconds);
+        traffic.note_answered(&Method::POST, "/multi-search", status, took);
+    }
+    let text = text(of_requests(&traffic), durations(&traffic, &Routing::default()));
+    let of = |rest: &str, class: &str, status: u16, value: &str| {
+        format!(
+            "miroir_http_request_duration_seconds_{rest}{{{class}method=\"POST\",path=\"/multi-search\",status=\"{status}\"}} {value}"
+        )
+    };
+    for line in [
+        of("count", "", 200, "3"),
+        of("sum", "", 200, "0.707"),
+        of("bucket", "le=\"0.0025\",", 200, "0"),
+        of("bucket", "le=\"0.005\",", 200, "2"),
+        of("bucket", "le=\"1.0\",", 200, "3"),
+        of("bucket", "le=\"10.0\",", 503, "0"),
+        of("bucket", "le=\"+Inf\",", 503, "1"),
+        "miroir_http_requests_in_flight 0.0".to_owned(),
+    ] {
+        assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
+    }
+}
+
 /// `MIROIR_WRITE_DOCS=1` rewrites the list.
 #[test]
 fn the_documented_names_are_those_that_are_said() {
@@ -97,10 +125,16 @@ fn the_documented_names_are_those_that_are_said() {
          \u{20}   authorization: { credentials_file: /etc/prometheus/miroir-admin-key }\n\
          \u{20}   static_configs: [{ targets: [pod-1:7700, pod-2:7700, pod-3:7700] }]\n\
          ```\n\n\
-         Each pod says what it knows: what is agreed in the log is the same on all, the rest is its own. Requests are not counted yet.\n\n\
+         Each pod says what it knows: what is agreed in the log is the same on all, the rest is its own.\n\n\
          | name | type | what |\n|---|---|---|\n",
     );
-    for Metric { name, help, is_counter, .. } in metrics(&seen(), &Routing::default()) {
+    let (traffic, routing) = (Traffic::default(), Routing::default());
+    for DurationMetric { name, help, .. } in durations(&traffic, &routing) {
+        wanted.push_str(&format!("| `miroir_{name}` | histogram | {help} |\n"));
+    }
+    for Metric { name, help, is_counter, .. } in
+        of_requests(&traffic).into_iter().chain(metrics(&seen(), &routing))
+    {
         let (suffix, kind) = if is_counter { ("_total", "counter") } else { ("", "gauge") };
         wanted.push_str(&format!("| `miroir_{name}{suffix}` | {kind} | {help} |\n"));
     }
