@@ -256,7 +256,7 @@ impl Delivery {
         } else {
             if std::mem::take(&mut mark.inherited)
                 && let Some(former) = mark.open.take()
-                && !self.settle_former(&former, mark).await
+                && self.settle_former(&former, mark).await.is_err()
             {
                 return RequestEnd::NodeReplaced;
             }
@@ -356,7 +356,7 @@ impl Delivery {
         }
     }
 
-    async fn follow(&self, uid: u64) -> Option<NodeTask> {
+    pub(super) async fn follow(&self, uid: u64) -> Option<NodeTask> {
         let (reply, ended) = oneshot::channel();
         if self.follower.cast(NodeTasksMessage::Follow { uid, reply }).is_ok()
             && let Ok(end) = ended.await

@@ -20,6 +20,10 @@ pub(super) enum LookUp {
     Replaced,
 }
 
+/// The node is not the one we knew.
+#[derive(Debug)]
+pub(super) struct DiskGone;
+
 /// A request that is looked for.
 #[derive(Debug)]
 pub(super) struct Sought<'a> {
@@ -49,8 +53,15 @@ impl Delivery {
 
     /// Looks for the request that a former life of the lane was about to send: what the node has
     /// accepted by now stands before everything that this life sends, so it is no stray. What comes
-    /// later is. Waits for the node; false when its disk is gone.
-    pub(super) async fn settle_former(&self, former: &OpenRun, mark: &mut LaneMark) -> bool {
+    /// later is. Its task, if there is one. Waits for the node.
+    ///
+    /// # Errors
+    /// When the node's disk is gone.
+    pub(super) async fn settle_former(
+        &self,
+        former: &OpenRun,
+        mark: &mut LaneMark,
+    ) -> Result<Option<u64>, DiskGone> {
         // Only its name is known.
         let former = Sought { name: &former.name, is_named: false, kind: None, not_before: None };
         let mut wait = RETRY_WAIT_MIN;
@@ -58,10 +69,10 @@ impl Delivery {
             match self.look_up(&former, mark).await {
                 LookUp::Listed(task) => {
                     mark.node_task = mark.node_task.max(Some(task));
-                    return true;
+                    return Ok(Some(task));
                 }
-                LookUp::NotListed => return true,
-                LookUp::Replaced => return false,
+                LookUp::NotListed => return Ok(None),
+                LookUp::Replaced => return Err(DiskGone),
                 LookUp::NoAnswer => self.pause(&mut wait).await,
             }
         }

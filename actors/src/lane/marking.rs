@@ -1,7 +1,7 @@
 //! Marking the documents that a node has for another partition, in the lane's own turn.
 //!
 //! Each replica marks its own documents: no document travels, only ids and marks do. Nothing else is under
-//! way on the node for the index meanwhile, so a document that was listed is still there when its mark
+//! way on the node for the index meanwhile, what a former life of the lane has sent included, so a document that was listed is still there when its mark
 //! arrives, and an update of its shard field alone changes it and creates none. A request that is
 //! carried out late, after the document was deleted, does: it is a stray like any other
 //! ([`super::audit`]), and the replica is copied.
@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 
 use super::deliver::{Delivery, NotAgreed, RequestEnd, is_gone};
 use super::job::{JobBody, JobRequest, mark, percent_encode, unmarked};
+use super::look_up::DiskGone;
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
 
 /// What to mark.
@@ -54,6 +55,18 @@ impl Delivery {
     pub(super) async fn mark_documents(&self, page: &MarkPage, lane: &mut LaneMark) -> MarkEnd {
         let Some(primary_key) = &page.primary_key else { return MarkEnd::Whole };
         let (node, index) = (&self.node, &self.target.index);
+        // What a former life has sent may still wait in the node's queue: a document that it deletes
+        // must not be listed before.
+        if let Some(former) = lane.open.clone().filter(|_| lane.inherited) {
+            let is_over = match self.settle_former(&former, lane).await {
+                Ok(Some(task)) => self.follow(task).await.is_some(),
+                Ok(None) => true,
+                Err(DiskGone) => false,
+            };
+            if !is_over {
+                return MarkEnd::NodeReplaced;
+            }
+        }
         let found = match self.list_unmarked(page, primary_key).await {
             Ok(found) => found,
             Err(NodeCallError::Refused(error)) if is_gone(lane, &error) => {
