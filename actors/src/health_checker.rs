@@ -1,5 +1,5 @@
 //! Checks every node's health and says who is down, looks whether it still has its disk
-//! ([`crate::node_disks`]); and, once every node's version is known, says what settings new indexes begin
+//! ([`crate::node_disks`]), and the features that were switched ([`crate::node_features`]); and, once every node's version is known, says what settings new indexes begin
 //! with.
 //!
 //! In shares: the pod that rendezvous gives a node checks it and publishes what it found (`node/<id>`
@@ -36,6 +36,7 @@ use tokio::sync::Notify;
 use crate::inspect::{Actor, Address};
 use crate::node_calls::NodeCalls;
 use crate::node_disks;
+use crate::node_features;
 use crate::peers::PeersView;
 use crate::pod::PodMessage;
 
@@ -242,6 +243,9 @@ fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerSta
                 };
                 if answered && let Err(error) = node_disks::look(&calls, &log, &node).await {
                     tracing::debug!(%node, %error, "node's disk could not be looked at");
+                }
+                if answered && let Err(error) = node_features::bring(&calls, &log, &node).await {
+                    tracing::warn!(%node, %error, "experimental features could not be switched");
                 }
                 let _stopped =
                     myself.cast(HealthCheckerMessage::Checked { node, answered, version });

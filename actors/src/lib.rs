@@ -53,6 +53,7 @@ pub mod leave;
 pub mod move_hours;
 pub mod node_calls;
 pub mod node_disks;
+pub mod node_features;
 pub mod node_settings;
 pub mod node_tasks;
 pub mod operation;

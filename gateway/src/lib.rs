@@ -20,6 +20,7 @@ pub mod disguise;
 pub mod documents_read;
 pub mod facet_search;
 pub mod failure;
+pub mod features;
 pub mod federated;
 pub mod handle;
 mod hybrid_search;

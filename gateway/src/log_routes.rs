@@ -16,6 +16,7 @@ use miroir_wire::error::ApiError;
 use time::OffsetDateTime;
 
 use crate::context::{LogRoutes, RequestParts, RoutingSource};
+use crate::features;
 use crate::reply::Reply;
 use crate::router::LogRoute;
 use crate::writes::{Writes, batches, documents, indexes, propose, settings, tasks, webhooks};
@@ -147,6 +148,8 @@ impl LogRoutes for PodRoutes {
             LogRoute::GetTask { uid } => tasks::get(pod, &uid),
             LogRoute::ListBatches => batches::list(pod, query),
             LogRoute::GetBatch { uid } => batches::get(pod, &uid),
+            LogRoute::GetFeatures => Ok(features::get(pod).await),
+            LogRoute::SwitchFeatures => features::switch(pod, body).await,
             LogRoute::ListWebhooks => webhooks::list(pod),
             LogRoute::CreateWebhook => webhooks::create(pod, body).await,
             LogRoute::GetWebhook { uuid } => webhooks::get(pod, &uuid),

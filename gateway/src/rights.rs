@@ -15,6 +15,7 @@
 //! | `/tasks`, `/batches`, `/tasks/cancel` | `tasks.get`, `.cancel`, `.delete` | sees tasks of those it may |
 //! | `/version` | `version` | |
 //! | `/webhooks`, `/webhooks/{uuid}` | `webhooks.get`, `.create`, `.update`, `.delete` | |
+//! | `/experimental-features` | `experimental.get`, `.update` | |
 //! | `/keys`, `/keys/{key}` | `keys.get`, `.create`, `.update`, `.delete` | |
 //! | what is not supported | what Meilisearch asks for it | |
 //! | `/_miroir/…` | the admin key | |
@@ -76,6 +77,8 @@ impl LogRoute {
             Self::ListTasks | Self::GetTask { .. } | Self::ListBatches | Self::GetBatch { .. } => {
                 (Action::TasksGet, None)
             }
+            Self::GetFeatures => (Action::ExperimentalFeaturesGet, None),
+            Self::SwitchFeatures => (Action::ExperimentalFeaturesUpdate, None),
             Self::ListWebhooks | Self::GetWebhook { .. } => (Action::WebhooksGet, None),
             Self::CreateWebhook => (Action::WebhooksCreate, None),
             Self::UpdateWebhook { .. } => (Action::WebhooksUpdate, None),

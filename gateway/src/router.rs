@@ -115,6 +115,8 @@ pub enum LogRoute {
     GetTask { uid: String },
     ListBatches,
     GetBatch { uid: String },
+    GetFeatures,
+    SwitchFeatures,
     ListWebhooks,
     CreateWebhook,
     GetWebhook { uuid: String },
@@ -151,6 +153,7 @@ impl Route {
                     | Log::SwapIndexes
                     | Log::ChangeSettings { .. }
                     | Log::ChangeSetting { .. }
+                    | Log::SwitchFeatures
                     | Log::CreateWebhook
                     | Log::UpdateWebhook { .. }
             ),
@@ -196,7 +199,6 @@ impl Route {
 
 const DUMPS: &str = "Dumps and snapshots of one node would hold a part of the data only. Use `miroir ctl export-dump` and `import-dump`.";
 const EDIT: &str = "A function can't be applied once and only once to every replica. Read the documents, change them, and send them again.";
-const FEATURES: &str = "Switch experimental features on the nodes themselves.";
 const CHATS: &str = "Ask with `search`, and hand the hits to the model yourself.";
 const RULES: &str = "Pin hits with `sort` and `filter`, or merge searches with `multi-search`.";
 const LOGS: &str = "Logs are on the standard error of each pod.";
@@ -288,12 +290,8 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["dumps"] => Route::NotSupported(DUMPS, Action::DumpsCreate),
         ["snapshots"] => Route::NotSupported(DUMPS, Action::SnapshotsCreate),
         ["export"] => Route::NotSupported(DUMPS, Action::Export),
-        ["experimental-features", ..] if get => {
-            Route::NotSupported(FEATURES, Action::ExperimentalFeaturesGet)
-        }
-        ["experimental-features", ..] => {
-            Route::NotSupported(FEATURES, Action::ExperimentalFeaturesUpdate)
-        }
+        ["experimental-features"] if get => Route::Log(LogRoute::GetFeatures),
+        ["experimental-features"] => only(is(&Method::PATCH), Route::Log(LogRoute::SwitchFeatures)),
         ["chats", ..] => Route::NotSupported(CHATS, Action::ChatsGet),
         ["dynamic-search-rules", ..] => Route::NotSupported(RULES, Action::DynamicSearchRulesGet),
         ["render-template", ..] => Route::NotSupported(TEMPLATES, Action::All),

@@ -12,6 +12,7 @@ use miroir_wire::documents_query::{
     AddDocuments, BrowseQuery, DeleteByFilter, EditByFunction, GetDocument,
 };
 use miroir_wire::error::ApiError;
+use miroir_wire::features::FeaturesPatch;
 use miroir_wire::index::{CreateIndex, Page, UpdateIndex, swaps_from_json};
 use miroir_wire::keys::{CreateKey, PatchKey, page_from_query_string};
 use miroir_wire::search::{MultiSearchQuery, SearchQuery, SimilarQuery};
@@ -79,6 +80,7 @@ const KEY_PAGE: Parse = |text| page_from_query_string(text).err();
 const CREATE_KEY: Parse =
     |text| CreateKey::from_json(text.as_bytes(), OffsetDateTime::UNIX_EPOCH).err();
 const PATCH_KEY: Parse = |text| PatchKey::from_json(text.as_bytes()).err();
+const FEATURES: Parse = |text| FeaturesPatch::from_json(text.as_bytes()).err();
 const WEBHOOK: Parse = |text| WebhookPatch::from_json(text.as_bytes()).err();
 
 /// Every operation but those below `settings/{name}`, in the order in which people read them.
@@ -131,8 +133,8 @@ const OPERATIONS: &[Operation] = &[
     op("GET", "/webhooks/{webhook_uuid}", "one webhook", None, None, "webhooks"),
     op("PATCH", "/webhooks/{webhook_uuid}", "changes a webhook", None, Some(WEBHOOK), "webhooks"),
     op("DELETE", "/webhooks/{webhook_uuid}", "deletes a webhook", None, None, "webhooks"),
-    op("GET", "/experimental-features", "what may be switched on", None, None, "the_document_is_what_the_router_says"),
-    op("PATCH", "/experimental-features", "switches features", None, None, "the_document_is_what_the_router_says"),
+    op("GET", "/experimental-features", "what is switched on", None, None, "features"),
+    op("PATCH", "/experimental-features", "switches features", None, Some(FEATURES), "features"),
     op("POST", "/dumps", "makes a dump", None, None, "the_document_is_what_the_router_says"),
     op("POST", "/snapshots", "makes a snapshot", None, None, "the_document_is_what_the_router_says"),
     op("POST", "/export", "sends indexes to another server", None, None, "the_document_is_what_the_router_says"),
@@ -366,7 +368,7 @@ mod tests {
 
     /// Kinds of routes of the public API that are answered: those of `Route` that carry no others,
     /// and all of `LogRoute` and `KeyRoute`. Grows with them.
-    const KINDS: usize = 46;
+    const KINDS: usize = 48;
 
     #[test]
     fn parameters_are_those_of_the_parsers() {

@@ -250,6 +250,7 @@ fn log_template(route: &LogRoute) -> &'static str {
         LogRoute::CancelTasks => "/tasks/cancel",
         LogRoute::ListBatches => "/batches",
         LogRoute::GetBatch { .. } => "/batches/{batch_uid}",
+        LogRoute::GetFeatures | LogRoute::SwitchFeatures => "/experimental-features",
         LogRoute::ListWebhooks | LogRoute::CreateWebhook => "/webhooks",
         LogRoute::GetWebhook { .. }
         | LogRoute::UpdateWebhook { .. }

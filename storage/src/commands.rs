@@ -4,6 +4,8 @@
 //! Times in commands are the proposer's wall clock in Unix nanoseconds: shown to people, never
 //! compared. Variants may be added at the end, never changed: old logs hold old commands.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, IndexUid, JournalSequence, NodeId, PodId, ShardId, TaskUid};
@@ -19,7 +21,7 @@ use crate::topology_commands::{TopologyCommand, TopologyRefusal};
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -194,6 +196,11 @@ pub enum Command {
     },
     /// About nodes, and where replicas go.
     Topology(Box<TopologyCommand>),
+    /// Switches experimental features of nodes; those that are not named stay as they are.
+    SwitchFeatures {
+        /// By Meilisearch's name.
+        features: BTreeMap<String, bool>,
+    },
 }
 
 impl Command {
@@ -212,6 +219,7 @@ impl Command {
             | Self::DeleteWebhook { .. }
             | Self::WebhookSent { .. } => 3,
             Self::Topology(command) => command.format(),
+            Self::SwitchFeatures { .. } => 6,
             _ => 1,
         }
     }

@@ -15,6 +15,7 @@ use crate::engine::{Direction, Engine};
 use crate::ids::{Epoch, IndexUid, NodeId, PodId};
 use crate::tables::api_keys::ApiKeys;
 use crate::tables::disks::DiskRecord;
+use crate::tables::features;
 use crate::tables::indexes::IndexRecord;
 use crate::tables::partitions::{self, PartitionRecord};
 use crate::tables::records::{decode, text_from};
@@ -33,6 +34,8 @@ pub struct Routing {
     pub cluster_id: String,
     /// What new indexes begin with, and reset settings go back to, where it is not the default.
     pub new_index_settings: Arc<Settings>,
+    /// Experimental features of nodes that were switched, on or off.
+    pub features: Arc<BTreeMap<String, bool>>,
     /// Every node.
     pub nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
     /// The disks of nodes, where something is known of them.
@@ -132,6 +135,7 @@ impl Routing {
         if let Some(id) = engine.get(META, b"cluster")? {
             routing.cluster_id = text_from(id)?;
         }
+        routing.features = Arc::new(features::load(engine)?);
         if let Some(bytes) = engine.get(META, NEW_INDEX_SETTINGS)? {
             routing.new_index_settings = Arc::new(read_settings("new indexes", &text_from(bytes)?));
         }

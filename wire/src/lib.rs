@@ -18,6 +18,7 @@
 //! | [`keys`] | API keys: actions, index patterns, requests, views |
 //! | [`search_rules`] | what a tenant token allows to be searched |
 //! | [`webhooks`] | whom to tell of tasks that have ended |
+//! | [`features`] | experimental features |
 //! | [`index`] | index uids, index views, statistics, version, health |
 
 pub mod access;
@@ -26,6 +27,7 @@ pub mod document;
 pub mod documents_query;
 pub mod engine_version;
 pub mod error;
+pub mod features;
 pub mod index;
 mod json_scan;
 pub mod keys;

@@ -11,6 +11,7 @@
 pub mod apply;
 pub mod embedders;
 pub mod errors;
+mod features;
 pub mod index_map;
 pub mod locales;
 pub mod priority;
@@ -38,6 +39,7 @@ use miroir_wire::tasks::{
 
 use self::apply::Indexer;
 use self::errors::{EngineError, Refusal};
+pub(crate) use self::features::Features;
 use self::index_map::IndexMap;
 use crate::queue::Queue;
 use crate::queue::query::view;
@@ -207,6 +209,7 @@ pub enum OpenError {
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    features: Arc<Features>,
     /// Its drop ends the thread. `None` when tasks are not run.
     worker: Option<Arc<Worker>>,
     /// Held, never read: its lock keeps other processes away.
@@ -222,6 +225,7 @@ impl Engine {
     pub fn open(data: &Path, config: EngineConfig, seams: Seams) -> Result<Self, OpenError> {
         let lock = claim_directory(data, config.lock_patience)?;
         let disk = |source| OpenError::Directory { path: data.to_owned(), source };
+        let features = Arc::new(Features::open(data).map_err(disk)?);
         let store = Store::open(data)?;
         let indexes = {
             let rtxn = store.read()?;
@@ -236,7 +240,7 @@ impl Engine {
             true => Some(Arc::new(Worker::start(Arc::clone(&shared)).map_err(disk)?)),
             false => None,
         };
-        Ok(Self { shared, worker, _lock: Arc::new(lock) })
+        Ok(Self { shared, features, worker, _lock: Arc::new(lock) })
     }
 
     /// Ends the worker and waits for it: the batch under way is given up at its next safe point,
@@ -248,6 +252,11 @@ impl Engine {
                 tracing::error!("waiting for the task worker panicked");
             }
         }
+    }
+
+    /// Experimental features.
+    pub(crate) fn features(&self) -> &Features {
+        &self.features
     }
 
     /// Makes a task durable and gives it the next uid. `custom_metadata` is shown back as

@@ -35,6 +35,8 @@ fn right(route: &Route) -> (Option<Action>, Option<&str>) {
         Route::Running | Route::Health => return (None, None),
         Route::NotSupported(_, action) => *action,
         Route::Version => Action::Version,
+        Route::GetFeatures => Action::ExperimentalFeaturesGet,
+        Route::SwitchFeatures => Action::ExperimentalFeaturesUpdate,
         Route::Stats => Action::StatsGet,
         Route::MultiSearch => Action::Search,
         Route::SwapIndexes => Action::IndexesSwap,

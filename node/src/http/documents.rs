@@ -61,7 +61,8 @@ pub(super) async fn serve(
         DocumentRoute::DeleteByFilter => {
             let DeleteByFilter { filter } = DeleteByFilter::from_json(&call.json().await?)?;
             check_index_uid(&index)?;
-            if read_filter(&filter, Code::InvalidDocumentFilter)?.is_none() {
+            let contains = node.engine.features().contains_filter();
+            if read_filter(&filter, Code::InvalidDocumentFilter, contains)?.is_none() {
                 let message = "Sending an empty filter is forbidden.";
                 return Err(ApiError::new(Code::InvalidDocumentFilter, message).into());
             }
@@ -99,8 +100,12 @@ async fn add(
 
 async fn browse(node: &Arc<Node>, index: String, query: BrowseQuery) -> Result<Answer, Refusal> {
     check_index_uid(&index)?;
-    let page =
-        node.blocking(move |node| search::browse(&node.engine.index(&index)?, &query)).await?;
+    let page = node
+        .blocking(move |node| {
+            let contains = node.engine.features().contains_filter();
+            search::browse(&node.engine.index(&index)?, &query, contains)
+        })
+        .await?;
     Ok(answer::raw_json(StatusCode::OK, page))
 }
 

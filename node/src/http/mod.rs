@@ -178,6 +178,8 @@ async fn dispatch(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> 
     match route {
         Route::Running | Route::Health => system::health(),
         Route::Version => system::version(),
+        Route::GetFeatures => system::features(node),
+        Route::SwitchFeatures => system::switch_features(node, call).await,
         Route::Stats => system::stats(node, call).await,
         Route::MultiSearch => search::multi(node, call).await,
         Route::SwapIndexes => indexes::swap(node, call).await,

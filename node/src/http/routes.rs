@@ -22,6 +22,10 @@ pub(crate) enum Route {
     Version,
     /// `GET /stats`
     Stats,
+    /// `GET /experimental-features`
+    GetFeatures,
+    /// `PATCH /experimental-features`
+    SwitchFeatures,
     /// `POST /multi-search`
     MultiSearch,
     /// `POST /swap-indexes`
@@ -162,6 +166,10 @@ pub(crate) fn resolve(method: &Method, path: &str) -> Result<Route, NoRoute> {
         [] => by_method(method, &[(Method::GET, R::Running)]),
         ["health"] => by_method(method, &[(Method::GET, R::Health)]),
         ["version"] => by_method(method, &[(Method::GET, R::Version)]),
+        ["experimental-features"] => {
+            let routes = [(Method::GET, R::GetFeatures), (Method::PATCH, R::SwitchFeatures)];
+            by_method(method, &routes)
+        }
         ["stats"] => by_method(method, &[(Method::GET, R::Stats)]),
         ["multi-search"] => by_method(method, &[(Method::POST, R::MultiSearch)]),
         ["swap-indexes"] => by_method(method, &[(Method::POST, R::SwapIndexes)]),
@@ -293,11 +301,6 @@ fn not_supported(method: &Method, segments: &[&str]) -> Result<Route, NoRoute> {
     let (what, action) = match segments {
         ["dumps"] => return post_not_supported(method, "dumps", Action::DumpsCreate),
         ["snapshots"] => return post_not_supported(method, "snapshots", Action::SnapshotsCreate),
-        ["experimental-features"] => {
-            let action =
-                either(Action::ExperimentalFeaturesGet, Action::ExperimentalFeaturesUpdate);
-            ("experimental features", action)
-        }
         ["network"] => ("networks of nodes", either(Action::NetworkGet, Action::NetworkUpdate)),
         ["chats", ..] => ("chat", Action::ChatsGet),
         ["logs", "stream" | "stderr"] => ("log routes", Action::MetricsGet),

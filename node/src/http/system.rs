@@ -1,7 +1,9 @@
-//! `/`, `/health`, `/version`, `/stats`.
+//! `/`, `/health`, `/version`, `/stats`, `/experimental-features`.
 
 use std::sync::Arc;
 
+use miroir_wire::error::{ApiError, Code};
+use miroir_wire::features::{CONTAINS_FILTER, FeaturesPatch, shown};
 use miroir_wire::index::{Health, Version};
 use serde_json::json;
 
@@ -28,4 +30,27 @@ pub(super) async fn stats(node: &Arc<Node>, call: &Call) -> Result<Answer, Refus
     let mut stats = node.blocking(|node| node.engine.stats()).await?;
     stats.indexes.retain(|index, _| call.grant.allows_index(index));
     answer::ok(&stats)
+}
+
+/// `GET /experimental-features`
+pub(super) fn features(node: &Arc<Node>) -> Result<Answer, Refusal> {
+    answer::ok(&shown(&node.engine.features().all()))
+}
+
+/// `PATCH /experimental-features`: what this node has nothing of can't be switched on.
+pub(super) async fn switch_features(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
+    let patch = FeaturesPatch::from_json(&call.json().await?)?;
+    let is_wrong =
+        |(name, on): &(&str, Option<bool>)| *on == Some(true) && *name != CONTAINS_FILTER;
+    if let Some((name, _)) = patch.all().into_iter().find(is_wrong) {
+        return Err(answer::not_supported(&format!("the experimental feature `{name}`")));
+    }
+    if let Some(on) = patch.contains_filter {
+        node.blocking(move |node| {
+            let kept = node.engine.features().switch_contains_filter(on);
+            kept.map_err(|error| ApiError::new(Code::IoError, error.to_string()))
+        })
+        .await?;
+    }
+    features(node)
 }

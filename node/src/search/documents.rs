@@ -25,14 +25,18 @@ pub(crate) fn document(index: &Index, id: &str, query: &GetDocument) -> Result<V
     Ok(out)
 }
 
-/// A page of documents with the number of all that match, as JSON.
+/// A page of documents with the number of all that match, as JSON. `contains`: see [`read_filter`].
 ///
 /// # Errors
 /// `invalid_document_filter`; what the database fails with.
-pub(crate) fn browse(index: &Index, query: &BrowseQuery) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn browse(
+    index: &Index,
+    query: &BrowseQuery,
+    contains: bool,
+) -> Result<Vec<u8>, ApiError> {
     let rtxn = index.read_txn().map_err(database_error)?;
     let filter = match &query.filter {
-        Some(filter) => read_filter(filter, Code::InvalidDocumentFilter)?,
+        Some(filter) => read_filter(filter, Code::InvalidDocumentFilter, contains)?,
         None => None,
     };
     let mut candidates = match &query.ids {

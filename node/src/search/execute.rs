@@ -47,7 +47,8 @@ pub(crate) fn search(
     let window = Window::of(query, total_hits_max(&index, &rtxn)?);
 
     let mut search = index.search(&rtxn);
-    prepare(&mut search, &index, &rtxn, query, &window)?;
+    let contains = engine.features().contains_filter();
+    prepare(&mut search, &index, &rtxn, query, &window, contains)?;
     if let Some(languages) = &languages {
         search.locales(languages.clone());
     }
@@ -140,6 +141,7 @@ pub(super) fn prepare<'q>(
     rtxn: &RoTxn<'_>,
     query: &'q SearchQuery,
     window: &Window,
+    contains: bool,
 ) -> Result<(), ApiError> {
     let cutoff = index.search_cutoff(rtxn).map_err(refusal)?;
     search.time_budget(match cutoff {
@@ -168,7 +170,7 @@ pub(super) fn prepare<'q>(
     search.offset(window.offset);
     search.limit(window.limit);
     if let Some(filter) = &query.filter
-        && let Some(filter) = read_filter(filter, Code::InvalidSearchFilter)?
+        && let Some(filter) = read_filter(filter, Code::InvalidSearchFilter, contains)?
     {
         search.filter(filter);
     }

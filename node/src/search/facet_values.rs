@@ -56,7 +56,8 @@ fn find_values(
     }
     let window = Window::of(counted, total_hits_max(index, rtxn)?);
     let mut search = index.search(rtxn);
-    prepare(&mut search, index, rtxn, counted, &window)?;
+    let contains = engine.features().contains_filter();
+    prepare(&mut search, index, rtxn, counted, &window, contains)?;
     let aim = take_aim(&mut search, counted, kind)?;
     let languages = languages(counted);
     if let Some(languages) = &languages {

@@ -199,7 +199,8 @@ impl Run<'_> {
 
         let mut search = index.search(rtxn);
         let window = Window::of(query, total_hits_max(index, rtxn)?);
-        prepare(&mut search, index, rtxn, query, &window)?;
+        let contains = self.engine.features().contains_filter();
+        prepare(&mut search, index, rtxn, query, &window, contains)?;
         if let Some(languages) = languages(query) {
             search.locales(languages);
         }

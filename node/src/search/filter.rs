@@ -14,12 +14,17 @@ use serde_json::Value;
 )]
 struct ContainsNotEnabled;
 
-/// Reads `filter`; `None` for one that holds no condition.
+/// Reads `filter`; `None` for one that holds no condition. `contains` allows the operators that are
+/// experimental.
 ///
 /// # Errors
 /// `code` for a filter that cannot be read, `feature_not_enabled` for operators that are
 /// experimental in Meilisearch 1.15.
-pub(crate) fn read_filter(filter: &Value, code: Code) -> Result<Option<Filter<'_>>, ApiError> {
+pub(crate) fn read_filter(
+    filter: &Value,
+    code: Code,
+    contains: bool,
+) -> Result<Option<Filter<'_>>, ApiError> {
     let filter = match filter {
         Value::String(expression) => Filter::from_str(expression),
         Value::Array(conditions) => {
@@ -33,7 +38,7 @@ pub(crate) fn read_filter(filter: &Value, code: Code) -> Result<Option<Filter<'_
         other => return Err(ApiError::new(code, unexpected(&["String", "Array"], other))),
     };
     let filter = filter.map_err(|error: milli::Error| ApiError::new(code, error.to_string()))?;
-    if let Some(token) = filter.as_ref().and_then(Filter::use_contains_operator) {
+    if !contains && let Some(token) = filter.as_ref().and_then(Filter::use_contains_operator) {
         let message = token.as_external_error(ContainsNotEnabled).to_string();
         return Err(ApiError::new(Code::FeatureNotEnabled, message));
     }
@@ -84,18 +89,21 @@ mod tests {
             ),
         ];
         for (filter, message) in cases {
-            let error = read_filter(&filter, Code::InvalidSearchFilter).unwrap_err();
+            let error = read_filter(&filter, Code::InvalidSearchFilter, false).unwrap_err();
             assert_eq!((error.code, error.message.as_str()), (Code::InvalidSearchFilter, message));
         }
-        let error = read_filter(&json!("a CONTAINS b"), Code::InvalidSearchFilter).unwrap_err();
+        let error =
+            read_filter(&json!("a CONTAINS b"), Code::InvalidSearchFilter, false).unwrap_err();
         assert_eq!(error.code, Code::FeatureNotEnabled);
         assert!(error.message.ends_with("3:11 a CONTAINS b"), "{}", error.message);
+        let filter = json!("a CONTAINS b");
+        assert!(read_filter(&filter, Code::InvalidSearchFilter, true).unwrap().is_some());
     }
 
     #[test]
     fn empty_filters_hold_no_condition() {
         for filter in [json!(""), json!([]), json!([[], ""])] {
-            assert!(read_filter(&filter, Code::InvalidSearchFilter).unwrap().is_none());
+            assert!(read_filter(&filter, Code::InvalidSearchFilter, false).unwrap().is_none());
         }
     }
 }

@@ -48,7 +48,8 @@ pub(crate) fn similar(
         named.quantized,
     );
     if let Some(filter) = &query.filter
-        && let Some(filter) = read_filter(filter, Code::InvalidSimilarFilter)?
+        && let Some(filter) =
+            read_filter(filter, Code::InvalidSimilarFilter, engine.features().contains_filter())?
     {
         similar.filter(filter);
     }

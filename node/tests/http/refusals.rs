@@ -166,11 +166,18 @@ const CASES: &[Case] = &[
         "Cannot find embedder with name `nothing`.",
     ),
     case(
-        "GET",
+        "PATCH",
         "/experimental-features",
-        "",
+        r#"{"network":true}"#,
         (501, "miroir_not_supported"),
-        "The embedded node does not support experimental features. Use a Meilisearch server for it.",
+        "The embedded node does not support the experimental feature `network`. Use a Meilisearch server for it.",
+    ),
+    case(
+        "PATCH",
+        "/experimental-features",
+        r#"{"containFilter":true}"#,
+        (400, "bad_request"),
+        "Unknown field `containFilter`: did you mean `containsFilter`? expected one of `metrics`, `logsRoute`, `editDocumentsByFunction`, `containsFilter`, `network`, `getTaskDocumentsRoute`, `compositeEmbedders`, `chatCompletions`",
     ),
     case(
         "POST",

@@ -29,6 +29,7 @@
 pub mod api_keys;
 pub mod disks;
 pub mod enqueue;
+pub mod features;
 pub mod finish;
 pub mod indexes;
 pub mod jobs;
@@ -196,6 +197,7 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::DeleteWebhook { uuid } => webhooks::delete(tx, uuid),
         Command::WebhookSent { uuid, through } => webhooks::sent(tx, uuid, *through),
         Command::Topology(command) => topology::apply(tx, command),
+        Command::SwitchFeatures { features } => features::switch(tx, features),
     }
 }
 
@@ -232,6 +234,7 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         | Command::DeleteApiKey { .. }
         | Command::InitApiKeys { .. }
         | Command::Topology(_)
+        | Command::SwitchFeatures { .. }
         | Command::NoteDisk { .. } => true,
         Command::EnqueueTask(task)
         | Command::AcceptTask { task, .. }

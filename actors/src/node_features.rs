@@ -1,0 +1,70 @@
+//! Experimental features that operators switched, on every node: also on those that were away, or came
+//! later.
+//!
+//! The log says what was switched ([`miroir_storage::tables::features`]); whoever checks a node's health
+//! ([`crate::health_checker`]) sees to it at each check, as long as anything was. A node that does not know
+//! a feature is asked for the others.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use miroir_storage::ids::NodeId;
+use miroir_storage::log::CoordinatorLog;
+use serde_json::{Map, Value};
+
+use crate::lane::deliver::CONFIRMED_MAX;
+use crate::node_calls::{NodeCallError, NodeCalls};
+
+/// Where nodes show and switch them.
+pub const PATH: &str = "/experimental-features";
+
+/// Switches what is not on the node as it was agreed. A pod that may have missed a change does nothing.
+///
+/// # Errors
+/// When the node does not answer, or refuses.
+pub async fn bring(
+    calls: &NodeCalls,
+    log: &CoordinatorLog,
+    node: &NodeId,
+) -> Result<(), NodeCallError> {
+    let agreed = log.routing().features.clone();
+    if agreed.is_empty() || log.confirmed().age > CONFIRMED_MAX {
+        return Ok(());
+    }
+    let found: Map<String, Value> = calls.json(node, Method::GET, PATH.into(), None).await?;
+    let wanted = differing(&agreed, &found);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(%node, ?wanted, "switching experimental features");
+    let _now: Value =
+        calls.json(node, Method::PATCH, PATH.into(), Some(&Value::Object(wanted))).await?;
+    Ok(())
+}
+
+/// The features that a node knows and has otherwise than agreed, as they should be.
+fn differing(agreed: &BTreeMap<String, bool>, found: &Map<String, Value>) -> Map<String, Value> {
+    let differs = |(name, on): &(&String, &bool)| {
+        found.get(*name).is_some_and(|found| *found != Value::Bool(**on))
+    };
+    let wanted = agreed.iter().filter(differs);
+    wanted.map(|(name, on)| (name.clone(), Value::Bool(*on))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_differs_and_is_known_there_is_switched() {
+        let agreed = BTreeMap::from([
+            ("containsFilter".to_owned(), true),
+            ("metrics".to_owned(), false),
+            ("newer".to_owned(), true),
+        ]);
+        let found = json!({ "metrics": false, "containsFilter": false, "network": true });
+        let found = found.as_object().cloned().unwrap_or_default();
+        assert_eq!(Value::Object(differing(&agreed, &found)), json!({ "containsFilter": true }));
+    }
+}
