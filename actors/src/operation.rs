@@ -8,6 +8,7 @@
 pub mod index;
 pub mod settings;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct OperationArguments {
     pub work: OperationWork,
     /// The nodes it covers.
     pub nodes: Vec<NodeId>,
+    /// The lives of their disks when it began.
+    pub disk_lives: BTreeMap<NodeId, u64>,
     /// When it began.
     pub started: tokio::time::Instant,
 }
@@ -161,12 +164,15 @@ impl OperationArguments {
         }
     }
 
-    /// The newest task of each node that took part, for the lanes' marks.
+    /// The newest task of each node that took part, for the lanes' marks. One that has another disk by
+    /// now has nothing of what was done, and is brought to this place by its lane.
     pub async fn newest_tasks(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Option<u64>)> {
         let mut newest = Vec::with_capacity(nodes.len());
         for node in nodes {
             let uid = self.pod.calls.newest_task(&node).await.ok().flatten();
-            newest.push((node, uid));
+            if self.disk_lives.get(&node) == Some(&self.pod.calls.disk_life(&node)) {
+                newest.push((node, uid));
+            }
         }
         newest
     }

@@ -355,7 +355,9 @@ async fn start_operation(
         }
         _ => OperationWork::Delete,
     };
+    let life_of = |node: &NodeId| (node.clone(), state.pod.calls.disk_life(node));
     let arguments = OperationArguments {
+        disk_lives: nodes.iter().map(life_of).collect(),
         pod: state.pod.clone(),
         writer: myself.clone(),
         fence: state.fence.clone(),
