@@ -87,10 +87,15 @@ impl Ledger {
         }
     }
 
-    /// A pod sends a node a request that it has taken already, without having asked.
-    pub fn note_unasked(&self, pod: &PodId, node: &NodeId, name: &str) {
+    /// A pod sends a node a request that it has taken already, without having asked. What a former writer
+    /// sends in the moment of its replacement, its successor has asked for and sent, too.
+    pub fn note_unasked(&self, pod: &PodId, node: &NodeId, index: &IndexUid, name: &str) {
+        let mut inner = self.lock();
+        if inner.holders.get(&writer_role(index)).is_some_and(|(holder, _)| holder != pod) {
+            return;
+        }
         let evidence = format!("{pod} sent {name} though {node} had taken it, and did not ask");
-        self.lock().found.push(Violation { property: "nodes_are_asked_first", evidence });
+        inner.found.push(Violation { property: "nodes_are_asked_first", evidence });
     }
 
     /// What did not hold since the last call.

@@ -428,7 +428,7 @@ impl NodeTransport for LifeTransport {
             if let Some((node, name)) = node.zip(request_name(&call.path))
                 && self.asked.is_sent_blindly(node, &index, &name)
             {
-                self.ledger.note_unasked(&pod_id(self.pod), &node.id, &name);
+                self.ledger.note_unasked(&pod_id(self.pod), &node.id, &index, &name);
             }
         }
         let question = listed_index(&call);

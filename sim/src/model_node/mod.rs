@@ -185,13 +185,13 @@ impl ModelNode {
     }
 
     /// Whether it has taken a request of this name, has not failed it at last, and has not been emptied
-    /// since: what was emptied is filled again.
+    /// or copied to since: what a copy brings may be of an earlier time.
     pub fn has_taken(&self, index: &str, name: &str) -> bool {
         let state = self.lock();
         let of_index = state.tasks.values().rev().filter(|task| task.index == index);
         let empties = |task: &Task| {
             let name = task.custom_metadata.as_deref().unwrap_or_default();
-            name.contains(":empty") || matches!(task.work, Work::Delete)
+            name.contains(":empty") || name.contains(":copy:") || matches!(task.work, Work::Delete)
         };
         let mut since = of_index.take_while(|task| !empties(task));
         let newest = since.find(|task| task.custom_metadata.as_deref() == Some(name));
