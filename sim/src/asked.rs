@@ -24,13 +24,13 @@ impl Asked {
         self.lock().insert(key, BTreeSet::new());
     }
 
-    /// A request is sent. Whether the node has taken it already, and this life has not asked the node
-    /// since it last sent it.
+    /// A request is sent. Whether the node has taken it already, as its last, and this life has not asked
+    /// the node since it last sent it.
     pub fn is_sent_blindly(&self, node: &ModelNode, index: &IndexUid, name: &str) -> bool {
         let mut sent_since = self.lock();
         let known = sent_since.get_mut(&(node.id.clone(), index.clone()));
         let is_unasked = known.is_none_or(|sent| !sent.insert(name.to_owned()));
-        is_unasked && node.has_taken(index.as_str(), name)
+        is_unasked && node.has_taken_last(index.as_str(), name)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(NodeId, IndexUid), BTreeSet<String>>> {

@@ -184,19 +184,17 @@ impl ModelNode {
         Some(answer)
     }
 
-    /// Whether it has taken a request of this name, has not failed it at last, and has not been emptied
-    /// or copied to since: what a copy brings may be of an earlier time.
-    pub fn has_taken(&self, index: &str, name: &str) -> bool {
+    /// Whether the last request with a name that it has taken is this one, and has not failed. Those
+    /// before were followed to their ends: a writer begins a run anew, or repeats it after a copy.
+    pub fn has_taken_last(&self, index: &str, name: &str) -> bool {
         let state = self.lock();
         let of_index = state.tasks.values().rev().filter(|task| task.index == index);
-        let empties = |task: &Task| {
-            let name = task.custom_metadata.as_deref().unwrap_or_default();
-            name.contains(":empty") || name.contains(":copy:") || matches!(task.work, Work::Delete)
-        };
-        let mut since = of_index.take_while(|task| !empties(task));
-        let newest = since.find(|task| task.custom_metadata.as_deref() == Some(name));
-        newest.is_some_and(|task| {
-            matches!(task.status, Status::Enqueued | Status::Processing | Status::Succeeded)
+        let mut since = of_index.take_while(|task| !matches!(task.work, Work::Delete));
+        let last = since.find(|task| task.custom_metadata.is_some());
+        last.is_some_and(|task| {
+            let holds =
+                matches!(task.status, Status::Enqueued | Status::Processing | Status::Succeeded);
+            holds && task.custom_metadata.as_deref() == Some(name)
         })
     }
 
