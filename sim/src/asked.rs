@@ -4,17 +4,19 @@
 //! answer, or that a former life may have sent, is looked for in the node's list of tasks first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use miroir_storage::ids::{IndexUid, NodeId};
 
 use crate::model_node::ModelNode;
 
+/// Of each node and index that was asked about: what was sent since.
+type SentSince = BTreeMap<(NodeId, IndexUid), BTreeSet<String>>;
+
 /// What one life of a pod has asked and sent.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
-    /// Of each node and index that was asked about: what was sent since.
-    sent_since: Arc<Mutex<BTreeMap<(NodeId, IndexUid), BTreeSet<String>>>>,
+    sent_since: Arc<Mutex<SentSince>>,
 }
 
 impl Asked {
@@ -33,7 +35,7 @@ impl Asked {
         is_unasked && node.has_taken_last(index.as_str(), name)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(NodeId, IndexUid), BTreeSet<String>>> {
+    fn lock(&self) -> MutexGuard<'_, SentSince> {
         self.sent_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

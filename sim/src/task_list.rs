@@ -8,11 +8,13 @@ use miroir_storage::engine::{ALL_KEYS, Direction};
 use miroir_storage::tables::tasks::TaskRecord;
 use miroir_storage::tables::{TASKS, records};
 
+/// By key: the bytes, and what they say.
+type Decoded = BTreeMap<Vec<u8>, (Vec<u8>, Arc<TaskRecord>)>;
+
 /// One for all pods of a world: most of the time they hold the same.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TaskList {
-    /// By key: the bytes, and what they say.
-    decoded: Arc<Mutex<BTreeMap<Vec<u8>, (Vec<u8>, Arc<TaskRecord>)>>>,
+    decoded: Arc<Mutex<Decoded>>,
 }
 
 impl TaskList {
