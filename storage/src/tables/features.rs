@@ -1,4 +1,4 @@
-//! Experimental features of nodes, as operators switched them: one [`FeaturesRecord`] in `META`.
+//! Experimental features of nodes, as operators switched them: one record in `META`.
 //!
 //! Written by `SwitchFeatures`, whose features are laid over those before. What was never switched is as
 //! each node has it.
