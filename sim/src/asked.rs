@@ -27,12 +27,13 @@ impl Asked {
     }
 
     /// A request is sent. Whether the node has taken it already, as its last, and this life has not asked
-    /// the node since it last sent it.
+    /// the node since it last sent it. What is emptied may be emptied again, of other shards, under the
+    /// same name.
     pub fn is_sent_blindly(&self, node: &ModelNode, index: &IndexUid, name: &str) -> bool {
         let mut sent_since = self.lock();
         let known = sent_since.get_mut(&(node.id.clone(), index.clone()));
         let is_unasked = known.is_none_or(|sent| !sent.insert(name.to_owned()));
-        is_unasked && node.has_taken_last(index.as_str(), name)
+        is_unasked && !name.contains(":empty") && node.has_taken_last(index.as_str(), name)
     }
 
     fn lock(&self) -> MutexGuard<'_, SentSince> {
