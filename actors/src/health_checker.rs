@@ -1,6 +1,6 @@
 //! Checks every node's health and says who is down, looks whether it still has its disk
-//! ([`crate::node_disks`]), and the features that were switched ([`crate::node_features`]); and, once every node's version is known, says what settings new indexes begin
-//! with.
+//! ([`crate::node_disks`]), and the features that were switched ([`crate::node_features`]); and, once every
+//! node's version is known, says what settings new indexes begin with.
 //!
 //! In shares: the pod that rendezvous gives a node checks it and publishes what it found (`node/<id>`
 //! in gossip), the others take its word, except while they know nothing of the node yet or suspect
@@ -244,7 +244,8 @@ fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerSta
                 if answered && let Err(error) = node_disks::look(&calls, &log, &node).await {
                     tracing::debug!(%node, %error, "node's disk could not be looked at");
                 }
-                if answered && let Err(error) = node_features::bring(&calls, &log, &node).await {
+                if answered && let Err(error) = node_features::look_after(&calls, &log, &node).await
+                {
                     tracing::warn!(%node, %error, "experimental features could not be switched");
                 }
                 let _stopped =

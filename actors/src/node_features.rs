@@ -18,21 +18,33 @@ use crate::node_calls::{NodeCallError, NodeCalls};
 /// Where nodes show and switch them.
 pub const PATH: &str = "/experimental-features";
 
-/// Switches what is not on the node as it was agreed. A pod that may have missed a change does nothing.
+/// Looks after a node, unless nothing was ever switched, or this pod may have missed a change.
 ///
 /// # Errors
-/// When the node does not answer, or refuses.
-pub async fn bring(
+/// See [`bring`].
+pub(crate) async fn look_after(
     calls: &NodeCalls,
     log: &CoordinatorLog,
     node: &NodeId,
 ) -> Result<(), NodeCallError> {
     let agreed = log.routing().features.clone();
-    if agreed.is_empty() || log.confirmed().age > CONFIRMED_MAX {
-        return Ok(());
+    match agreed.is_empty() || log.confirmed().age > CONFIRMED_MAX {
+        true => Ok(()),
+        false => bring(calls, &agreed, node).await,
     }
+}
+
+/// Switches what is not on the node as it was agreed.
+///
+/// # Errors
+/// When the node does not answer, or refuses.
+pub async fn bring(
+    calls: &NodeCalls,
+    agreed: &BTreeMap<String, bool>,
+    node: &NodeId,
+) -> Result<(), NodeCallError> {
     let found: Map<String, Value> = calls.json(node, Method::GET, PATH.into(), None).await?;
-    let wanted = differing(&agreed, &found);
+    let wanted = differing(agreed, &found);
     if wanted.is_empty() {
         return Ok(());
     }

@@ -47,8 +47,9 @@ pub async fn switch(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
         return Err(ApiError::new(Code::MiroirNotSupported, message));
     }
     propose(pod, &Command::SwitchFeatures { features }).await?;
+    let agreed = &pod.log.routing().features.clone();
     let switching = nodes(pod).into_iter().map(|node| async move {
-        let switched = node_features::bring(&pod.calls, &pod.log, &node).await;
+        let switched = node_features::bring(&pod.calls, agreed, &node).await;
         switched.err().map(|error| (node, error))
     });
     let failed = futures::future::join_all(switching).await.into_iter().flatten().next();

@@ -6,10 +6,9 @@
 //! The keys that a node begins with are made when the file is not there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::{fs, io};
 
 use miroir_seams::Seams;
 use miroir_wire::access::KeyRing;
@@ -17,6 +16,8 @@ use miroir_wire::error::{ApiError, Code};
 use miroir_wire::keys::{Action, IndexPattern, Key};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+
+use crate::whole_file;
 
 /// Keys kept at most: all are written when one changes.
 const KEYS_MAX: usize = 10_000;
@@ -181,14 +182,7 @@ impl NodeKeys {
         let stored: Vec<StoredKey> = keys.values().map(StoredKey::from).collect();
         let bytes = serde_json::to_vec(&stored)
             .map_err(|source| KeysError::Content { path: self.file.clone(), source })?;
-        let beside = self.file.with_extension("json.new");
-        let mut file = File::create(&beside).map_err(failed)?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&beside, &self.file).map_err(failed)?;
-        match self.file.parent() {
-            Some(folder) => File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed),
-            None => Ok(()),
-        }
+        whole_file::replace(&self.file, &bytes).map_err(failed)
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `queue` | the tasks, on disk, and the thread that carries them out |
 //! | `search` | queries and the shape of answers |
 //! | `keys` | the API keys, in memory and on disk |
+//! | `whole_file` | small files that are replaced as a whole |
 //! | `http` | routes, rights, bodies, connections |
 
 pub mod engine;
@@ -17,6 +18,7 @@ mod http;
 mod keys;
 pub mod queue;
 mod search;
+mod whole_file;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,10 +1,10 @@
 //! Marking the documents that a node has for another partition, in the lane's own turn.
 //!
 //! Each replica marks its own documents: no document travels, only ids and marks do. Nothing else is under
-//! way on the node for the index meanwhile, what a former life of the lane has sent included, so a document that was listed is still there when its mark
-//! arrives, and an update of its shard field alone changes it and creates none. A request that is
-//! carried out late, after the document was deleted, does: it is a stray like any other
-//! ([`super::audit`]), and the replica is copied.
+//! way on the node for the index meanwhile, what a former life of the lane has sent included, so a
+//! document that was listed is still there when its mark arrives, and an update of its shard field alone
+//! changes it and creates none. A request that is carried out late, after the document was deleted, does:
+//! it is a stray like any other ([`super::audit`]), and the replica is copied.
 
 use bytes::Bytes;
 use http::Method;

@@ -6,13 +6,14 @@
 //! Only operators of filters can be: the node has nothing of what the others switch.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::{fs, io};
 
 use miroir_wire::features::CONTAINS_FILTER;
+
+use crate::whole_file;
 
 /// What is switched on.
 #[derive(Debug)]
@@ -57,14 +58,7 @@ impl Features {
     pub(crate) fn switch_contains_filter(&self, on: bool) -> io::Result<()> {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = serde_json::to_vec(&BTreeMap::from([(CONTAINS_FILTER, on)]))?;
-        let beside = self.file.with_extension("json.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(&kept)?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.file)?;
-        if let Some(folder) = self.file.parent() {
-            File::open(folder)?.sync_all()?;
-        }
+        whole_file::replace(&self.file, &kept)?;
         self.contains_filter.store(on, Ordering::Relaxed);
         Ok(())
     }
