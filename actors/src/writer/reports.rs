@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::Ending;
 use miroir_storage::ids::{NodeId, ShardId};
-use miroir_storage::tables::indexes::in_sync_of;
+use miroir_storage::tables::indexes::{GroupPlacement, in_sync_of};
 use ractor::ActorProcessingErr;
 
 use super::entries::{Decision, Entry, Stage, judge};
@@ -79,6 +79,17 @@ fn agrees(entry: &Entry, held: &BTreeSet<ShardId>, outcome: &PartOutcome) -> boo
     refused == refused_by_all
 }
 
+/// Whether a lane that is out of the in-sync sets had passed a task before it was decided without
+/// it, and had done other with it than was decided: it applied, say, what those that were left had
+/// no space for. Without a report it has applied it, as in [`votes`].
+fn parted(entry: &Entry, node: &NodeId, lane: &LaneView, groups: &[GroupPlacement]) -> bool {
+    lane.standing != Standing::NeedsCopy && lane.passed >= Some(entry.task.uid) && {
+        let applied = PartOutcome::Applied { deleted: None };
+        let outcome = entry.results.get(node).unwrap_or(&applied);
+        !agrees(entry, &lane.carried(groups, node), outcome)
+    }
+}
+
 /// What a replica reported before it was emptied counts no more.
 pub(super) fn forget_results(state: &mut WriterState, node: &NodeId) {
     for entry in &mut state.entries {
@@ -135,6 +146,13 @@ pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
             effects: Vec::new(),
         };
         entry.stage = Stage::Decided(Box::new(decision));
+        for (node, lane) in &mut state.lanes {
+            if !required.contains(node) && parted(entry, node, lane, &index.groups) {
+                tracing::warn!(%node, index = %state.fence.index, task = entry.task.uid.0,
+                    "a replica that catches up had done otherwise than those that judge");
+                lane.standing = Standing::NeedsCopy;
+            }
+        }
     }
     for node in alone {
         if let Some(lane) = state.lanes.get_mut(&node) {
