@@ -69,7 +69,10 @@ impl LaneBegins<'_> {
         let turn = Turn::default();
         let settled: BTreeSet<ShardId> = held.difference(&moves.arriving).copied().collect();
         let in_sync = !settled.is_empty() && is_in_sync_for(&placed.groups, &node, &settled);
-        if fence.epoch > Epoch(1) && mark.provisioned && (interrupted || !in_sync) {
+        let replica = disks::replica(pod.log.engine().as_ref(), index, &node)?;
+        // What is not provisioned may be so because a copy, or what came before it, did not end.
+        let has_begun = mark.provisioned || replica.content != Content::Whole;
+        if fence.epoch > Epoch(1) && has_begun && (interrupted || !in_sync) {
             // So may those of a copy. Two: what is found later can't be told from what came late.
             pod.calls.sent().note_lost(&node, index.as_str());
             pod.calls.sent().note_lost(&node, index.as_str());
@@ -84,7 +87,6 @@ impl LaneBegins<'_> {
             fence: fence.clone(),
             seams: pod.seams.clone(),
         };
-        let replica = disks::replica(pod.log.engine().as_ref(), index, &node)?;
         let is_gone = replica.content == Content::Gone;
         let disk_life = replica.life;
         let arguments = LaneArguments { writer: myself.clone(), delivery, disk_life };
