@@ -70,7 +70,7 @@ pub async fn run_pod(config: Config, seams: Seams, mut stop: Stop) -> anyhow::Re
         journal,
         of_pod.clone(),
         peering.view(&config, &seams),
-        Arc::new(WebOutlet::new(Arc::new(Web::new()))),
+        Arc::new(WebOutlet::new(Arc::new(Web::new().context("no TLS for webhooks")?))),
         seams.clone(),
     );
     let drain = peering.serve(&pod, &seams);
