@@ -6,6 +6,11 @@
 //! again over documents that nobody changes: each must be answered as before the first move, and
 //! none may say that it is incomplete while nothing but planned operations goes on. Afterwards every
 //! document on every replica is compared with what was acknowledged.
+//!
+//! The same story can be told with other numbers and other moments, which takes longer than CI has:
+//! `MIROIR_MOVES_SEEDS=20 cargo nextest run -p miroir-tests --run-ignored only whoever_leads` kills the
+//! pod that leads each operation at a random moment of it, 20 times over; `MIROIR_MOVES_DOCUMENTS=100000` sets how many
+//! documents there are.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,17 +24,25 @@ use miroir_seams::Tasks;
 use miroir_tests::client::Api;
 use miroir_tests::processes::{Cluster, Member, NodeProcess};
 use miroir_tests::replicas;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const INDEX: &str = "moves";
-/// Documents that nobody changes.
+/// Documents that nobody changes, where nothing else is said.
 const STEADY: usize = 2_000;
+/// Documents in one request while they are loaded.
+const BATCH: usize = 5_000;
 /// Ids that are written, rewritten and deleted.
 const LIVELY: usize = 60;
-/// How long one operation may take.
+/// How long one operation may take, per [`STEADY_FAST`] documents.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// See [`PATIENCE`].
+const STEADY_FAST: usize = 20_000;
+/// In a random story the pod that leads an operation is killed within so long after it began.
+const STRIKE_MAX_MS: u64 = 4_000;
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(250);
 /// Pause between two writes, and two searches.
@@ -79,7 +92,7 @@ impl Clients {
     async fn insist(&self, round: u64, method: Method, path: &str, body: &Value) {
         let key = format!("moves-{round}");
         let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         for at in round as usize.. {
             let api = &self.apis[at % self.apis.len()];
             let body = Bytes::from(body.to_string());
@@ -194,7 +207,7 @@ impl Operator {
     }
 
     async fn order(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         for at in 0.. {
             match self.apis[at % self.apis.len()].call(method.clone(), path, body).await {
                 Ok(answer) => return answer,
@@ -207,7 +220,7 @@ impl Operator {
 
     /// Waits until every shard is in its place; how many replicas that took.
     async fn settled(&self) -> u64 {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         let mut total = 0;
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -222,16 +235,10 @@ impl Operator {
         }
     }
 
-    /// Orders another number of shards; waits until it is reached, and everything in its place.
-    async fn reshard(&self, shards: u32) {
-        let path = format!("/_miroir/indexes/{INDEX}/reshard");
-        self.order(Method::POST, &path, Some(&json!({ "shards": shards }))).await;
-        self.resharded(shards).await;
-    }
-
+    /// Waits until the index has so many shards, and everything is in its place.
     async fn resharded(&self, shards: u32) {
         let path = format!("/_miroir/indexes/{INDEX}/reshard");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let view = self.order(Method::GET, &path, None).await;
             if view["state"] == "idle" && view["target"].is_null() {
@@ -252,14 +259,40 @@ impl Operator {
     }
 }
 
+/// How many documents there are that nobody changes.
+fn steady() -> usize {
+    let said = std::env::var("MIROIR_MOVES_DOCUMENTS").ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(STEADY)
+}
+
+fn patience() -> Duration {
+    PATIENCE * u32::try_from(steady().div_ceil(STEADY_FAST)).unwrap_or(1)
+}
+
+/// When the pods that lead are killed.
+struct Trouble {
+    /// `None`: twice, at once.
+    dice: Option<ChaCha8Rng>,
+}
+
+impl Trouble {
+    /// How long after an operation began its leader is killed; `usually` without dice.
+    fn strikes(&mut self, usually: Option<Duration>) -> Option<Duration> {
+        match &mut self.dice {
+            None => usually,
+            Some(dice) => Some(Duration::from_millis(dice.random_range(0..STRIKE_MAX_MS))),
+        }
+    }
+}
+
 async fn load(api: &Api) {
     let create = json!({ "uid": INDEX, "primaryKey": "id" });
-    api.apply(Method::POST, "/indexes", Some(&create), PATIENCE).await.expect("an index");
+    api.apply(Method::POST, "/indexes", Some(&create), patience()).await.expect("an index");
     let settings = json!({ "filterableAttributes": ["kind", "n", "color"],
         "sortableAttributes": ["n"], "rankingRules": ["words", "sort", "typo", "exactness"] });
     let path = format!("/indexes/{INDEX}/settings");
-    api.apply(Method::PATCH, &path, Some(&settings), PATIENCE).await.expect("settings");
-    let documents: Vec<Value> = (0..STEADY)
+    api.apply(Method::PATCH, &path, Some(&settings), patience()).await.expect("settings");
+    let documents: Vec<Value> = (0..steady())
         .map(|n| {
             let word = |step: usize| WORDS[(n * step + n / 8) % WORDS.len()];
             json!({ "id": format!("steady-{n}"), "n": n, "kind": "steady",
@@ -268,8 +301,9 @@ async fn load(api: &Api) {
         })
         .collect();
     let path = format!("/indexes/{INDEX}/documents");
-    let documents = Value::Array(documents);
-    api.apply(Method::POST, &path, Some(&documents), PATIENCE).await.expect("documents");
+    for batch in documents.chunks(BATCH) {
+        api.apply(Method::POST, &path, Some(&json!(batch)), patience()).await.expect("documents");
+    }
 }
 
 async fn another_node(directory: &Path, id: &str) -> (NodeProcess, Member) {
@@ -285,8 +319,17 @@ async fn another_node(directory: &Path, id: &str) -> (NodeProcess, Member) {
     (node, member)
 }
 
-/// Kills the pod that holds a role, the writer of an index by what its role begins with.
-async fn kill_holder(cluster: &Cluster, operator: &Operator, clients: &Clients, role: &str) {
+/// Kills the pod that holds a role, the writer of an index by what its role begins with, after a
+/// while, and waits until all is well again.
+async fn strike(
+    after: Option<Duration>,
+    cluster: &Cluster,
+    operator: &Operator,
+    clients: &Clients,
+    role: &str,
+) {
+    let Some(after) = after else { return };
+    tokio::time::sleep(after).await;
     let roles = operator.order(Method::GET, "/_miroir/roles", None).await;
     let mut roles = roles.as_array().cloned().unwrap_or_default();
     roles.retain(|known| known["role"].as_str().is_some_and(|name| name.starts_with(role)));
@@ -295,16 +338,17 @@ async fn kill_holder(cluster: &Cluster, operator: &Operator, clients: &Clients, 
     let pod = cluster.ready.pods.iter().find(|pod| pod.id == holder).expect("a pod of ours");
     clients.rough.store(true, Ordering::Relaxed);
     cluster.kill(pod).expect("kill -9 of a pod");
+    calm_again(cluster, operator, clients).await;
 }
 
 /// Waits until everybody answers again, and nobody is left out.
 async fn calm_again(cluster: &Cluster, operator: &Operator, clients: &Clients) {
     for member in cluster.ready.pods.iter().chain(&cluster.ready.nodes) {
         let api = cluster.node_api(member);
-        api.wait_until_healthy(PATIENCE).await.expect("it is started again");
+        api.wait_until_healthy(patience()).await.expect("it is started again");
     }
     operator.settled().await;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         let topology = operator.order(Method::GET, "/_miroir/topology", None).await;
         let nodes = topology["nodes"].as_array().cloned().unwrap_or_default();
@@ -334,6 +378,22 @@ async fn start(clients: &Clients, apis: &Api) -> Vec<JoinHandle<()>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_client_notices_that_the_fleet_changes() {
+    tell(Trouble { dice: None }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute or more for each seed"]
+async fn whoever_leads_may_be_killed_at_any_moment() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = number("MIROIR_MOVES_SEED").unwrap_or(1);
+    for seed in first..first + number("MIROIR_MOVES_SEEDS").unwrap_or(1) {
+        let began = Instant::now();
+        tell(Trouble { dice: Some(ChaCha8Rng::seed_from_u64(seed)) }).await;
+        println!("seed {seed}: well, after {} s", began.elapsed().as_secs());
+    }
+}
+
+async fn tell(mut trouble: Trouble) {
     let directory = tempfile::tempdir().expect("a directory");
     let arguments = ["--pods", "3", "--nodes", "2", "--groups", "1", "--rf", "1", "--shards", "16"];
     let cluster = Cluster::start(directory.path(), &arguments).await.expect("a cluster");
@@ -349,15 +409,18 @@ async fn no_client_notices_that_the_fleet_changes() {
     let planned = dry["place"].as_array().map_or(0, Vec::len) as u64;
     assert!(planned > 0 && operator.node("third").await.is_null(), "{dry}");
     operator.order(Method::POST, "/_miroir/nodes", Some(&body)).await;
-    assert_eq!(operator.settled().await, planned, "more or less moved than was said");
+    match trouble.strikes(None) {
+        None => assert_eq!(operator.settled().await, planned, "more or less moved than was said"),
+        after => strike(after, &cluster, &operator, &clients, "rebalancer").await,
+    }
     assert_eq!(operator.node("third").await["inSync"], json!(planned));
 
     // A node is emptied and leaves; meanwhile the pod that steers it is killed.
     let leaving = &cluster.ready.nodes[0];
     let drain = format!("/_miroir/nodes/{}/drain", leaving.id);
     operator.order(Method::POST, &drain, None).await;
-    kill_holder(&cluster, &operator, &clients, "rebalancer").await;
-    calm_again(&cluster, &operator, &clients).await;
+    let after = trouble.strikes(Some(Duration::ZERO));
+    strike(after, &cluster, &operator, &clients, "rebalancer").await;
     assert_eq!(operator.node(&leaving.id).await["part"], "drained");
     let left = cluster.node_api(leaving).get("/indexes").await.expect("the node's indexes");
     assert!(!left.to_string().contains(INDEX), "something was left behind: {left}");
@@ -365,6 +428,8 @@ async fn no_client_notices_that_the_fleet_changes() {
 
     // Two copies of everything; a node is killed while they are made.
     operator.order(Method::PUT, "/_miroir/replication", Some(&json!({ "factor": 2 }))).await;
+    let after = trouble.strikes(None);
+    strike(after, &cluster, &operator, &clients, "rebalancer").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     clients.rough.store(true, Ordering::Relaxed);
     cluster.kill(&cluster.ready.nodes[1]).expect("kill -9 of a node");
@@ -376,10 +441,13 @@ async fn no_client_notices_that_the_fleet_changes() {
     let dry = operator.order(Method::POST, &format!("{path}?dryRun=true"), Some(&order)).await;
     assert_eq!((&dry["shards"], &dry["target"]), (&json!(16), &json!(48)), "{dry}");
     operator.order(Method::POST, &path, Some(&order)).await;
-    kill_holder(&cluster, &operator, &clients, "writer/").await;
+    let after = trouble.strikes(Some(Duration::ZERO));
+    strike(after, &cluster, &operator, &clients, "writer/").await;
     operator.resharded(48).await;
-    calm_again(&cluster, &operator, &clients).await;
-    operator.reshard(12).await;
+    operator.order(Method::POST, &path, Some(&json!({ "shards": 12 }))).await;
+    let after = trouble.strikes(None);
+    strike(after, &cluster, &operator, &clients, "writer/").await;
+    operator.resharded(12).await;
 
     clients.stop.store(true, Ordering::Relaxed);
     for task in started {
@@ -389,16 +457,17 @@ async fn no_client_notices_that_the_fleet_changes() {
     assert_eq!(known.faults, Vec::<String>::new());
     assert!(clients.searches.load(Ordering::Relaxed) > 500, "hardly any search took place");
     for uid in &known.tasks {
-        let task = api.wait_for_task(*uid, PATIENCE).await.expect("a task");
+        let task = api.wait_for_task(*uid, patience()).await.expect("a task");
         assert_eq!(task["status"], "succeeded", "an acknowledged write failed: {task}");
     }
     let documents = replicas::all_documents(&api, INDEX).await;
     let alive = known.lively.values().flatten().count();
-    assert_eq!(documents.len(), STEADY + alive, "documents were lost or came back");
+    assert_eq!(documents.len(), steady() + alive, "documents were lost or came back");
     for (id, round) in &known.lively {
         let found = documents.get(id).and_then(|document| document["round"].as_u64());
         assert_eq!(found, *round, "{id}");
     }
     let nodes = [cluster.ready.nodes[1].clone(), third];
-    replicas::become_equal(&nodes, INDEX, &documents, 2, PATIENCE).await;
+    replicas::become_equal(&nodes, INDEX, &documents, 2, patience()).await;
+    cluster.stop().await.expect("an end");
 }
