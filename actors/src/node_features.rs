@@ -10,10 +10,14 @@ use std::collections::BTreeMap;
 use http::Method;
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
+use miroir_wire::features::TASK_DOCUMENTS_ROUTE;
 use serde_json::{Map, Value};
 
 use crate::lane::deliver::CONFIRMED_MAX;
 use crate::node_calls::{NodeCallError, NodeCalls};
+
+/// Features of pods: nodes have no part in them.
+const OF_PODS: [&str; 1] = [TASK_DOCUMENTS_ROUTE];
 
 /// Where nodes show and switch them.
 pub const PATH: &str = "/experimental-features";
@@ -57,7 +61,8 @@ pub async fn bring(
 /// The features that a node knows and has otherwise than agreed, as they should be.
 fn differing(agreed: &BTreeMap<String, bool>, found: &Map<String, Value>) -> Map<String, Value> {
     let differs = |(name, on): &(&String, &bool)| {
-        found.get(*name).is_some_and(|found| *found != Value::Bool(**on))
+        !OF_PODS.contains(&name.as_str())
+            && found.get(*name).is_some_and(|found| *found != Value::Bool(**on))
     };
     let wanted = agreed.iter().filter(differs);
     wanted.map(|(name, on)| (name.clone(), Value::Bool(*on))).collect()
@@ -74,8 +79,10 @@ mod tests {
             ("containsFilter".to_owned(), true),
             ("metrics".to_owned(), false),
             ("newer".to_owned(), true),
+            ("getTaskDocumentsRoute".to_owned(), true),
         ]);
-        let found = json!({ "metrics": false, "containsFilter": false, "network": true });
+        let found = json!({ "metrics": false, "containsFilter": false, "network": true,
+            "getTaskDocumentsRoute": false });
         let found = found.as_object().cloned().unwrap_or_default();
         assert_eq!(Value::Object(differing(&agreed, &found)), json!({ "containsFilter": true }));
     }

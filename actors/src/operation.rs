@@ -54,6 +54,13 @@ pub enum OperationWork {
         /// The requested primary key.
         primary_key: Option<String>,
     },
+    /// Gives the index another name.
+    Rename {
+        /// The new name.
+        to: String,
+        /// The requested primary key.
+        primary_key: Option<String>,
+    },
     /// Deletes the index from its nodes.
     Delete,
 }
@@ -212,7 +219,10 @@ impl Actor for Operation {
                 index::create(arguments, *creates, primary_key.as_deref()).await
             }
             OperationWork::Update { primary_key } => {
-                index::update(arguments, primary_key.as_deref()).await
+                index::update(arguments, &arguments.name, primary_key.as_deref()).await
+            }
+            OperationWork::Rename { to, primary_key } => {
+                index::rename(arguments, to, primary_key.as_deref()).await
             }
             OperationWork::Delete => index::delete(arguments).await,
         };

@@ -11,14 +11,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use miroir_storage::commands::{Command, Effect, Ending, FinishTask, Outcome, Work};
+use miroir_storage::commands::{Command, Effect, Ending, FinishTask, NameChange, Outcome, Work};
 use miroir_storage::engine::Engine;
 use miroir_storage::ids::TaskUid;
 use miroir_storage::log::ProposeError;
 use miroir_storage::routing::to_nanoseconds;
 use miroir_storage::tables::ApplyError;
 use miroir_storage::tables::tasks::{self, TaskRecord};
-use miroir_wire::error::{ApiError, Code, ResponseError};
+use miroir_wire::error::{ApiError, ResponseError};
+use miroir_wire::index::{NameSwap, check_names_fit};
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
@@ -206,19 +207,19 @@ async fn end_task(pod: &PodContext, task: &TaskRecord) -> Result<Outcome, Propos
     };
     let fail = |error| finish(Ending::Failed, None, Some(error), Vec::new());
     let command = match &task.work {
-        Work::SwapIndexes { pairs } => match missing(pod, pairs).as_slice() {
-            [] => {
+        Work::SwapIndexes { pairs } => match check_names(pod, &task.work.name_changes()) {
+            Ok(()) => {
                 let effects = vec![Effect::SwapNames { pairs: pairs.clone() }];
                 finish(Ending::Succeeded, None, None, effects)
             }
-            [name] => fail(ApiError::index_not_found(name)),
-            names => {
-                let listed: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-                fail(ApiError::new(
-                    Code::IndexNotFound,
-                    format!("Indexes {} not found.", listed.join(", ")),
-                ))
+            Err(refusal) => fail(refusal),
+        },
+        Work::ChangeNames { changes, .. } => match check_names(pod, changes) {
+            Ok(()) => {
+                let effects = vec![Effect::ChangeNames { changes: changes.clone() }];
+                finish(Ending::Succeeded, None, None, effects)
             }
+            Err(refusal) => fail(refusal),
         },
         Work::CancelTasks { uids, .. } => {
             let cancel = Command::CancelTasks { by: task.uid, uids: uids.clone(), at };
@@ -242,16 +243,14 @@ fn matched(outcome: Outcome) -> u64 {
     }
 }
 
-/// The names of a swap that readers can't see; when one is missing nothing was flipped for
-/// writers either.
-fn missing(pod: &PodContext, pairs: &[(String, String)]) -> Vec<String> {
+/// Whether the names of a swap are to readers what it needs; when one is not, nothing was changed
+/// for writers either.
+fn check_names(pod: &PodContext, changes: &[NameChange]) -> Result<(), ApiError> {
     let routing = pod.log.routing();
-    let mut missing: Vec<String> = pairs
-        .iter()
-        .flat_map(|(a, b)| [a, b])
-        .filter(|name| !routing.indexes.contains_key(*name))
-        .cloned()
-        .collect();
-    missing.sort();
-    missing
+    let swap = |change: &NameChange| NameSwap {
+        names: (change.a.clone(), change.b.clone()),
+        rename: change.renames,
+    };
+    let swaps: Vec<NameSwap> = changes.iter().map(swap).collect();
+    check_names_fit(&swaps, |name| routing.indexes.contains_key(name))
 }

@@ -1,6 +1,6 @@
 //! `details` of a task, as Meilisearch names them, before and after its end.
 
-use miroir_storage::commands::{Ending, Work};
+use miroir_storage::commands::{Ending, NameChange, Work};
 use miroir_wire::settings::Settings;
 use serde_json::{Value, json};
 
@@ -24,10 +24,17 @@ pub fn open_details(work: &Work) -> Value {
         Work::CreateIndex { primary_key } | Work::UpdateIndex { primary_key } => {
             json!({ "primaryKey": primary_key })
         }
+        Work::RenameIndex { from, to, primary_key, .. } => {
+            renaming_details(from, to, primary_key.as_deref())
+        }
         Work::DeleteIndex => json!({ "deletedDocuments": null }),
         Work::SwapIndexes { pairs } => json!({
             "swaps": pairs.iter().map(|(a, b)| json!({ "indexes": [a, b] })).collect::<Vec<_>>(),
         }),
+        Work::ChangeNames { changes, .. } => {
+            let shown = |change: &NameChange| json!({ "indexes": [change.a, change.b], "rename": change.renames });
+            json!({ "swaps": changes.iter().map(shown).collect::<Vec<_>>() })
+        }
         Work::CancelTasks { original_filter, uids } => json!({
             "matchedTasks": uids.len(), "canceledTasks": null, "originalFilter": original_filter,
         }),
@@ -35,6 +42,11 @@ pub fn open_details(work: &Work) -> Value {
             "matchedTasks": uids.len(), "deletedTasks": null, "originalFilter": original_filter,
         }),
     }
+}
+
+/// What a task shows that renames an index.
+pub fn renaming_details(from: &str, to: &str, primary_key: Option<&str>) -> Value {
+    json!({ "primaryKey": primary_key, "oldIndexUid": from, "newIndexUid": to })
 }
 
 /// What an ended task shows; `affected` counts documents or tasks, each once.

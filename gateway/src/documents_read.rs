@@ -2,7 +2,7 @@
 //!
 //! | route | how |
 //! |---|---|
-//! | `GET documents`, `POST documents/fetch` | node by node in each node's own order, on replicas pinned by the index alone, so that pages neither repeat nor miss |
+//! | `GET documents`, `POST documents/fetch` | node by node in each node's own order, on replicas pinned by the index alone, so that pages neither repeat nor miss; with `sort` see [`crate::documents_sorted`] |
 //! | `GET documents/{id}` | a replica of the shard that owns the id |
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::context::GatewayContext;
 use crate::disguise::disguise;
+use crate::documents_sorted::{order_of, read_sorted};
 use crate::failure::Failure;
 use crate::json_scan::{Malformed, elements, integer, members};
 use crate::merge::render::{HitCuts, write_fields};
@@ -30,13 +31,14 @@ const ATTEMPTS_MAX: usize = 3;
 
 /// One node's page of documents.
 #[derive(Clone, Debug)]
-struct DocumentPage {
+pub(crate) struct DocumentPage {
     body: Bytes,
     total: u64,
 }
 
 impl DocumentPage {
-    fn parse(body: Bytes) -> Result<Self, Malformed> {
+    /// Reads a node's answer.
+    pub(crate) fn parse(body: Bytes) -> Result<Self, Malformed> {
         if let Err(error) = std::str::from_utf8(&body) {
             return Err(Malformed { at: error.valid_up_to() });
         }
@@ -63,7 +65,18 @@ impl DocumentPage {
         }
     }
 
-    fn documents(&self) -> impl Iterator<Item = &[u8]> {
+    /// A page without documents.
+    pub(crate) fn empty() -> Self {
+        Self { body: Bytes::from_static(b"{\"results\":[]}"), total: 0 }
+    }
+
+    /// How many documents there are on the node.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The documents, as the node wrote them.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = &[u8]> {
         let results = crate::json_scan::member(&self.body, "results").unwrap_or(b"[]");
         elements(results).map_while(Result::ok)
     }
@@ -86,12 +99,16 @@ pub async fn list_documents(
     if let Some(fields) = &mut query.fields {
         fields.retain(|field| !is_reserved(field));
     }
+    let order = order_of(&query)?;
     let mut key = ReadKey::new(pinned_hash(&index.uid));
     for _ in 0..ATTEMPTS_MAX {
         let plan = plan_now(context, scope, &key);
-        let attempt = match (plan.calls.as_slice(), plan.missing.is_empty()) {
-            ([call], true) => read_alone(context, scope, &query, call).await?,
-            _ => {
+        let attempt = match (plan.calls.as_slice(), plan.missing.is_empty(), &order) {
+            ([call], true, _) => read_alone(context, scope, &query, call).await?,
+            (.., Some(order)) => {
+                read_sorted(context, scope, &query, order, key.clone(), plan).await?
+            }
+            (.., None) => {
                 let count = |call: &PlannedCall| page_request(&query, call, 0, 0);
                 let counted =
                     gather(context, scope, key.clone(), plan, count, DocumentPage::parse).await?;
@@ -111,8 +128,10 @@ pub async fn list_documents(
     Err(Failure::shards_unavailable(&plan.missing))
 }
 
-enum Attempt {
+/// What came of reading a window.
+pub(crate) enum Attempt {
     Read(ReadAnswer),
+    /// These nodes did not answer: others are to be asked.
     Failed(Vec<PlannedCall>),
 }
 
@@ -121,7 +140,7 @@ fn pinned_hash(uid: &IndexUid) -> u64 {
     query_hash(uid.as_str().as_bytes())
 }
 
-fn page_request(
+pub(crate) fn page_request(
     query: &BrowseQuery,
     call: &PlannedCall,
     offset: usize,
@@ -198,9 +217,18 @@ fn slice(offset: usize, limit: usize, before: usize, length: usize) -> (usize, u
 }
 
 fn render(query: &BrowseQuery, pages: &[DocumentPage], total: u64) -> Vec<u8> {
+    render_documents(query, pages.iter().flat_map(DocumentPage::documents), total)
+}
+
+/// The answer to a listing of these documents.
+pub(crate) fn render_documents<'a>(
+    query: &BrowseQuery,
+    documents: impl Iterator<Item = &'a [u8]>,
+    total: u64,
+) -> Vec<u8> {
     let cuts = HitCuts { reserved: true, ..Default::default() };
     let mut out = b"{\"results\":[".to_vec();
-    for document in pages.iter().flat_map(DocumentPage::documents) {
+    for document in documents {
         if out.last() != Some(&b'[') {
             out.push(b',');
         }

@@ -6,7 +6,8 @@
 //! | `PATCH /experimental-features` | `experimental.update` | 200; 400; 501 for features that have no meaning here; 503 |
 //!
 //! What was switched here is agreed in the log and brought to every node, also those that come later
-//! ([`miroir_actors::node_features`]). What never was is on when all nodes have it on.
+//! ([`miroir_actors::node_features`]), but for what pods do by themselves. What never was is on when all
+//! nodes have it on.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,14 @@ use miroir_actors::node_features;
 use miroir_storage::commands::Command;
 use miroir_storage::ids::NodeId;
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::features::{CONTAINS_FILTER, FeaturesPatch, shown};
+use miroir_wire::features::{CONTAINS_FILTER, FeaturesPatch, TASK_DOCUMENTS_ROUTE, shown};
 use serde_json::{Map, Value};
 
 use crate::reply::Reply;
 use crate::writes::{Writes, propose};
+
+/// What can be switched on.
+const KNOWN: [&str; 2] = [CONTAINS_FILTER, TASK_DOCUMENTS_ROUTE];
 
 /// `GET /experimental-features`.
 pub async fn get(pod: &Writes<'_>) -> Reply {
@@ -39,7 +43,7 @@ pub async fn switch(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
     let patch = FeaturesPatch::from_json(body)?;
     let wanted = patch.all().into_iter().filter_map(|(name, on)| Some((name.to_owned(), on?)));
     let features: BTreeMap<String, bool> = wanted.collect();
-    let is_wrong = |(name, on): &(&String, &bool)| **on && *name != CONTAINS_FILTER;
+    let is_wrong = |(name, on): &(&String, &bool)| **on && !KNOWN.contains(&name.as_str());
     if let Some((name, _)) = features.iter().find(is_wrong) {
         let message = format!(
             "Miroir does not support the experimental feature `{name}`. Nothing was switched."

@@ -35,7 +35,7 @@ use crate::node_query::{Lists, NodeQuery, federated_facets, prepare};
 use crate::plan::{PlannedCall, query_hash};
 use crate::read_settings::ReadSettings;
 use crate::scatter::{NodeRequest, ReadKey, ReadScope, gather, plan_now};
-use crate::search::{InexactHits, ReadAnswer, hash_of, resolve, unreadable};
+use crate::search::{InexactHits, ReadAnswer, drops_by_frequency, hash_of, resolve, unreadable};
 
 mod facets;
 
@@ -387,11 +387,12 @@ impl Gathered {
         // A node drops a document from one query's hits for a value, and may have dropped it from
         // the others' for having shown it already. And it counts what it looked at.
         let has_distinct = self.prepared.iter().any(|query| query.merge.distinct.is_some());
-        let has_threshold = part
-            .positions
-            .iter()
-            .filter_map(|position| request.queries.get(*position))
-            .any(|(_, query)| query.ranking_score_threshold.is_some());
+        let queries =
+            || part.positions.iter().filter_map(|position| request.queries.get(*position));
+        let has_threshold = queries().any(|(_, query)| query.ranking_score_threshold.is_some());
+        if queries().any(|(_, query)| drops_by_frequency(query)) {
+            marks.inexact_hits.push(InexactHits::Frequency);
+        }
         if has_distinct && part.positions.len() > 1 {
             marks.inexact_hits.push(InexactHits::Rules);
         }

@@ -22,7 +22,7 @@ use crate::node_lists::{NodeLists, ask_for_tops};
 use crate::node_query::{Lists, NodeQuery, prepare_with};
 use crate::plan::Plan;
 use crate::scatter::{ReadKey, ReadScope};
-use crate::search::{InexactHits, ReadAnswer, answer_of, unreadable};
+use crate::search::{InexactHits, ReadAnswer, answer_of, drops_by_frequency, unreadable};
 
 /// The share of vectors of a search that goes by both, as nodes judge it.
 pub(crate) fn semantic_ratio(query: &SearchQuery) -> Option<f32> {
@@ -127,6 +127,9 @@ impl HybridSearch<'_> {
         let mut answer = answer_of(self.scope.index, merged, missing);
         if !suffices && vectors.any_is_full(end) {
             answer.inexact_hits.push(InexactHits::Vectors);
+        }
+        if drops_by_frequency(self.query) {
+            answer.inexact_hits.push(InexactHits::Frequency);
         }
         if plan.distinct.is_some() {
             answer.inexact_hits.push(InexactHits::Rules);

@@ -18,6 +18,7 @@ pub mod context;
 pub mod cors;
 pub mod disguise;
 pub mod documents_read;
+mod documents_sorted;
 pub mod facet_search;
 pub mod failure;
 pub mod features;

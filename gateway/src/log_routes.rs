@@ -19,7 +19,9 @@ use crate::context::{LogRoutes, RequestParts, RoutingSource};
 use crate::features;
 use crate::reply::Reply;
 use crate::router::LogRoute;
-use crate::writes::{Writes, batches, documents, indexes, propose, settings, tasks, webhooks};
+use crate::writes::{
+    Writes, batches, documents, indexes, propose, settings, task_documents, tasks, webhooks,
+};
 
 /// A pod, as the gateway sees it.
 #[derive(Clone)]
@@ -146,6 +148,7 @@ impl LogRoutes for PodRoutes {
             }
             LogRoute::ListTasks => tasks::list(pod, query),
             LogRoute::GetTask { uid } => tasks::get(pod, &uid),
+            LogRoute::GetTaskDocuments { uid } => task_documents::get(pod, &uid).await,
             LogRoute::ListBatches => batches::list(pod, query),
             LogRoute::GetBatch { uid } => batches::get(pod, &uid),
             LogRoute::GetFeatures => Ok(features::get(pod).await),

@@ -74,9 +74,11 @@ impl LogRoute {
             | Self::ResetSettings { index }
             | Self::ChangeSetting { index, .. }
             | Self::ResetSetting { index, .. } => (Action::SettingsUpdate, Some(index)),
-            Self::ListTasks | Self::GetTask { .. } | Self::ListBatches | Self::GetBatch { .. } => {
-                (Action::TasksGet, None)
-            }
+            Self::ListTasks
+            | Self::GetTask { .. }
+            | Self::GetTaskDocuments { .. }
+            | Self::ListBatches
+            | Self::GetBatch { .. } => (Action::TasksGet, None),
             Self::GetFeatures => (Action::ExperimentalFeaturesGet, None),
             Self::SwitchFeatures => (Action::ExperimentalFeaturesUpdate, None),
             Self::ListWebhooks | Self::GetWebhook { .. } => (Action::WebhooksGet, None),

@@ -113,6 +113,7 @@ pub enum LogRoute {
     ResetSetting { index: String, name: String },
     ListTasks,
     GetTask { uid: String },
+    GetTaskDocuments { uid: String },
     ListBatches,
     GetBatch { uid: String },
     GetFeatures,
@@ -238,6 +239,9 @@ pub fn route(method: &Method, path: &str) -> Route {
         ["tasks", "cancel"] => only(post, Route::Log(LogRoute::CancelTasks)),
         ["tasks", "compact"] => {
             Route::NotSupported("Tasks are pruned by themselves.", Action::TasksCompact)
+        }
+        ["tasks", uid, "documents"] => {
+            only(get, Route::Log(LogRoute::GetTaskDocuments { uid: (*uid).to_owned() }))
         }
         ["tasks", uid] => only(get, Route::Log(LogRoute::GetTask { uid: (*uid).to_owned() })),
         ["_miroir", "ready"] => only(get, Route::Ready),

@@ -9,7 +9,7 @@ use miroir_storage::ids::{IndexUid, ShardId};
 use miroir_storage::routing::{IndexRouting, Routing};
 use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::search::SearchQuery;
+use miroir_wire::search::{MatchingStrategy, SearchQuery};
 use tokio::time::Instant;
 
 use crate::context::GatewayContext;
@@ -47,6 +47,8 @@ pub struct ReadAnswer {
 pub enum InexactHits {
     /// Neighbours were looked for in an approximate index, one on each node.
     Vectors,
+    /// Words were left out by how often a node's own documents have them.
+    Frequency,
     /// A rule would have to be applied to all documents together, and nodes don't let it.
     Rules,
     /// The page lies beyond what nodes give.
@@ -58,6 +60,7 @@ impl InexactHits {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Vectors => "vectors",
+            Self::Frequency => "frequency",
             Self::Rules => "rules",
             Self::Window => "window",
         }
@@ -150,7 +153,14 @@ pub async fn search_index(
     let is_inexact = goes_by_vectors(query) && lists.any_is_full(prepared.window.hits);
     let mut answer = answer_of(index, merged, lists.missing);
     answer.inexact_hits.extend(is_inexact.then_some(InexactHits::Vectors));
+    answer.inexact_hits.extend(drops_by_frequency(query).then_some(InexactHits::Frequency));
     Ok(answer)
+}
+
+/// Whether each node may leave out other words than another.
+pub(crate) fn drops_by_frequency(query: &SearchQuery) -> bool {
+    let words = query.q.as_deref().unwrap_or_default().split_whitespace();
+    query.matching_strategy == MatchingStrategy::Frequency && words.count() > 1
 }
 
 /// Whether vectors find the hits, alone.

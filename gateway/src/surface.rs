@@ -94,9 +94,9 @@ const OPERATIONS: &[Operation] = &[
     op("GET", "/indexes", "lists indexes", Some(INDEX_PAGE), None, "errors, sdk suites"),
     op("POST", "/indexes", "creates an index", None, Some(CREATE_INDEX), "errors, oracle"),
     op("GET", "/indexes/{index_uid}", "one index", None, None, "errors, sdk suites"),
-    op("PATCH", "/indexes/{index_uid}", "changes the primary key", None, Some(UPDATE_INDEX), "errors, sdk suites"),
+    op("PATCH", "/indexes/{index_uid}", "changes the primary key or the name", None, Some(UPDATE_INDEX), "errors, names, simulation"),
     op("DELETE", "/indexes/{index_uid}", "deletes an index", None, None, "errors, sdk suites"),
-    op("POST", "/swap-indexes", "swaps names, all or none", None, Some(SWAP), "errors, simulation"),
+    op("POST", "/swap-indexes", "swaps names or renames, all or none", None, Some(SWAP), "errors, names, simulation"),
     op("GET", "/indexes/{index_uid}/stats", "counts of one index", None, None, "sdk suites"),
     op("POST", "/indexes/{index_uid}/search", "searches", None, Some(SEARCH), "oracle, errors"),
     op("GET", "/indexes/{index_uid}/search", "searches", Some(SEARCH_URL), None, "oracle, errors"),
@@ -104,8 +104,8 @@ const OPERATIONS: &[Operation] = &[
     op("POST", "/indexes/{index_uid}/similar", "documents like one document", None, Some(SIMILAR), "oracle, errors"),
     op("GET", "/indexes/{index_uid}/similar", "documents like one document", Some(SIMILAR_URL), None, "oracle, errors"),
     op("POST", "/multi-search", "several searches, side by side or federated", None, Some(MULTI_SEARCH), "oracle, errors"),
-    op("GET", "/indexes/{index_uid}/documents", "lists documents", Some(BROWSE_URL), None, "oracle, errors"),
-    op("POST", "/indexes/{index_uid}/documents/fetch", "lists documents", None, Some(BROWSE), "oracle, errors"),
+    op("GET", "/indexes/{index_uid}/documents", "lists documents", Some(BROWSE_URL), None, "oracle, errors, names"),
+    op("POST", "/indexes/{index_uid}/documents/fetch", "lists documents", None, Some(BROWSE), "oracle, errors, names"),
     op("GET", "/indexes/{index_uid}/documents/{document_id}", "one document", Some(GET_DOCUMENT), None, "oracle, errors"),
     op("POST", "/indexes/{index_uid}/documents", "adds or replaces documents", Some(ADD_DOCUMENTS), None, "errors, kills, simulation"),
     op("PUT", "/indexes/{index_uid}/documents", "adds or updates documents", Some(ADD_DOCUMENTS), None, "errors, kills, simulation"),
@@ -119,6 +119,7 @@ const OPERATIONS: &[Operation] = &[
     op("DELETE", "/indexes/{index_uid}/settings", "resets settings", None, None, "simulation, sdk suites"),
     op("GET", "/tasks", "lists tasks", Some(TASKS), None, "errors, sdk suites"),
     op("GET", "/tasks/{task_uid}", "one task", None, None, "errors, sdk suites"),
+    op("GET", "/tasks/{task_uid}/documents", "documents of a task that has not ended", None, None, "features"),
     op("POST", "/tasks/cancel", "cancels tasks", Some(CANCEL), None, "errors, simulation"),
     op("DELETE", "/tasks", "deletes ended tasks", Some(DELETE_TASKS), None, "errors, sdk suites"),
     op("GET", "/batches", "lists batches", Some(TASKS), None, "errors, sdk suites"),
@@ -368,7 +369,7 @@ mod tests {
 
     /// Kinds of routes of the public API that are answered: those of `Route` that carry no others,
     /// and all of `LogRoute` and `KeyRoute`. Grows with them.
-    const KINDS: usize = 48;
+    const KINDS: usize = 49;
 
     #[test]
     fn parameters_are_those_of_the_parsers() {
@@ -378,7 +379,7 @@ mod tests {
             (found.query_names(), found.body_names())
         };
         assert_eq!(of("GET", "/indexes").0, ["offset", "limit"]);
-        assert_eq!(of("POST", "/swap-indexes").1, ["indexes"]);
+        assert_eq!(of("POST", "/swap-indexes").1, ["indexes", "rename"]);
         let search = of("POST", "/indexes/{index_uid}/search").1;
         assert!(search.contains(&"q".to_owned()) && search.contains(&"hybrid".to_owned()));
         let added = of("POST", "/indexes/{index_uid}/documents").0;

@@ -247,6 +247,7 @@ fn log_template(route: &LogRoute) -> &'static str {
         | LogRoute::ResetSetting { .. } => "/indexes/{index_uid}/settings/{setting}",
         LogRoute::ListTasks | LogRoute::DeleteTasks => "/tasks",
         LogRoute::GetTask { .. } => "/tasks/{task_uid}",
+        LogRoute::GetTaskDocuments { .. } => "/tasks/{task_uid}/documents",
         LogRoute::CancelTasks => "/tasks/cancel",
         LogRoute::ListBatches => "/batches",
         LogRoute::GetBatch { .. } => "/batches/{batch_uid}",

@@ -7,6 +7,7 @@ pub mod batches;
 pub mod documents;
 pub mod indexes;
 pub mod settings;
+pub mod task_documents;
 pub mod tasks;
 pub mod webhooks;
 

@@ -61,11 +61,14 @@ impl Expected {
             self.note_uncertain(operation);
             return Ok(());
         }
-        let is_swap_or_cancel = matches!(operation.request, Request::Swap(_) | Request::Cancel(_));
+        let is_of_names = matches!(
+            operation.request,
+            Request::Swap(_) | Request::Rename { .. } | Request::Cancel(_)
+        );
         if creates && !existed {
             self.indexes.insert(operation.name.clone(), ExpectedIndex::default());
         }
-        let prediction = if is_swap_or_cancel {
+        let prediction = if is_of_names {
             self.apply_to_names(operation)
         } else {
             self.apply_to_index(operation, existed)
@@ -101,9 +104,17 @@ impl Expected {
     }
 
     fn apply_to_names(&mut self, operation: &Operation) -> Prediction {
-        let Request::Swap(other) = &operation.request else { return Ok(()) };
-        if !self.indexes.contains_key(&operation.name) || !self.indexes.contains_key(other) {
+        let (other, renames) = match &operation.request {
+            Request::Swap(other) => (other, false),
+            Request::Rename { to, .. } => (to, true),
+            _ => return Ok(()),
+        };
+        let is_there = |name: &String| self.indexes.contains_key(name);
+        if !is_there(&operation.name) || (!renames && !is_there(other)) {
             return Err("index_not_found");
+        }
+        if renames && is_there(other) {
+            return Err("index_already_exists");
         }
         let (a, b) = (self.indexes.remove(&operation.name), self.indexes.remove(other));
         self.indexes.extend(b.map(|index| (operation.name.clone(), index)));
@@ -152,7 +163,7 @@ impl Expected {
                 self.indexes.remove(&operation.name);
                 Ok(())
             }
-            Request::Swap(_) | Request::Cancel(_) => Ok(()),
+            Request::Swap(_) | Request::Rename { .. } | Request::Cancel(_) => Ok(()),
         }
     }
 }
@@ -250,8 +261,12 @@ mod tests {
         assert_eq!(succeeds("a", add(1, true, "y")), Ok(()));
         assert_eq!(succeeds("b", Request::Create { primary_key: None }), Ok(()));
         assert_eq!(succeeds("a", Request::Swap("b".into())), Ok(()));
+        let rename = |to: &str| Request::Rename { to: to.into(), by_swap: false };
+        assert!(succeeds("b", rename("a")).is_err());
+        assert!(succeeds("c", rename("d")).is_err());
+        assert_eq!(succeeds("b", rename("e")), Ok(()));
         assert!(succeeds("c", Request::Clear).is_err());
-        let document = expected.indexes.get("b").and_then(|index| index.documents.get("1"));
+        let document = expected.indexes.get("e").and_then(|index| index.documents.get("1"));
         assert_eq!(document.map(Document::len), Some(3));
     }
 }

@@ -5,7 +5,7 @@ use http::Method;
 use miroir_actors::accept::{RequestedWork, WriteMarks, WriteRequest};
 use miroir_actors::payload::encode_documents;
 use miroir_membership::placement::shard_of;
-use miroir_storage::commands::Work;
+use miroir_storage::commands::{NameChange, Work};
 use miroir_storage::ids::TaskUid;
 use miroir_wire::content::{PayloadKind, read_documents};
 use miroir_wire::error::ApiError;
@@ -76,6 +76,13 @@ pub enum Request {
     DeleteIndex,
     /// Swaps the operation's name with this one.
     Swap(String),
+    /// Gives the operation's index this name.
+    Rename {
+        /// The new name.
+        to: String,
+        /// Asked as a swap with `rename`.
+        by_swap: bool,
+    },
     /// Cancels tasks that may still be waiting.
     Cancel(Vec<TaskUid>),
 }
@@ -113,7 +120,11 @@ pub fn number_of(label: &str) -> Option<u64> {
 impl Operation {
     /// Whether no index of its name is written to.
     pub fn is_of_no_index(&self) -> bool {
-        matches!(self.request, Request::Swap(_) | Request::Cancel(_))
+        match &self.request {
+            Request::Swap(_) | Request::Cancel(_) => true,
+            Request::Rename { by_swap, .. } => *by_swap,
+            _ => false,
+        }
     }
 
     /// The request as a client sends it, for what carries `customMetadata`.
@@ -183,6 +194,16 @@ impl Operation {
             Request::Swap(other) => RequestedWork::Plain(Work::SwapIndexes {
                 pairs: vec![(self.name.clone(), other.clone())],
             }),
+            Request::Rename { to, by_swap: false } => RequestedWork::Plain(Work::RenameIndex {
+                from: self.name.clone(),
+                to: to.clone(),
+                primary_key: None,
+                took: false,
+            }),
+            Request::Rename { to, by_swap: true } => {
+                let change = NameChange { a: self.name.clone(), b: to.clone(), renames: true };
+                RequestedWork::Plain(Work::ChangeNames { changes: vec![change], took: false })
+            }
             Request::Cancel(uids) => RequestedWork::Plain(Work::CancelTasks {
                 original_filter: "?statuses=enqueued".to_owned(),
                 uids: uids.clone(),
@@ -228,6 +249,7 @@ impl Operation {
             Request::Update { primary_key } => format!("change key {primary_key:?}"),
             Request::DeleteIndex => "delete index @all".to_owned(),
             Request::Swap(other) => format!("swap with {other} @all"),
+            Request::Rename { to, .. } => format!("rename to {to} @all"),
             Request::Cancel(uids) => {
                 let uids: Vec<String> = uids.iter().map(ToString::to_string).collect();
                 format!("cancel {}", uids.join(" "))

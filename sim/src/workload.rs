@@ -11,6 +11,9 @@ use crate::plan::{Habit, Plan};
 /// Documents in one request at most.
 const DOCUMENTS_MAX: u64 = 6;
 
+/// Of 1,000 changes of names, how many are renames; the others are swaps.
+const RENAMES: u64 = 400;
+
 #[derive(Clone, Copy, Debug)]
 enum Choice {
     Add,
@@ -93,13 +96,16 @@ fn weights(habit: Habit) -> Vec<(Choice, u64)> {
 pub struct Workload {
     plan: Plan,
     dice: Dice,
+    /// Of their own, so that a seed's other operations are as without them.
+    renames: Dice,
 }
 
 impl Workload {
     /// The stream of client `client`.
     pub fn new(plan: Plan, client: u64) -> Self {
         let dice = Dice::new(plan.seed, &format!("client-{client}"));
-        Self { plan, dice }
+        let renames = Dice::new(plan.seed, &format!("renames-{client}"));
+        Self { plan, dice, renames }
     }
 
     /// The client's dice, for its pauses.
@@ -131,6 +137,9 @@ impl Workload {
                 let other: Vec<&String> =
                     self.plan.names.iter().filter(|other| **other != name).collect();
                 match self.dice.pick(&other) {
+                    Some(to) if self.renames.chance(RENAMES) => {
+                        Request::Rename { to: (*to).clone(), by_swap: self.renames.chance(500) }
+                    }
                     Some(other) => Request::Swap((*other).clone()),
                     None => self.documents(number, false),
                 }

@@ -21,7 +21,7 @@ use crate::topology_commands::{TopologyCommand, TopologyRefusal};
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,8 +211,8 @@ impl Command {
             | Self::PutApiKey(_)
             | Self::PatchApiKey(_)
             | Self::DeleteApiKey { .. }
-            | Self::InitApiKeys { .. }
-            | Self::AcceptBoundTask { .. } => 2,
+            | Self::InitApiKeys { .. } => 2,
+            Self::AcceptBoundTask { task, .. } => task.work.format().max(2),
             Self::NoteDisk { .. }
             | Self::SetReplica { .. }
             | Self::PutWebhook(_)
@@ -220,6 +220,7 @@ impl Command {
             | Self::WebhookSent { .. } => 3,
             Self::Topology(command) => command.format(),
             Self::SwitchFeatures { .. } => 6,
+            Self::EnqueueTask(task) | Self::AcceptTask { task, .. } => task.work.format(),
             _ => 1,
         }
     }
@@ -353,9 +354,80 @@ pub enum Work {
         /// The tasks it matched when it was accepted.
         uids: Vec<TaskUid>,
     },
+    /// Gives an index another name.
+    RenameIndex {
+        /// Its name.
+        from: String,
+        /// Its new name.
+        to: String,
+        /// Its new primary key, if that changes too.
+        primary_key: Option<String>,
+        /// See [`Self::ChangeNames`].
+        took: bool,
+    },
+    /// Swaps names pairwise, or moves an index from the first to the second, all or none.
+    ChangeNames {
+        /// The pairs.
+        changes: Vec<NameChange>,
+        /// Whether the names fit when it was accepted, so that they have changed for writers. Said by
+        /// the log.
+        took: bool,
+    },
+}
+
+/// A pair of names that change what they mean.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameChange {
+    /// The first name.
+    pub a: String,
+    /// The second name.
+    pub b: String,
+    /// The index of the first takes the second, which means none; else they swap.
+    pub renames: bool,
 }
 
 impl Work {
+    /// The names that it changes: none but for swaps and renames.
+    pub fn name_changes(&self) -> Vec<NameChange> {
+        match self {
+            Self::SwapIndexes { pairs } => {
+                let change = |(a, b): &(String, String)| NameChange {
+                    a: a.clone(),
+                    b: b.clone(),
+                    renames: false,
+                };
+                pairs.iter().map(change).collect()
+            }
+            Self::ChangeNames { changes, .. } => changes.clone(),
+            Self::RenameIndex { from, to, .. } if from != to => {
+                vec![NameChange { a: from.clone(), b: to.clone(), renames: true }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The client's names that it is about, beside that of its index.
+    pub fn other_names(&self) -> Vec<&str> {
+        match self {
+            Self::SwapIndexes { pairs } => {
+                pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect()
+            }
+            Self::ChangeNames { changes, .. } => {
+                changes.iter().flat_map(|change| [change.a.as_str(), change.b.as_str()]).collect()
+            }
+            Self::RenameIndex { from, to, .. } if from != to => vec![to],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The oldest [`FORMAT`] whose pods read it.
+    fn format(&self) -> u32 {
+        match self {
+            Self::RenameIndex { .. } | Self::ChangeNames { .. } => 7,
+            _ => 1,
+        }
+    }
+
     /// Whether it creates the index that it names when there is none.
     pub fn creates_index(&self) -> bool {
         matches!(self, Self::Documents { .. } | Self::Settings { .. } | Self::CreateIndex { .. })
@@ -418,6 +490,16 @@ pub enum Effect {
     SwapNames {
         /// The pairs.
         pairs: Vec<(String, String)>,
+    },
+    /// Readers see the changed names from now on.
+    ChangeNames {
+        /// The pairs.
+        changes: Vec<NameChange>,
+    },
+    /// Readers see the index of the task by this name from now on.
+    RenameIndex {
+        /// The name.
+        to: String,
     },
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use miroir_tests::client::Api;
-use miroir_tests::processes::Cluster;
+use miroir_tests::processes::{Cluster, signal};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -102,5 +103,51 @@ async fn a_feature_is_switched_on_every_node_also_on_one_that_was_away() {
         .expect("a deletion");
     assert_eq!(task["details"]["deletedDocuments"], 20, "{task}");
     assert_eq!(containing(&api, "film").await, 40);
+    cluster.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_of_a_task_are_shown_by_every_pod_until_it_ends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let arguments = ["--pods", "3", "--nodes", "1", "--groups", "1", "--shards", "4"];
+    let cluster = Cluster::start(directory.path(), &arguments).await.expect("a cluster");
+    let api = cluster.api();
+    let films = "/indexes/films/documents";
+    let first = json!([{ "id": 1 }]);
+    let ended = api.apply(Method::POST, films, Some(&first), PATIENCE).await.expect("documents");
+    let of = |uid: &Value| format!("/tasks/{uid}/documents");
+    let asked = async |api: &Api, path: &str| {
+        let answer = api.send(Method::GET, path, None, Bytes::new()).await.expect("an answer");
+        (answer.status, String::from_utf8_lossy(&answer.bytes).into_owned())
+    };
+    let (status, refusal) = asked(&api, &of(&ended["uid"])).await;
+    assert!(status == 400 && refusal.contains("get task documents route"), "{refusal}");
+    let (status, _) = switch(&api, json!({ "getTaskDocumentsRoute": true })).await;
+    assert_eq!(status, 200);
+
+    // As long as the node stands still the task can't end.
+    let node = &cluster.ready.nodes[0];
+    signal(node.pid, Signal::STOP).expect("it stands");
+    let sent = json!([{ "id": 2, "t": "a\nb" }, { "id": 3 }]);
+    let uid = json!(api.enqueue(Method::POST, films, Some(&sent)).await.expect("accepted"));
+    for pod in &cluster.ready.pods {
+        let api = Api::new(&pod.url, Some(&cluster.ready.master_key));
+        until("every pod knows the task and the feature", async || {
+            asked(&api, &of(&uid)).await.0 == 200
+        })
+        .await;
+        let (_, lines) = asked(&api, &of(&uid)).await;
+        let shown: Vec<Value> =
+            lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(json!(shown), sent);
+    }
+    signal(node.pid, Signal::CONT).expect("it goes on");
+    let number = uid.as_u64().expect("a uid");
+    let task = api.wait_for_task(number, PATIENCE).await.expect("an end");
+    assert_eq!(task["status"], "succeeded");
+    for (path, code) in [(of(&uid), "task_file_not_found"), (of(&json!(999)), "task_not_found")] {
+        let (status, refusal) = asked(&api, &path).await;
+        assert!(status == 404 && refusal.contains(code), "{path}: {refusal}");
+    }
     cluster.stop().await.expect("stopped");
 }

@@ -10,6 +10,7 @@ use crate::parse::{
     Commas, JsonFault, Param, QueryFault, StarOrList, from_json, from_query, json_error, missing,
 };
 use crate::search::check_filter_shape;
+use crate::search::params::split_sort;
 
 /// How many documents a listing holds when `limit` is not given.
 pub const LIMIT_DEFAULT: usize = 20;
@@ -34,6 +35,9 @@ pub struct BrowseQuery {
     /// Only the documents this filter keeps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<Value>,
+    /// The order wanted, as [`crate::document_order`] reads it; without it, as they are stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<Vec<String>>,
 }
 
 impl Default for BrowseQuery {
@@ -45,6 +49,7 @@ impl Default for BrowseQuery {
             retrieve_vectors: false,
             ids: None,
             filter: None,
+            sort: None,
         }
     }
 }
@@ -64,6 +69,8 @@ struct BrowseBody {
     ids: Option<Vec<Value>>,
     #[deserr(default, error = JsonFault<mark::InvalidDocumentFilter>)]
     filter: Option<Value>,
+    #[deserr(default, error = JsonFault<mark::InvalidDocumentSort>)]
+    sort: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserr)]
@@ -81,6 +88,8 @@ struct BrowseParams {
     ids: Option<Commas<String>>,
     #[deserr(default, error = QueryFault<mark::InvalidDocumentFilter>)]
     filter: Option<String>,
+    #[deserr(default, error = QueryFault<mark::InvalidDocumentSort>)]
+    sort: Option<String>,
 }
 
 impl BrowseQuery {
@@ -97,6 +106,7 @@ impl BrowseQuery {
             retrieve_vectors: body.retrieve_vectors,
             ids: body.ids.map(check_ids).transpose()?,
             filter: body.filter,
+            sort: body.sort,
         })
     }
 
@@ -114,6 +124,7 @@ impl BrowseQuery {
             retrieve_vectors: params.retrieve_vectors.0,
             ids: ids.map(check_ids).transpose()?,
             filter: params.filter.map(filter_from_text),
+            sort: params.sort.as_deref().map(split_sort),
         })
     }
 }
@@ -298,8 +309,10 @@ mod tests {
             retrieve_vectors: true,
             ids: Some(vec!["1".to_owned(), "x".to_owned()]),
             filter: Some(json!("a = 1")),
+            sort: Some(vec!["a:asc".to_owned(), "_geoPoint(1,2):desc".to_owned()]),
         };
-        let string = "offset=2&limit=3&fields=a,b&retrieveVectors=true&ids=1,x&filter=a%20=%201";
+        let string = "offset=2&limit=3&fields=a,b&retrieveVectors=true&ids=1,x&filter=a%20=%201\
+             &sort=a:asc,_geoPoint(1,2):desc";
         assert_eq!(BrowseQuery::from_query_string(string).unwrap(), query);
         let body = serde_json::to_vec(&query).unwrap();
         assert_eq!(BrowseQuery::from_json(&body).unwrap(), query);
@@ -326,7 +339,7 @@ mod tests {
             (
                 "doggo=1",
                 "bad_request",
-                "Unknown parameter `doggo`: expected one of `offset`, `limit`, `fields`, `retrieveVectors`, `ids`, `filter`",
+                "Unknown parameter `doggo`: expected one of `offset`, `limit`, `fields`, `retrieveVectors`, `ids`, `filter`, `sort`",
             ),
             (
                 "ids=1,a%20b",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use deserr::Deserr;
 
-use crate::error::{ApiError, mark};
+use crate::error::{ApiError, Code, mark};
 use crate::parse::{JsonFault, from_json};
 
 /// The body of `PATCH /experimental-features`: what is switched, and how.
@@ -48,7 +48,7 @@ impl FeaturesPatch {
             ("editDocumentsByFunction", self.edit_documents_by_function),
             (CONTAINS_FILTER, self.contains_filter),
             ("network", self.network),
-            ("getTaskDocumentsRoute", self.get_task_documents_route),
+            (TASK_DOCUMENTS_ROUTE, self.get_task_documents_route),
             ("compositeEmbedders", self.composite_embedders),
             ("chatCompletions", self.chat_completions),
         ]
@@ -57,6 +57,16 @@ impl FeaturesPatch {
 
 /// The operators `CONTAINS` and `STARTS WITH` in filters.
 pub const CONTAINS_FILTER: &str = "containsFilter";
+
+/// The route `GET /tasks/{uid}/documents`.
+pub const TASK_DOCUMENTS_ROUTE: &str = "getTaskDocumentsRoute";
+
+/// The refusal of what is done only with a feature switched on.
+pub fn feature_not_enabled(action: &str, feature: &str, link: &str) -> ApiError {
+    let message =
+        format!("{action} requires enabling the `{feature}` experimental feature. See {link}");
+    ApiError::new(Code::FeatureNotEnabled, message)
+}
 
 /// All features as `GET /experimental-features` shows them; those that `on` doesn't know are off.
 pub fn shown(on: &BTreeMap<String, bool>) -> serde_json::Value {

@@ -1,6 +1,6 @@
 //! Indexes: uids, views and requests; statistics, version, health.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use deserr::{
@@ -168,17 +168,25 @@ impl CreateIndex {
 }
 
 /// The body of `PATCH /indexes/{uid}`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserr)]
-#[deserr(error = JsonFault, rename_all = camelCase, deny_unknown_fields = refuse_immutable)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UpdateIndex {
     /// The new primary key.
-    #[deserr(default, error = JsonFault<mark::InvalidIndexPrimaryKey>)]
     pub primary_key: Option<String>,
+    /// The new name, checked.
+    pub uid: Option<String>,
+}
+
+#[derive(Debug, Deserr)]
+#[deserr(error = JsonFault, rename_all = camelCase, deny_unknown_fields = refuse_immutable)]
+struct UpdateIndexBody {
+    #[deserr(default, error = JsonFault<mark::InvalidIndexPrimaryKey>)]
+    primary_key: Option<String>,
+    #[deserr(default, error = JsonFault<mark::InvalidIndexUid>)]
+    uid: Option<String>,
 }
 
 fn refuse_immutable(field: &str, accepted: &[&str], location: ValuePointerRef) -> JsonFault {
     let code = match field {
-        "uid" => Code::ImmutableIndexUid,
         "createdAt" => Code::ImmutableIndexCreatedAt,
         "updatedAt" => Code::ImmutableIndexUpdatedAt,
         key => {
@@ -196,9 +204,11 @@ impl UpdateIndex {
     /// Reads the body.
     ///
     /// # Errors
-    /// `immutable_index_*`, `invalid_index_primary_key`, and those of any JSON body.
+    /// `immutable_index_*`, `invalid_index_primary_key`, `invalid_index_uid`, and those of any JSON body.
     pub fn from_json(body: &[u8]) -> Result<UpdateIndex, ApiError> {
-        from_json::<_, mark::BadRequest>(body)
+        let UpdateIndexBody { primary_key, uid } = from_json::<_, mark::BadRequest>(body)?;
+        uid.as_deref().map_or(Ok(()), check_index_uid)?;
+        Ok(UpdateIndex { primary_key, uid })
     }
 }
 
@@ -207,15 +217,107 @@ impl UpdateIndex {
 struct SwapBody {
     #[deserr(error = JsonFault<mark::InvalidSwapIndexes>, missing_field_error = missing::<mark::InvalidSwapIndexes, mark::MissingSwapIndexes>)]
     indexes: Vec<CheckedUid>,
+    #[deserr(default, error = JsonFault<mark::InvalidSwapRename>)]
+    rename: bool,
+}
+
+/// One pair in the body of `POST /swap-indexes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameSwap {
+    /// The two names, checked.
+    pub names: (String, String),
+    /// The first index takes the second name, which nothing may have, in place of a swap.
+    pub rename: bool,
 }
 
 /// The pairs in the body of `POST /swap-indexes`.
 ///
 /// # Errors
-/// `missing_swap_indexes`, `invalid_swap_indexes`, and those of any JSON body.
-pub fn swaps_from_json(body: &[u8]) -> Result<Vec<(String, String)>, ApiError> {
+/// `missing_swap_indexes`, `invalid_swap_indexes`, `invalid_swap_rename`,
+/// `invalid_swap_duplicate_index_found`, and those of any JSON body.
+pub fn swaps_from_json(body: &[u8]) -> Result<Vec<NameSwap>, ApiError> {
     let swaps: Vec<SwapBody> = from_json::<_, mark::BadRequest>(body)?;
-    swaps.into_iter().map(|swap| pair(swap.indexes)).collect()
+    let named = |swap: SwapBody| {
+        let rename = swap.rename;
+        pair(swap.indexes).map(|names| NameSwap { names, rename })
+    };
+    swaps.into_iter().map(named).collect()
+}
+
+/// Whether each name is in one pair only.
+///
+/// # Errors
+/// `invalid_swap_duplicate_index_found`, naming all that are not.
+pub fn check_each_name_once(swaps: &[NameSwap]) -> Result<(), ApiError> {
+    let mut seen = BTreeSet::new();
+    let mut twice = BTreeSet::new();
+    for name in swaps.iter().flat_map(|swap| [&swap.names.0, &swap.names.1]) {
+        if !seen.insert(name) {
+            twice.insert(format!("`{name}`"));
+        }
+    }
+    let message = match twice.len() {
+        0 => return Ok(()),
+        1 => "was specified several times.",
+        _ => "were specified several times.",
+    };
+    let names: Vec<String> = twice.into_iter().collect();
+    Err(ApiError::new(
+        Code::InvalidSwapDuplicateIndexFound,
+        format!("Indexes must be declared only once during a swap. {} {message}", names.join(", ")),
+    ))
+}
+
+/// Why the names of a swap don't fit: the first of each pair must be there, the second of a rename
+/// must not, that of a swap must.
+///
+/// # Errors
+/// `index_not_found`, `index_already_exists`, naming all that do not fit.
+pub fn check_names_fit(
+    swaps: &[NameSwap],
+    is_there: impl Fn(&str) -> bool,
+) -> Result<(), ApiError> {
+    let mut missing = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for NameSwap { names: (a, b), rename } in swaps {
+        if !is_there(a) {
+            missing.insert(a.as_str());
+        }
+        match (is_there(b), rename) {
+            (true, true) => {
+                taken.insert((a.as_str(), b.as_str()));
+            }
+            (false, false) => {
+                missing.insert(b.as_str());
+            }
+            (true, false) | (false, true) => {}
+        }
+    }
+    let listed = |names: Vec<&str>| {
+        names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    };
+    let missing: Vec<&str> = missing.into_iter().collect();
+    match missing.as_slice() {
+        [] => {}
+        [name] => return Err(ApiError::index_not_found(name)),
+        _ => {
+            let message = format!("Indexes {} not found.", listed(missing));
+            return Err(ApiError::new(Code::IndexNotFound, message));
+        }
+    }
+    let taken: Vec<(&str, &str)> = taken.into_iter().collect();
+    let message = match taken.as_slice() {
+        [] => return Ok(()),
+        [(a, b)] => format!(
+            "Cannot rename `{a}` to `{b}` as the index already exists. Hint: You can remove `{b}` first and then do your remove."
+        ),
+        _ => format!(
+            "The following indexes are being renamed but cannot because their new name conflicts with an already \
+             existing index: {}. Renaming doesn't overwrite the other index name.",
+            listed(taken.into_iter().map(|(_, b)| b).collect())
+        ),
+    };
+    Err(ApiError::new(Code::IndexAlreadyExists, message))
 }
 
 fn pair(indexes: Vec<CheckedUid>) -> Result<(String, String), ApiError> {
@@ -360,24 +462,29 @@ mod tests {
         }
         for (body, code, message) in [
             (
-                r#"{"uid":"x"}"#,
-                "immutable_index_uid",
-                "Immutable field `uid`: expected one of `primaryKey`",
+                r#"{"uid":1}"#,
+                "invalid_index_uid",
+                "Invalid value type at `.uid`: expected a string, but found a positive integer: `1`",
             ),
             (
                 r#"{"createdAt":"x"}"#,
                 "immutable_index_created_at",
-                "Immutable field `createdAt`: expected one of `primaryKey`",
+                "Immutable field `createdAt`: expected one of `primaryKey`, `uid`",
             ),
             (
                 r#"{"doggo":"x"}"#,
                 "bad_request",
-                "Unknown field `doggo`: expected one of `primaryKey`",
+                "Unknown field `doggo`: expected one of `primaryKey`, `uid`",
             ),
         ] {
             let error = UpdateIndex::from_json(body.as_bytes()).unwrap_err();
             assert_eq!((error.code.name(), error.message.as_str()), (code, message));
         }
+        let error = UpdateIndex::from_json(br#"{"uid":"a b"}"#).unwrap_err();
+        assert_eq!(
+            (error.code.name(), error.message),
+            ("invalid_index_uid", format!("`a b` {NOT_A_UID}"))
+        );
         let error = Page::from_query_string("limit=-1").unwrap_err();
         assert_eq!(error.code, Code::InvalidIndexLimit);
         assert_eq!(
@@ -389,8 +496,16 @@ mod tests {
     #[test]
     fn swaps_are_pairs() {
         let swaps = swaps_from_json(br#"[{"indexes":["a","b"]}]"#).unwrap();
-        assert_eq!(swaps, [("a".to_owned(), "b".to_owned())]);
+        let named = |rename| NameSwap { names: ("a".to_owned(), "b".to_owned()), rename };
+        assert_eq!(swaps, [named(false)]);
+        let swaps = swaps_from_json(br#"[{"indexes":["a","b"],"rename":true}]"#).unwrap();
+        assert_eq!(swaps, [named(true)]);
         for (body, code, message) in [
+            (
+                r#"[{"indexes":["a","b"],"rename":1}]"#,
+                "invalid_swap_rename",
+                "Invalid value type at `[0].rename`: expected a boolean, but found a positive integer: `1`",
+            ),
             (r#"[{}]"#, "missing_swap_indexes", "Missing field `indexes` inside `[0]`"),
             (
                 r#"[{"indexes":["a","b","c"]}]"#,
@@ -406,6 +521,21 @@ mod tests {
             let error = swaps_from_json(body.as_bytes()).unwrap_err();
             assert_eq!((error.code.name(), error.message.as_str()), (code, message));
         }
+    }
+
+    #[test]
+    fn names_must_fit_swaps_and_renames() {
+        let named = |a: &str, b: &str, rename| NameSwap { names: (a.into(), b.into()), rename };
+        let is_there = |name: &str| ["a", "b", "c"].contains(&name);
+        let fit = |swaps: &[NameSwap]| check_names_fit(swaps, is_there).map_err(|e| e.message);
+        assert_eq!(fit(&[named("a", "b", false), named("c", "x", true)]), Ok(()));
+        let message = "Cannot rename `a` to `b` as the index already exists. Hint: You can remove `b` first and then do your remove.";
+        assert_eq!(fit(&[named("a", "b", true)]), Err(message.to_owned()));
+        assert_eq!(fit(&[named("x", "b", true)]), Err("Index `x` not found.".to_owned()));
+        let both = [named("a", "x", false), named("y", "b", false)];
+        assert_eq!(fit(&both), Err("Indexes `x`, `y` not found.".to_owned()));
+        let twice = check_each_name_once(&[named("a", "b", false), named("c", "a", true)]);
+        assert_eq!(twice.unwrap_err().code.name(), "invalid_swap_duplicate_index_found");
     }
 
     #[test]

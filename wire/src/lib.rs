@@ -13,6 +13,7 @@
 //! | [`engine_version`] | what differs between versions of nodes |
 //! | [`settings`] | index settings: three-state fields, merge, defaults, sub-routes |
 //! | [`search`] | search and multi-search queries |
+//! | [`document_order`] | `sort` of a listing of documents |
 //! | [`documents_query`] | listing, deleting and adding documents: their parameters |
 //! | [`tasks`] | task views and filters |
 //! | [`keys`] | API keys: actions, index patterns, requests, views |
@@ -24,6 +25,7 @@
 pub mod access;
 pub mod content;
 pub mod document;
+pub mod document_order;
 pub mod documents_query;
 pub mod engine_version;
 pub mod error;

@@ -7,12 +7,13 @@ use miroir_storage::commands::{Effect, Ending};
 use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::tables::indexes::in_sync_of;
 use miroir_wire::document::primary_key_cannot_change;
-use miroir_wire::error::{ApiError, Code, ResponseError};
+use miroir_wire::error::{ApiError, ResponseError};
 use serde_json::{Value, json};
 
 use super::{OperationArguments, OperationEnd};
 use crate::lane::job::in_shards;
 use crate::node_settings::node_side;
+use crate::task_details::renaming_details;
 use crate::writer::entries::Decision;
 
 /// Creates the index with its settings on every node. A task whose name was bound already
@@ -24,10 +25,7 @@ pub(super) async fn create(
 ) -> OperationEnd {
     let details = Some(json!({ "primaryKey": primary_key }));
     if !creates {
-        let refusal = ApiError::new(
-            Code::IndexAlreadyExists,
-            format!("Index `{}` already exists.", arguments.name),
-        );
+        let refusal = ApiError::index_already_exists(&arguments.name);
         return failed(arguments, details, refusal.into()).await;
     }
     let settings = match arguments.pod.log.routing().by_uid.get(arguments.index()) {
@@ -51,9 +49,33 @@ pub(super) async fn create(
     }
 }
 
+/// Renames the index, and then changes its primary key, if that is asked for too. A primary key that is
+/// refused fails the task but leaves the new name, as in Meilisearch: writers have known the index by
+/// it since the task was accepted. Nothing is told to nodes of the name: they know the index by its uid.
+///
+/// What the new name means to readers is final by now: every earlier task of it has ended, and
+/// every later one waits for this.
+pub(super) async fn rename(
+    arguments: &OperationArguments,
+    new_name: &str,
+    primary_key: Option<&str>,
+) -> OperationEnd {
+    let details = renaming_details(&arguments.name, new_name, primary_key);
+    let is_taken = arguments.pod.log.routing().indexes.contains_key(new_name);
+    if is_taken && new_name != arguments.name {
+        let refusal = ApiError::index_already_exists(new_name);
+        return failed(arguments, Some(details), refusal.into()).await;
+    }
+    let mut end = update(arguments, new_name, primary_key).await;
+    end.decision.details = Some(details);
+    end.decision.effects.push(Effect::RenameIndex { to: new_name.to_owned() });
+    end
+}
+
 /// Changes the primary key, which Meilisearch allows while the index is empty.
 pub(super) async fn update(
     arguments: &OperationArguments,
+    name: &str,
     primary_key: Option<&str>,
 ) -> OperationEnd {
     let details = Some(json!({ "primaryKey": primary_key }));
@@ -70,7 +92,7 @@ pub(super) async fn update(
     if let Some(present) = present
         && holds_documents(arguments).await
     {
-        let refusal = primary_key_cannot_change(&present).in_index(&arguments.name);
+        let refusal = primary_key_cannot_change(&present).in_index(name);
         return failed(arguments, details, refusal.into()).await;
     }
     let path = format!("/indexes/{}", arguments.index());

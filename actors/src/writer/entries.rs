@@ -118,6 +118,7 @@ impl Entry {
             Work::Settings { .. }
                 | Work::CreateIndex { .. }
                 | Work::UpdateIndex { .. }
+                | Work::RenameIndex { .. }
                 | Work::DeleteIndex
         )
     }

@@ -353,6 +353,9 @@ async fn start_operation(
         Work::UpdateIndex { primary_key } => {
             OperationWork::Update { primary_key: primary_key.clone() }
         }
+        Work::RenameIndex { to, primary_key, .. } => {
+            OperationWork::Rename { to: to.clone(), primary_key: primary_key.clone() }
+        }
         _ => OperationWork::Delete,
     };
     let life_of = |node: &NodeId| (node.clone(), state.pod.calls.disk_life(node));

@@ -7,11 +7,12 @@
 
 use miroir_actors::accept::{RequestedWork, WriteRequest};
 use miroir_actors::pod::PodContext;
-use miroir_storage::commands::Work;
+use miroir_storage::commands::{NameChange, Work};
 use miroir_storage::routing::{IndexRouting, updated_at};
-use miroir_wire::error::{ApiError, Code};
+use miroir_wire::error::ApiError;
 use miroir_wire::index::{
-    CreateIndex, IndexView, Page, UpdateIndex, check_index_uid, swaps_from_json,
+    CreateIndex, IndexView, NameSwap, Page, UpdateIndex, check_each_name_once, check_index_uid,
+    swaps_from_json,
 };
 use miroir_wire::tasks::Kind;
 
@@ -31,14 +32,20 @@ pub async fn create(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
     write(pod, Kind::IndexCreation, Some(uid), work, true).await
 }
 
-/// Changes an index's primary key.
+/// Changes an index's primary key, or its name.
 ///
 /// # Errors
-/// Meilisearch's own for the body; 503s.
+/// Meilisearch's own for the body; `invalid_api_key` for a name that the client may not use; 503s.
 pub async fn update(pod: &Writes<'_>, index: &str, body: &[u8]) -> Result<Reply, ApiError> {
     check_index_uid(index)?;
-    let UpdateIndex { primary_key } = UpdateIndex::from_json(body)?;
-    let work = Work::UpdateIndex { primary_key };
+    let UpdateIndex { primary_key, uid } = UpdateIndex::from_json(body)?;
+    let work = match uid {
+        None => Work::UpdateIndex { primary_key },
+        Some(to) => {
+            pod.grant.check_index(&to)?;
+            Work::RenameIndex { from: index.to_owned(), to, primary_key, took: false }
+        }
+    };
     write(pod, Kind::IndexUpdate, Some(index.to_owned()), work, false).await
 }
 
@@ -51,41 +58,27 @@ pub async fn delete(pod: &Writes<'_>, index: &str) -> Result<Reply, ApiError> {
     write(pod, Kind::IndexDeletion, Some(index.to_owned()), Work::DeleteIndex, false).await
 }
 
-/// Swaps names pairwise.
+/// Swaps names pairwise, or renames.
 ///
 /// # Errors
 /// Meilisearch's own for the body, duplicates included; `invalid_api_key` for names that the
 /// client may not use; 503s.
 pub async fn swap(pod: &Writes<'_>, body: &[u8]) -> Result<Reply, ApiError> {
-    let pairs = swaps_from_json(body)?;
-    for name in pairs.iter().flat_map(|(a, b)| [a, b]) {
+    let swaps = swaps_from_json(body)?;
+    for name in swaps.iter().flat_map(|swap| [&swap.names.0, &swap.names.1]) {
         pod.grant.check_index(name)?;
     }
-    let mut seen = std::collections::BTreeSet::new();
-    let mut twice = Vec::new();
-    for name in pairs.iter().flat_map(|(a, b)| [a, b]) {
-        if !seen.insert(name.clone()) && !twice.contains(name) {
-            twice.push(name.clone());
-        }
+    check_each_name_once(&swaps)?;
+    write(pod, Kind::IndexSwap, None, work_of(swaps), false).await
+}
+
+/// Pods of older versions read plain swaps.
+fn work_of(swaps: Vec<NameSwap>) -> Work {
+    if !swaps.iter().any(|swap| swap.rename) {
+        return Work::SwapIndexes { pairs: swaps.into_iter().map(|swap| swap.names).collect() };
     }
-    match twice.as_slice() {
-        [] => {}
-        [name] => {
-            let message = format!(
-                "Indexes must be declared only once during a swap. `{name}` was specified several times."
-            );
-            return Err(ApiError::new(Code::InvalidSwapDuplicateIndexFound, message));
-        }
-        names => {
-            let listed: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-            let message = format!(
-                "Indexes must be declared only once during a swap. {} were specified several times.",
-                listed.join(", ")
-            );
-            return Err(ApiError::new(Code::InvalidSwapDuplicateIndexFound, message));
-        }
-    }
-    write(pod, Kind::IndexSwap, None, Work::SwapIndexes { pairs }, false).await
+    let change = |NameSwap { names: (a, b), rename }| NameChange { a, b, renames: rename };
+    Work::ChangeNames { changes: swaps.into_iter().map(change).collect(), took: false }
 }
 
 async fn write(

@@ -14,7 +14,7 @@ use miroir_actors::task_details::open_details;
 use miroir_storage::commands::{Ending, Work};
 use miroir_storage::engine::{Direction, KeyRange};
 use miroir_storage::ids::TaskUid;
-use miroir_storage::routing::from_nanoseconds;
+use miroir_storage::routing::{IndexRouting, Routing, from_nanoseconds};
 use miroir_storage::tables::records::decode;
 use miroir_storage::tables::tasks::{TaskRecord, TaskState, read};
 use miroir_storage::tables::{ApplyError, TASKS};
@@ -34,6 +34,11 @@ const SCAN_PAGE: usize = 1000;
 /// # Errors
 /// `invalid_task_uids`, `task_not_found`.
 pub fn get(pod: &Writes<'_>, uid: &str) -> Result<Reply, ApiError> {
+    Ok(Reply::json(200, &view(&read_seen(pod, uid)?)))
+}
+
+/// The task with this uid, if the client may see it.
+pub(super) fn read_seen(pod: &Writes<'_>, uid: &str) -> Result<TaskRecord, ApiError> {
     let parsed: u32 = uid.parse().map_err(|_| {
         ApiError::new(
             Code::InvalidTaskUids,
@@ -41,10 +46,9 @@ pub fn get(pod: &Writes<'_>, uid: &str) -> Result<Reply, ApiError> {
         )
     })?;
     let task = read(pod.log.engine().as_ref(), TaskUid(parsed)).map_err(store_failed)?;
-    match task.filter(|task| may_see(pod.grant, task)) {
-        Some(task) => Ok(Reply::json(200, &view(&task))),
-        None => Err(ApiError::task_not_found(parsed)),
-    }
+    let routing = pod.log.routing();
+    let task = task.map(|task| by_todays_name(&routing, task));
+    task.filter(|task| may_see(pod.grant, task)).ok_or_else(|| ApiError::task_not_found(parsed))
 }
 
 /// `GET /tasks`.
@@ -129,6 +133,23 @@ pub(super) fn may_see(grant: &Grant, task: &TaskRecord) -> bool {
     grant.allows_all_indexes() || task.name.as_deref().is_some_and(|name| grant.allows_index(name))
 }
 
+/// The tasks of an index go by its name of today: in Meilisearch a swap, or a rename, renames those
+/// before it. What has not ended keeps the name that it was accepted under, since names may change
+/// before its turn; and so does a rename.
+fn by_todays_name(routing: &Routing, mut task: TaskRecord) -> TaskRecord {
+    let index = task.index.as_ref().and_then(|uid| routing.by_uid.get(uid));
+    let is_seen = |index: &IndexRouting| {
+        routing.indexes.get(&index.name).is_some_and(|seen| seen.uid == index.uid)
+    };
+    if let Some(index) = index.filter(|index| is_seen(index))
+        && task.ended()
+        && !matches!(task.work, Work::RenameIndex { .. })
+    {
+        task.name = Some(index.name.clone());
+    }
+    task
+}
+
 /// Visits the tasks that the client may see.
 pub(super) fn scan(
     pod: &Writes<'_>,
@@ -137,10 +158,11 @@ pub(super) fn scan(
 ) -> Result<(), ApplyError> {
     let mut range: KeyRange = (Bound::Unbounded, Bound::Unbounded);
     let direction = if oldest_first { Direction::Forward } else { Direction::Backward };
+    let routing = pod.log.routing();
     loop {
         let page = pod.log.engine().scan(TASKS, range.clone(), direction, SCAN_PAGE)?;
         for (_, bytes) in &page {
-            let task = decode(bytes)?;
+            let task = by_todays_name(&routing, decode(bytes)?);
             if may_see(pod.grant, &task) {
                 visit(&task);
             }
@@ -225,9 +247,9 @@ fn kind(work: &Work) -> Kind {
         }
         Work::Settings { .. } => Kind::SettingsUpdate,
         Work::CreateIndex { .. } => Kind::IndexCreation,
-        Work::UpdateIndex { .. } => Kind::IndexUpdate,
+        Work::UpdateIndex { .. } | Work::RenameIndex { .. } => Kind::IndexUpdate,
         Work::DeleteIndex => Kind::IndexDeletion,
-        Work::SwapIndexes { .. } => Kind::IndexSwap,
+        Work::SwapIndexes { .. } | Work::ChangeNames { .. } => Kind::IndexSwap,
         Work::CancelTasks { .. } => Kind::TaskCancelation,
         Work::DeleteTasks { .. } => Kind::TaskDeletion,
     }

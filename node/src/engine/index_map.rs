@@ -182,6 +182,22 @@ impl IndexMap {
         Ok(())
     }
 
+    /// Gives an index another name, which none may have.
+    ///
+    /// # Errors
+    /// `index_not_found`, `index_already_exists`, or when the store refuses.
+    pub fn rename(&self, wtxn: &mut RwTxn<'_>, a: &str, b: &str) -> Result<(), EngineError> {
+        let Some(folder) = self.names.get(wtxn, a)?.map(str::to_owned) else {
+            return Err(ApiError::index_not_found(a).into());
+        };
+        if self.names.get(wtxn, b)?.is_some() {
+            return Err(ApiError::index_already_exists(b).into());
+        }
+        self.names.delete(wtxn, a)?;
+        self.names.put(wtxn, b, &folder)?;
+        Ok(())
+    }
+
     /// Closes an index and deletes its folder, once its readers are done.
     ///
     /// # Errors

@@ -20,7 +20,6 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +29,7 @@ use milli_core as milli;
 use miroir_seams::Seams;
 use miroir_wire::content::DocumentBatch;
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::index::IndexView;
+use miroir_wire::index::{IndexView, NameSwap, check_each_name_once};
 use miroir_wire::keys::IndexPattern;
 use miroir_wire::settings::Settings;
 use miroir_wire::tasks::{
@@ -144,22 +143,24 @@ pub enum NewTask {
         /// Its primary key, if known already.
         primary_key: Option<String>,
     },
-    /// Changes the primary key of an index that has no documents.
+    /// Changes the primary key of an index that has no documents, or its name.
     IndexUpdate {
         /// The index.
         index: String,
         /// The new primary key.
         primary_key: Option<String>,
+        /// The new name.
+        new_name: Option<String>,
     },
     /// Deletes an index with its documents and settings.
     IndexDeletion {
         /// The index.
         index: String,
     },
-    /// Exchanges the names of pairs of indexes, all or none.
+    /// Exchanges the names of pairs of indexes, or renames the first of a pair, all or none.
     IndexSwap {
         /// The pairs.
-        swaps: Vec<(String, String)>,
+        swaps: Vec<NameSwap>,
     },
     /// Cancels the enqueued and processing tasks that `filter` matches now.
     TaskCancelation {
@@ -409,11 +410,13 @@ impl Engine {
             NewTask::IndexCreation { index, primary_key } => {
                 Work::CreateIndex { index, primary_key }
             }
-            NewTask::IndexUpdate { index, primary_key } => Work::UpdateIndex { index, primary_key },
+            NewTask::IndexUpdate { index, primary_key, new_name } => {
+                Work::UpdateIndex { index, primary_key, new_name }
+            }
             NewTask::IndexDeletion { index } => Work::DeleteIndex { index },
             NewTask::IndexSwap { swaps } => {
-                check_swaps(&swaps)?;
-                Work::Swap { swaps }
+                check_each_name_once(&swaps)?;
+                Work::swap(swaps)
             }
             NewTask::TaskCancelation { filter, original_filter } => {
                 let tasks = queue.matching(&filter)?;
@@ -454,24 +457,4 @@ fn claim_directory(data: &Path, patience: Duration) -> Result<File, OpenError> {
         Err(error) => return Err(disk(error)),
     }
     Ok(lock)
-}
-
-fn check_swaps(swaps: &[(String, String)]) -> Result<(), ApiError> {
-    let mut seen = BTreeSet::new();
-    let mut twice = BTreeSet::new();
-    for name in swaps.iter().flat_map(|(a, b)| [a, b]) {
-        if !seen.insert(name) {
-            twice.insert(format!("`{name}`"));
-        }
-    }
-    let message = match twice.len() {
-        0 => return Ok(()),
-        1 => "was specified several times.",
-        _ => "were specified several times.",
-    };
-    let names: Vec<String> = twice.into_iter().collect();
-    Err(ApiError::new(
-        Code::InvalidSwapDuplicateIndexFound,
-        format!("Indexes must be declared only once during a swap. {} {message}", names.join(", ")),
-    ))
 }

@@ -40,9 +40,12 @@ pub(super) async fn update(
     call: &mut Call,
     uid: String,
 ) -> Result<Answer, Refusal> {
-    let UpdateIndex { primary_key } = UpdateIndex::from_json(&call.json().await?)?;
+    let UpdateIndex { primary_key, uid: new_name } = UpdateIndex::from_json(&call.json().await?)?;
     check_index_uid(&uid)?;
-    node.enqueue(call, NewTask::IndexUpdate { index: uid, primary_key }).await
+    if let Some(name) = &new_name {
+        call.grant.check_index(name)?;
+    }
+    node.enqueue(call, NewTask::IndexUpdate { index: uid, primary_key, new_name }).await
 }
 
 /// `DELETE /indexes/{uid}`
@@ -61,7 +64,7 @@ pub(super) async fn stats(node: &Arc<Node>, uid: String) -> Result<Answer, Refus
 /// `POST /swap-indexes`
 pub(super) async fn swap(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
     let swaps = swaps_from_json(&call.json().await?)?;
-    for index in swaps.iter().flat_map(|(a, b)| [a, b]) {
+    for index in swaps.iter().flat_map(|swap| [&swap.names.0, &swap.names.1]) {
         call.grant.check_index(index)?;
     }
     node.enqueue(call, NewTask::IndexSwap { swaps }).await

@@ -248,11 +248,11 @@ impl Waiting {
             Work::Cancel { .. } => Role::Cancel,
             Work::Forget { .. } => Role::Forget,
         };
-        let names = match work {
-            Work::Swap { swaps } => {
-                swaps.iter().flat_map(|(a, b)| [a.clone(), b.clone()]).collect()
-            }
-            other => other.index().map(str::to_owned).into_iter().collect(),
+        let swapped: Vec<String> =
+            work.name_swaps().into_iter().flat_map(|swap| [swap.names.0, swap.names.1]).collect();
+        let names = match swapped.is_empty() {
+            true => work.index().map(str::to_owned).into_iter().collect(),
+            false => swapped,
         };
         let content_bytes = match work {
             Work::Documents { content_bytes, .. } => *content_bytes,

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use milli_core::Index;
 use milli_core::heed::RwTxn;
-use miroir_wire::error::{ApiError, Code, ResponseError};
+use miroir_wire::error::{ApiError, ResponseError};
+use miroir_wire::index::{NameSwap, check_names_fit};
 
 use super::batch::BatchKind;
 use super::record::{Counts, TaskRecord, Work};
@@ -43,13 +44,8 @@ pub enum Change {
         /// Its folder.
         folder: String,
     },
-    /// Two indexes exchange their names, and the earlier tasks of both follow.
-    Swap {
-        /// One name.
-        a: String,
-        /// The other.
-        b: String,
-    },
+    /// Two indexes exchange their names, or one is renamed, and the earlier tasks of both follow.
+    Swap(NameSwap),
     /// Waiting tasks are cancelled.
     Cancel {
         /// The tasks.
@@ -191,27 +187,59 @@ impl Place<'_> {
     /// Checks a swap; its pairs are committed with the task.
     ///
     /// # Errors
-    /// `index_not_found`, naming all that are missing.
-    pub fn plan_swap(&self, swaps: &[(String, String)]) -> Result<Done, EngineError> {
+    /// `index_not_found`, `index_already_exists`, naming all that don't fit.
+    pub fn plan_swap(&self, swaps: &[NameSwap]) -> Result<Done, EngineError> {
         let rtxn = self.store.read()?;
-        let mut missing = BTreeSet::new();
-        for name in swaps.iter().flat_map(|(a, b)| [a, b]) {
-            if self.indexes.folder_of(&rtxn, name)?.is_none() {
-                missing.insert(name.as_str());
+        let mut known = BTreeSet::new();
+        for name in swaps.iter().flat_map(|swap| [&swap.names.0, &swap.names.1]) {
+            if self.indexes.folder_of(&rtxn, name)?.is_some() {
+                known.insert(name.as_str());
             }
         }
-        match missing.into_iter().collect::<Vec<_>>().as_slice() {
-            [] => {}
-            [name] => return Err(ApiError::index_not_found(name).into()),
-            names => {
-                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-                let message = format!("Indexes {} not found.", names.join(", "));
-                return Err(ApiError::new(Code::IndexNotFound, message).into());
-            }
-        }
-        let swap = |(a, b): &(String, String)| Change::Swap { a: a.clone(), b: b.clone() };
-        let changes = swaps.iter().map(swap).collect();
+        check_names_fit(swaps, |name| known.contains(name))?;
+        let changes = swaps.iter().cloned().map(Change::Swap).collect();
         Ok(Done { ends: vec![Ok(Counts::default())], changes })
+    }
+
+    /// Renames an index, and sets its primary key, if that is asked for too. One that is refused fails
+    /// the task, but leaves the new name, as in Meilisearch.
+    ///
+    /// # Errors
+    /// `index_not_found`, `index_already_exists`; then nothing is changed.
+    pub fn plan_renaming(
+        &self,
+        index: &str,
+        new_name: &str,
+        primary_key: Option<&str>,
+    ) -> Result<Done, EngineError> {
+        let rtxn = self.store.read()?;
+        let Some(folder) = self.indexes.folder_of(&rtxn, index)? else {
+            return Err(ApiError::index_not_found(index).into());
+        };
+        if self.indexes.folder_of(&rtxn, new_name)?.is_some() {
+            return Err(ApiError::index_already_exists(new_name).into());
+        }
+        drop(rtxn);
+        let end = match primary_key {
+            None => Ok(()),
+            Some(key) => self.set_primary_key(&folder, new_name, key),
+        };
+        let end = match end {
+            Ok(()) => Ok(Counts::default()),
+            // Tried again.
+            Err(error @ (EngineError::Aborted | EngineError::MapFull)) => return Err(error),
+            Err(error) => Err(ResponseError::from(error.to_api())),
+        };
+        let names = (index.to_owned(), new_name.to_owned());
+        let change = Change::Swap(NameSwap { names, rename: true });
+        Ok(Done { ends: vec![end], changes: vec![change] })
+    }
+
+    fn set_primary_key(&self, folder: &str, name: &str, key: &str) -> Result<(), EngineError> {
+        let index = self.indexes.open(folder, name)?;
+        let mut wtxn = index.write_txn()?;
+        self.indexer.apply_primary_key(&mut wtxn, &index, name, key)?;
+        Ok(wtxn.commit()?)
     }
 
     /// Cancels what still waits of the tasks that matched.

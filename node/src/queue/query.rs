@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use milli_core::heed::RoTxn;
+use miroir_wire::index::NameSwap;
 use miroir_wire::keys::IndexPattern;
 use miroir_wire::tasks::{
     BatchList, BatchPage, BatchView, Details, IndexSwap, Status, TaskFilter, TaskList,
@@ -207,12 +208,18 @@ fn details(task: &TaskRecord) -> Details {
             hide_secrets(&mut patch);
             Details { settings: patch.as_object().cloned().unwrap_or_default(), ..none }
         }
-        Work::CreateIndex { primary_key, .. } | Work::UpdateIndex { primary_key, .. } => {
+        Work::CreateIndex { primary_key, .. } => {
             Details { primary_key: Some(primary_key.clone()), ..none }
         }
-        Work::Swap { swaps } => {
-            let swaps = swaps.iter().cloned().map(|indexes| IndexSwap { indexes }).collect();
-            Details { swaps: Some(swaps), ..none }
+        Work::UpdateIndex { index, primary_key, new_name } => Details {
+            primary_key: Some(primary_key.clone()),
+            old_index_uid: new_name.as_ref().map(|_| index.clone()),
+            new_index_uid: new_name.clone(),
+            ..none
+        },
+        work @ Work::Swap { .. } => {
+            let shown = |swap: NameSwap| IndexSwap { indexes: swap.names, rename: swap.rename };
+            Details { swaps: Some(work.name_swaps().into_iter().map(shown).collect()), ..none }
         }
         Work::Cancel { matched, original_filter, .. } => Details {
             matched_tasks: Some(*matched),

@@ -11,6 +11,7 @@
 //! process that dies in the middle of a batch leaves its tasks enqueued.
 
 use miroir_wire::error::ResponseError;
+use miroir_wire::index::NameSwap;
 use miroir_wire::tasks::{Kind, Status};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -108,22 +109,28 @@ pub enum Work {
         /// Its primary key.
         primary_key: Option<String>,
     },
-    /// Changes the primary key.
+    /// Changes the primary key, or the name.
     UpdateIndex {
         /// The index.
         index: String,
         /// The new primary key.
         primary_key: Option<String>,
+        /// The new name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new_name: Option<String>,
     },
     /// Deletes an index.
     DeleteIndex {
         /// The index.
         index: String,
     },
-    /// Exchanges names.
+    /// Exchanges names, or renames indexes.
     Swap {
         /// The pairs.
         swaps: Vec<(String, String)>,
+        /// Which of them are renames; those beyond the end are not.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        renames: Vec<bool>,
     },
     /// Cancels tasks.
     Cancel {
@@ -165,6 +172,30 @@ impl Counts {
 }
 
 impl Work {
+    /// A swap of these names.
+    pub fn swap(swaps: Vec<NameSwap>) -> Self {
+        let (swaps, renames) = swaps.into_iter().map(|swap| (swap.names, swap.rename)).unzip();
+        Self::Swap { swaps, renames }
+    }
+
+    /// The pairs of names that it changes: one when it renames an index.
+    pub fn name_swaps(&self) -> Vec<NameSwap> {
+        match self {
+            Self::Swap { swaps, renames } => {
+                let renames = renames.iter().copied().chain(std::iter::repeat(false));
+                let pair = |(names, rename): (&(String, String), bool)| NameSwap {
+                    names: names.clone(),
+                    rename,
+                };
+                swaps.iter().zip(renames).map(pair).collect()
+            }
+            Self::UpdateIndex { index, new_name: Some(name), .. } if index != name => {
+                vec![NameSwap { names: (index.clone(), name.clone()), rename: true }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The type of the task, as clients see it.
     pub fn kind(&self) -> Kind {
         match self {
@@ -200,7 +231,7 @@ impl Work {
     /// Whether the task has to do with `name`: its index, or one of those it swaps.
     pub fn concerns(&self, name: &str) -> bool {
         match self {
-            Self::Swap { swaps } => swaps.iter().any(|(a, b)| a == name || b == name),
+            Self::Swap { swaps, .. } => swaps.iter().any(|(a, b)| a == name || b == name),
             other => other.index() == Some(name),
         }
     }
@@ -231,7 +262,7 @@ impl Work {
             | Self::CreateIndex { index, .. }
             | Self::UpdateIndex { index, .. }
             | Self::DeleteIndex { index } => swap(index),
-            Self::Swap { swaps } => {
+            Self::Swap { swaps, .. } => {
                 for (left, right) in swaps {
                     swap(left);
                     swap(right);

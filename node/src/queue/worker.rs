@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use miroir_seams::Seams;
-use miroir_wire::error::{ApiError, Code};
+use miroir_wire::error::ApiError;
+use miroir_wire::index::NameSwap;
 use miroir_wire::tasks::Status;
 use time::OffsetDateTime;
 
@@ -327,7 +328,12 @@ impl Shared {
                 Ok(place.plan_cancelation(*uid, tasks))
             }
             (Kind::Forget, tasks) => place.plan_forgetting(tasks),
-            (Kind::Swap, [TaskRecord { work: Work::Swap { swaps }, .. }]) => place.plan_swap(swaps),
+            (Kind::Swap, [TaskRecord { work, .. }]) => match work {
+                Work::UpdateIndex { index, primary_key, new_name: Some(name) } => {
+                    place.plan_renaming(index, name, primary_key.as_deref())
+                }
+                work => place.plan_swap(&work.name_swaps()),
+            },
             (Kind::OnIndex { name, kind, creates_index }, tasks) => {
                 if target.is_none() {
                     *target = Some(self.target(name, kind, *creates_index, tasks)?);
@@ -373,8 +379,7 @@ impl Shared {
         let folder = self.indexes.folder_of(&rtxn, name)?;
         let creation = matches!(tasks, [TaskRecord { work: Work::CreateIndex { .. }, .. }]);
         if creation && folder.is_some() {
-            let message = format!("Index `{name}` already exists.");
-            return Err(ApiError::new(Code::IndexAlreadyExists, message).into());
+            return Err(ApiError::index_already_exists(name).into());
         }
         let wanted = creation || (creates_index && *kind != BatchKind::DeleteIndex);
         let name = name.to_owned();
@@ -406,8 +411,11 @@ impl Shared {
             match change {
                 Change::Name { index, folder } => self.indexes.name(&mut wtxn, index, folder)?,
                 Change::Unname { index, .. } => self.indexes.unname(&mut wtxn, index)?,
-                Change::Swap { a, b } => {
-                    self.indexes.swap(&mut wtxn, a, b)?;
+                Change::Swap(NameSwap { names: (a, b), rename }) => {
+                    match rename {
+                        true => self.indexes.rename(&mut wtxn, a, b)?,
+                        false => self.indexes.swap(&mut wtxn, a, b)?,
+                    }
                     self.rename_tasks(&mut wtxn, batch, a, b)?;
                 }
                 Change::Cancel { uids, by } => {

@@ -3,12 +3,14 @@
 use milli_core as milli;
 use milli_core::constants::RESERVED_VECTORS_FIELD_NAME;
 use milli_core::{DocumentId, Index};
+use miroir_wire::document_order::DocumentOrder;
 use miroir_wire::documents_query::{BrowseQuery, GetDocument};
 use miroir_wire::error::{ApiError, Code};
 use roaring::RoaringBitmap;
+use serde_json::Map;
 
 use super::filter::read_filter;
-use super::stored::{DocumentWriter, ObjectWriter, Vectors};
+use super::stored::{DocumentWriter, ObjectWriter, Vectors, parse};
 use crate::engine::errors;
 
 /// The document with an id, as JSON.
@@ -28,7 +30,7 @@ pub(crate) fn document(index: &Index, id: &str, query: &GetDocument) -> Result<V
 /// A page of documents with the number of all that match, as JSON. `contains`: see [`read_filter`].
 ///
 /// # Errors
-/// `invalid_document_filter`; what the database fails with.
+/// `invalid_document_filter`, `invalid_document_sort`; what the database fails with.
 pub(crate) fn browse(
     index: &Index,
     query: &BrowseQuery,
@@ -56,7 +58,22 @@ pub(crate) fn browse(
         candidates &= filter.evaluate(&rtxn, index).map_err(filter_error)?;
     }
     let total = candidates.len();
-    let page = candidates.into_iter().skip(query.offset).take(query.limit);
+    let order = match query.sort.as_deref() {
+        None | Some([]) => None,
+        Some(sort) => {
+            let order = DocumentOrder::read(sort)?;
+            let sortable = index.sortable_fields(&rtxn).map_err(database_error)?;
+            order.check_sortable(&sortable.into_iter().collect())?;
+            Some(order)
+        }
+    };
+    let sorted = match &order {
+        None => either::Left(candidates.into_iter()),
+        Some(order) => either::Right(
+            sorted(index, &rtxn, candidates, order).map_err(engine_error)?.into_iter(),
+        ),
+    };
+    let page = sorted.skip(query.offset).take(query.limit);
 
     let mut out = Vec::new();
     let mut answer = ObjectWriter::begin(&mut out);
@@ -70,6 +87,34 @@ pub(crate) fn browse(
     answer.value("total", &total);
     answer.end();
     Ok(out)
+}
+
+/// The documents in the wanted order; those in one place as they are stored.
+fn sorted(
+    index: &Index,
+    rtxn: &milli::heed::RoTxn<'_>,
+    candidates: RoaringBitmap,
+    order: &DocumentOrder,
+) -> milli::Result<Vec<DocumentId>> {
+    let names = index.fields_ids_map(rtxn)?;
+    let holds = |name: &str, path: &str| {
+        path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let wanted: Vec<_> =
+        names.iter().filter(|(_, name)| order.fields().any(|path| holds(name, path))).collect();
+    let mut placed = Vec::new();
+    for id in candidates {
+        let stored = index.document(rtxn, id)?;
+        let mut document = Map::new();
+        for (field, name) in &wanted {
+            if let Some(value) = stored.get(*field) {
+                document.insert((*name).to_owned(), parse(value)?);
+            }
+        }
+        placed.push((order.place(&document), id));
+    }
+    placed.sort_by(|(left, a), (right, b)| order.compare(left, right).then(a.cmp(b)));
+    Ok(placed.into_iter().map(|(_, id)| id).collect())
 }
 
 /// What is shown of each document.

@@ -36,10 +36,17 @@ pub fn check(tasks: &[Arc<TaskRecord>]) -> Vec<Violation> {
 
 /// The client names that a task is about.
 pub(super) fn names_of(task: &TaskRecord) -> Vec<&str> {
+    let mut names: Vec<&str> = task.name.as_deref().into_iter().collect();
     match &task.work {
         Work::SwapIndexes { pairs } => {
-            pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect()
+            names.extend(pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]));
         }
-        _ => task.name.as_deref().into_iter().collect(),
+        Work::ChangeNames { changes, .. } => {
+            let both = changes.iter().flat_map(|change| [change.a.as_str(), change.b.as_str()]);
+            names.extend(both);
+        }
+        Work::RenameIndex { from, to, .. } if from != to => names.push(to),
+        _ => {}
     }
+    names
 }

@@ -67,7 +67,7 @@ pub(super) fn touched_by<'a>(touched: &mut BTreeMap<&'a str, Touched>, operation
         }
         Request::DeleteIds(ids) => of_name.ids.extend(ids.iter().cloned()),
         Request::Settings(_) | Request::Cancel(_) => {}
-        Request::Swap(other) => {
+        Request::Swap(other) | Request::Rename { to: other, .. } => {
             of_name.everything = true;
             touched.entry(other.as_str()).or_default().everything = true;
         }

@@ -103,18 +103,17 @@ fn enqueue_at(
         creates_index = true;
     }
     let after = tails_elsewhere(tx, &involved, bound.as_ref())?;
-    match &task.work {
-        Work::DeleteIndex => {
-            if let Some(name) = &task.index {
-                names::set(tx, Side::Write, name, None);
-            }
-        }
-        Work::SwapIndexes { pairs } if all_bound(tx, pairs)? => {
-            for (a, b) in pairs {
-                names::swap(tx, Side::Write, a, b)?;
-            }
-        }
-        _ => {}
+    if let (Work::DeleteIndex, Some(name)) = (&task.work, &task.index) {
+        names::set(tx, Side::Write, name, None);
+    }
+    let changes = task.work.name_changes();
+    let fits = !changes.is_empty() && names::fit(tx, &changes)?;
+    if fits {
+        names::change(tx, Side::Write, &changes)?;
+    }
+    let mut work = task.work.clone();
+    if let Work::RenameIndex { took, .. } | Work::ChangeNames { took, .. } = &mut work {
+        *took = fits;
     }
     for name in &involved {
         tx.put(TAILS, name.as_bytes(), uid.to_key().to_vec());
@@ -125,7 +124,7 @@ fn enqueue_at(
             uid,
             name: task.index.clone(),
             index: bound.clone(),
-            work: task.work.clone(),
+            work,
             creates_index,
             after,
             state: TaskState::Enqueued,
@@ -142,22 +141,8 @@ fn enqueue_at(
 }
 
 fn involved_names(task: &EnqueueTask) -> Vec<String> {
-    match &task.work {
-        Work::SwapIndexes { pairs } => {
-            pairs.iter().flat_map(|(a, b)| [a.clone(), b.clone()]).collect()
-        }
-        _ => task.index.iter().cloned().collect(),
-    }
-}
-
-/// Whether every name of a swap means an index to writers.
-pub(super) fn all_bound(tx: &Tx<'_>, pairs: &[(String, String)]) -> Result<bool, ApplyError> {
-    for (a, b) in pairs {
-        if names::get(tx, Side::Write, a)?.is_none() || names::get(tx, Side::Write, b)?.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let others = task.work.other_names().into_iter().map(str::to_owned);
+    task.index.iter().cloned().chain(others).collect()
 }
 
 /// The last tasks of these names that are still open in another queue than `queue`: within one

@@ -2,12 +2,11 @@
 
 use miroir_seams::planted::{self, Bug};
 
-use super::enqueue::all_bound;
 use super::indexes;
 use super::names::{self, Side};
 use super::tasks::{self, TaskState};
 use super::{ApplyError, OPEN_TASKS, TAILS, TASKS};
-use crate::commands::{Effect, Ending, Fence, FinishTask, Outcome, Work};
+use crate::commands::{Effect, Ending, Fence, FinishTask, NameChange, Outcome, Work};
 use crate::engine::{ALL_KEYS, Direction, Tx};
 use crate::ids::{IndexUid, TaskUid};
 
@@ -85,8 +84,10 @@ fn finish(tx: &mut Tx<'_>, finish: &FinishTask) -> Result<Outcome, ApplyError> {
         }
     } else {
         for effect in &finish.effects {
-            if let Effect::SwapNames { pairs } = effect {
-                swap_names(tx, pairs)?;
+            match effect {
+                Effect::SwapNames { .. } => change_names(tx, &task.work.name_changes())?,
+                Effect::ChangeNames { changes } => change_names(tx, changes)?,
+                _ => {}
             }
         }
     }
@@ -100,7 +101,17 @@ fn take_effect(
     effect: &Effect,
 ) -> Result<(), ApplyError> {
     match effect {
-        Effect::SwapNames { pairs } => swap_names(tx, pairs),
+        // Of tasks that no index owns.
+        Effect::SwapNames { .. } | Effect::ChangeNames { .. } => Ok(()),
+        Effect::RenameIndex { to } => {
+            let is_named = |name: &str| Ok::<_, ApplyError>(names::get(tx, Side::Read, name)?);
+            let Some(name) = name.filter(|name| *name != to) else { return Ok(()) };
+            if is_named(name)?.as_ref() == Some(uid) && is_named(to)?.is_none() {
+                names::set(tx, Side::Read, name, None);
+                names::set(tx, Side::Read, to, Some(uid));
+            }
+            Ok(())
+        }
         Effect::RemoveIndex => {
             indexes::remove(tx, uid)?;
             if let Some(name) = name
@@ -125,16 +136,15 @@ fn take_effect(
     }
 }
 
-fn swap_names(tx: &mut Tx<'_>, pairs: &[(String, String)]) -> Result<(), ApplyError> {
-    for (a, b) in pairs {
-        if planted::has(Bug::HalfSwap) {
+fn change_names(tx: &mut Tx<'_>, changes: &[NameChange]) -> Result<(), ApplyError> {
+    if planted::has(Bug::HalfSwap) {
+        for NameChange { a, b, .. } in changes {
             let uid = names::get(tx, Side::Read, b)?;
             names::set(tx, Side::Read, a, uid.as_ref());
-            continue;
         }
-        names::swap(tx, Side::Read, a, b)?;
+        return Ok(());
     }
-    Ok(())
+    names::change(tx, Side::Read, changes)
 }
 
 pub(crate) fn cancel(
@@ -189,7 +199,7 @@ fn mend_tails(tx: &mut Tx<'_>, canceled: &tasks::TaskRecord) -> Result<(), Apply
 /// Whether a later task was accepted under what this one made its names mean to writers. Such a
 /// task can't be cancelled: the later one would have gone to another index.
 fn is_built_on(tx: &Tx<'_>, task: &tasks::TaskRecord) -> Result<bool, ApplyError> {
-    let binds = matches!(task.work, Work::DeleteIndex | Work::SwapIndexes { .. });
+    let binds = matches!(task.work, Work::DeleteIndex) || !task.work.name_changes().is_empty();
     if !binds && !task.creates_index {
         return Ok(false);
     }
@@ -205,10 +215,12 @@ fn is_built_on(tx: &Tx<'_>, task: &tasks::TaskRecord) -> Result<bool, ApplyError
 /// nothing builds on it ([`is_built_on`]).
 fn undo_names(tx: &mut Tx<'_>, task: &tasks::TaskRecord) -> Result<(), ApplyError> {
     match (&task.work, &task.name, &task.index) {
-        (Work::SwapIndexes { pairs }, ..) if all_bound(tx, pairs)? => {
-            for (a, b) in pairs {
-                names::swap(tx, Side::Write, a, b)?;
-            }
+        // Whether they were bound when it was accepted: nothing has changed them since.
+        (Work::SwapIndexes { .. }, ..) if names::fit(tx, &task.work.name_changes())? => {
+            names::change(tx, Side::Write, &task.work.name_changes())?;
+        }
+        (Work::RenameIndex { took: true, .. } | Work::ChangeNames { took: true, .. }, ..) => {
+            names::change(tx, Side::Write, &task.work.name_changes())?;
         }
         (Work::DeleteIndex, Some(name), Some(index)) => {
             names::set(tx, Side::Write, name, Some(index));

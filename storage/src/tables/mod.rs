@@ -240,10 +240,8 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         | Command::AcceptTask { task, .. }
         | Command::AcceptBoundTask { task, .. } => {
             task.create.is_some()
-                || matches!(
-                    task.work,
-                    crate::commands::Work::DeleteIndex | crate::commands::Work::SwapIndexes { .. }
-                )
+                || matches!(task.work, crate::commands::Work::DeleteIndex)
+                || !task.work.name_changes().is_empty()
         }
         // The end of the task that created an index shows it to readers.
         Command::FinishTasks(endings) => {

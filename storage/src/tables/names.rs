@@ -2,6 +2,7 @@
 
 use super::records::text_from;
 use super::{ApplyError, NAMES};
+use crate::commands::NameChange;
 use crate::engine::Tx;
 use crate::ids::IndexUid;
 
@@ -38,10 +39,28 @@ pub(crate) fn set(tx: &mut Tx<'_>, side: Side, name: &str, uid: Option<&IndexUid
     }
 }
 
-/// Swaps two names on one side.
-pub(crate) fn swap(tx: &mut Tx<'_>, side: Side, a: &str, b: &str) -> Result<(), ApplyError> {
-    let (of_a, of_b) = (get(tx, side, a)?, get(tx, side, b)?);
-    set(tx, side, a, of_b.as_ref());
-    set(tx, side, b, of_a.as_ref());
+/// Whether the names mean to writers what the changes need.
+pub(crate) fn fit(tx: &Tx<'_>, changes: &[NameChange]) -> Result<bool, ApplyError> {
+    for NameChange { a, b, renames } in changes {
+        let is_bound = |name: &str| Ok::<_, ApplyError>(get(tx, Side::Write, name)?.is_some());
+        if !is_bound(a)? || is_bound(b)? == *renames {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Changes names on one side. A rename is a swap with a name that means nothing, and so each is
+/// taken back by itself.
+pub(crate) fn change(
+    tx: &mut Tx<'_>,
+    side: Side,
+    changes: &[NameChange],
+) -> Result<(), ApplyError> {
+    for NameChange { a, b, .. } in changes {
+        let (of_a, of_b) = (get(tx, side, a)?, get(tx, side, b)?);
+        set(tx, side, a, of_b.as_ref());
+        set(tx, side, b, of_a.as_ref());
+    }
     Ok(())
 }

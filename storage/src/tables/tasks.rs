@@ -64,12 +64,7 @@ impl Record for TaskRecord {
 impl TaskRecord {
     /// The client names that it is about.
     pub fn names(&self) -> Vec<&str> {
-        match &self.work {
-            Work::SwapIndexes { pairs } => {
-                pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect()
-            }
-            _ => self.name.as_deref().into_iter().collect(),
-        }
+        self.name.as_deref().into_iter().chain(self.work.other_names()).collect()
     }
 
     /// Whether it is over.

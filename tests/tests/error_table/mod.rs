@@ -333,7 +333,13 @@ fn indexes_and_documents() -> Vec<Refused> {
     ] {
         table.push(request(Method::POST, "/indexes", JSON, body.to_string()));
     }
-    for body in [json!({ "uid": "a" }), json!({ "primaryKey": 2 }), json!({ "createdAt": "x" })] {
+    for body in [
+        json!({ "uid": "b ad" }),
+        json!({ "uid": 3 }),
+        json!({ "primaryKey": 2 }),
+        json!({ "createdAt": "x" }),
+        json!({ "updatedAt": "x" }),
+    ] {
         table.push(request(Method::PATCH, "/indexes/films", JSON, body.to_string()));
     }
     for body in [
@@ -343,6 +349,12 @@ fn indexes_and_documents() -> Vec<Refused> {
         json!({ "fields": 3 }),
         json!({ "nonsense": 1 }),
         json!({ "ids": 3 }),
+        json!({ "sort": 3 }),
+        json!({ "sort": ["title"] }),
+        json!({ "sort": ["nope:asc"] }),
+        json!({ "sort": ["_geo:asc"] }),
+        json!({ "sort": ["_geoPoint(91, 1):asc"] }),
+        json!({ "sort": ["_geoPoint(1, 181):asc"] }),
     ] {
         let fetch = "/indexes/films/documents/fetch";
         table.push(request(Method::POST, fetch, JSON, body.to_string()));
@@ -360,6 +372,7 @@ fn indexes_and_documents() -> Vec<Refused> {
         json!([{ "indexes": ["films", "b ad"] }]),
         json!([{ "indexes": ["a", "b", "c"] }]),
         json!([{ "indexes": ["a", "b"] }, { "indexes": ["b", "c"] }]),
+        json!([{ "indexes": ["a", "b"], "rename": 1 }]),
         json!([{ "nonsense": 1 }]),
         json!({}),
     ] {
@@ -477,6 +490,18 @@ pub fn failing_tasks() -> Vec<Failing> {
             Method::POST,
             "/swap-indexes",
             Some(json!([{ "indexes": ["nope", "neither"] }])),
+        ),
+        (
+            "renaming an unknown index",
+            Method::PATCH,
+            "/indexes/nope",
+            Some(json!({ "uid": "neither" })),
+        ),
+        (
+            "renaming an unknown index by a swap",
+            Method::POST,
+            "/swap-indexes",
+            Some(json!([{ "indexes": ["nope", "neither"], "rename": true }])),
         ),
     ] {
         table.push(Failing { name, method, path: path.to_owned(), body });

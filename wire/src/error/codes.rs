@@ -92,6 +92,7 @@ codes! {
     InvalidContentType, "invalid_content_type", InvalidRequest, 415;
     InvalidDocumentCsvDelimiter, "invalid_document_csv_delimiter", InvalidRequest, 400;
     InvalidDocumentFields, "invalid_document_fields", InvalidRequest, 400;
+    InvalidDocumentSort, "invalid_document_sort", InvalidRequest, 400;
     InvalidDocumentRetrieveVectors, "invalid_document_retrieve_vectors", InvalidRequest, 400;
     MissingDocumentFilter, "missing_document_filter", InvalidRequest, 400;
     MissingDocumentEditionFunction, "missing_document_edition_function", InvalidRequest, 400;
@@ -191,6 +192,7 @@ codes! {
     InvalidStoreFile, "invalid_store_file", Internal, 500;
     InvalidSwapDuplicateIndexFound, "invalid_swap_duplicate_index_found", InvalidRequest, 400;
     InvalidSwapIndexes, "invalid_swap_indexes", InvalidRequest, 400;
+    InvalidSwapRename, "invalid_swap_rename", InvalidRequest, 400;
     InvalidTaskAfterEnqueuedAt, "invalid_task_after_enqueued_at", InvalidRequest, 400;
     InvalidTaskAfterFinishedAt, "invalid_task_after_finished_at", InvalidRequest, 400;
     InvalidTaskAfterStartedAt, "invalid_task_after_started_at", InvalidRequest, 400;

@@ -97,6 +97,11 @@ impl ApiError {
         ApiError::new(Code::IndexNotFound, format!("Index `{index}` not found."))
     }
 
+    /// `Index `name` already exists.`
+    pub fn index_already_exists(index: &str) -> ApiError {
+        ApiError::new(Code::IndexAlreadyExists, format!("Index `{index}` already exists."))
+    }
+
     /// `Document `id` not found.`
     pub fn document_not_found(id: &str) -> ApiError {
         ApiError::new(Code::DocumentNotFound, format!("Document `{id}` not found."))

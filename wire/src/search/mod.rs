@@ -4,7 +4,7 @@
 mod facet;
 mod locale;
 mod multi;
-mod params;
+pub(crate) mod params;
 mod rule_order;
 mod similar;
 

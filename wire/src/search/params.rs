@@ -139,7 +139,7 @@ pub(super) fn read(query: &str) -> Result<SearchQuery, ApiError> {
 }
 
 /// Splits at commas, but not at those inside `_geoPoint(…)`.
-pub(super) fn split_sort(text: &str) -> Vec<String> {
+pub(crate) fn split_sort(text: &str) -> Vec<String> {
     let mut rules: Vec<String> = Vec::new();
     let mut in_point = false;
     for part in text.trim_matches('"').split(',').map(str::trim) {

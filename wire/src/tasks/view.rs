@@ -86,11 +86,15 @@ pub struct TaskList {
     pub next: Option<u32>,
 }
 
-/// Two indexes that change places.
+/// Two indexes that change places, or one that is renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexSwap {
     /// Their names.
     pub indexes: (String, String),
+    /// The first took the name of the second. Versions before 1.18 don't say it, and nor do we where
+    /// they could be asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rename: bool,
 }
 
 /// The `details` of a task. Absent members are not printed; `Some(None)` is printed as `null`.
@@ -109,6 +113,12 @@ pub struct Details {
     /// The primary key of a created or updated index.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "nullable")]
     pub primary_key: Option<Option<String>>,
+    /// The name that a renamed index had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_index_uid: Option<String>,
+    /// The name that a renamed index is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_index_uid: Option<String>,
     /// Ids given, of a deletion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provided_ids: Option<u64>,

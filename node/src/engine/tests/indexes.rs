@@ -7,7 +7,7 @@ fn creation(index: &str, primary_key: Option<&str>) -> NewTask {
 
 fn update(index: &str, primary_key: &str) -> NewTask {
     let primary_key = Some(primary_key.to_owned());
-    NewTask::IndexUpdate { index: index.to_owned(), primary_key }
+    NewTask::IndexUpdate { index: index.to_owned(), primary_key, new_name: None }
 }
 
 fn index_deletion(index: &str) -> NewTask {
@@ -15,8 +15,38 @@ fn index_deletion(index: &str) -> NewTask {
 }
 
 fn swap(pairs: &[(&str, &str)]) -> NewTask {
-    let pair = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
+    let pair = |(a, b): &(&str, &str)| NameSwap {
+        names: ((*a).to_owned(), (*b).to_owned()),
+        rename: false,
+    };
     NewTask::IndexSwap { swaps: pairs.iter().map(pair).collect() }
+}
+
+fn rename(index: &str, new_name: &str, primary_key: Option<&str>) -> NewTask {
+    let (primary_key, new_name) = (primary_key.map(str::to_owned), Some(new_name.to_owned()));
+    NewTask::IndexUpdate { index: index.to_owned(), primary_key, new_name }
+}
+
+#[test]
+fn an_index_is_renamed_with_its_tasks() {
+    let mut node = Node::new();
+    node.add("a", json!([{"id": 1}]));
+    node.run(creation("b", None));
+    let names: Vec<_> = [rename("a", "b", None), rename("x", "y", None), rename("a", "a", None)]
+        .map(|task| node.run(task).error.map(|error| error.message))
+        .into();
+    let (taken, unknown) = ("Index `b` already exists.", "Index `x` not found.");
+    assert_eq!(names, [Some(taken.to_owned()), Some(unknown.to_owned()), None]);
+    let task = node.run(rename("a", "c", Some("id")));
+    assert_eq!(details(&task), json!({"primaryKey": "id", "oldIndexUid": "a", "newIndexUid": "c"}));
+    let by_swap = NameSwap { names: ("c".into(), "d".into()), rename: true };
+    let task = node.run(NewTask::IndexSwap { swaps: vec![by_swap] });
+    assert_eq!(details(&task), json!({"swaps": [{"indexes": ["c", "d"], "rename": true}]}));
+    node.reopen();
+    assert!(node.engine().index_view("a").is_err() && node.engine().index_view("c").is_err());
+    assert_eq!(node.engine().index_stats("d").expect("stats").number_of_documents, 1);
+    let first = node.engine().task(0).expect("the first task");
+    assert_eq!(first.index_uid.as_deref(), Some("d"));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use miroir_seams::Seams;
 use miroir_wire::content::{DocumentBatch, PayloadKind, read_documents};
 use miroir_wire::error::ApiError;
+use miroir_wire::index::NameSwap;
 use miroir_wire::settings::Settings;
 use miroir_wire::tasks::{Status, TaskFilter, TaskSelection, TaskView};
 use serde_json::{Value, json};
