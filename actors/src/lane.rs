@@ -167,7 +167,10 @@ impl Drop for LaneState {
 
 fn on_reset(state: &mut LaneState, mark: LaneMark) {
     let audited = mark.audited.max(state.mark.audited);
-    state.mark = LaneMark { audited, doubts: state.mark.doubts, ..mark };
+    state.mark = LaneMark { audited, ..mark };
+    // What was sent since the last audit must be known to the next life, too: it would else take its own
+    // requests for strays, and copy the replica.
+    state.delivery.note_sent(&mut state.mark);
     state.delivery.note(&state.mark);
 }
 
