@@ -6,10 +6,12 @@
 //! changes it and creates none. A request that is carried out late, after the document was deleted, does:
 //! it is a stray like any other ([`super::audit`]), and the replica is copied.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use http::Method;
 use miroir_membership::placement::shard_of;
-use miroir_storage::ids::TaskUid;
+use miroir_storage::ids::{ShardId, TaskUid};
 use miroir_storage::tables::lane_marks::{LaneMark, OpenRun};
 use miroir_wire::document::document_id;
 use miroir_wire::reserved::{Partition, SHARD_FIELD};
@@ -30,6 +32,8 @@ pub struct MarkPage {
     pub newest: Partition,
     /// Documents at most.
     pub limit: usize,
+    /// The shards that the node has, or that are known to be left on it.
+    pub known: BTreeSet<ShardId>,
 }
 
 /// What came of it.
@@ -39,6 +43,9 @@ pub enum MarkEnd {
     Marked {
         /// Documents.
         count: usize,
+        /// Some are of shards that the node has nothing of: somebody else put them there. They
+        /// are to be swept out.
+        strays: bool,
     },
     /// Every document that the node has is marked.
     Whole,
@@ -80,7 +87,7 @@ impl Delivery {
         if found.is_empty() {
             return MarkEnd::Whole;
         }
-        let Some(body) = self.marked_body(&found, primary_key) else {
+        let Some((body, shards)) = self.marked_body(&found, primary_key) else {
             tracing::error!(%node, %index, "node lists documents without ids");
             return MarkEnd::NotDone;
         };
@@ -104,7 +111,8 @@ impl Delivery {
         self.note(lane);
         match end {
             RequestEnd::Applied(_) | RequestEnd::AlreadyThere => {
-                MarkEnd::Marked { count: found.len() }
+                let strays = !shards.is_subset(&page.known);
+                MarkEnd::Marked { count: found.len(), strays }
             }
             RequestEnd::Refused(error) => {
                 tracing::error!(%node, %index, code = error.code, message = error.message,
@@ -127,14 +135,21 @@ impl Delivery {
         self.calls.documents(&self.node, &self.target.index, &query).await
     }
 
-    /// An update of each document's shard field, and nothing else; `None` when one has no id.
-    fn marked_body(&self, found: &[Box<RawValue>], primary_key: &str) -> Option<Bytes> {
+    /// An update of each document's shard field, and nothing else, and the shards that they are of; `None`
+    /// when one has no id.
+    fn marked_body(
+        &self,
+        found: &[Box<RawValue>],
+        primary_key: &str,
+    ) -> Option<(Bytes, BTreeSet<ShardId>)> {
         let marks = self.target.marks;
+        let mut shards = BTreeSet::new();
         let mut body = Vec::new();
         for document in found {
             let document = document.get().trim_start();
             let id = document_id(document.as_bytes(), primary_key).ok()?;
             let shard = shard_of(&id, marks.current.shards);
+            shards.insert(shard);
             let beside = marks.beside().map(|beside| shard_of(&id, beside.shards));
             body.push(if body.is_empty() { b'[' } else { b',' });
             let field = format!("{{\"{SHARD_FIELD}\":{},", mark(marks, shard, beside));
@@ -142,6 +157,6 @@ impl Delivery {
             body.extend_from_slice(document.get(1..)?.as_bytes());
         }
         body.push(b']');
-        Some(Bytes::from(body))
+        Some((Bytes::from(body), shards))
     }
 }

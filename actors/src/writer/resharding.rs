@@ -153,8 +153,12 @@ pub(super) fn mark(state: &mut WriterState, in_turn: bool) -> Result<(), ActorPr
         if !can || !is_due || is_paused {
             continue;
         }
-        let page =
-            MarkPage { primary_key: index.primary_key.clone(), newest, limit: lane.page.limit };
+        let page = MarkPage {
+            primary_key: index.primary_key.clone(),
+            newest,
+            limit: lane.page.limit,
+            known: lane.held.union(&lane.departed).copied().collect(),
+        };
         lane.busy = true;
         lane.page.began = Some(now);
         lane.actor.cast(LaneMessage::Mark(Box::new(page)))?;
@@ -176,7 +180,8 @@ pub(super) fn on_lane_marked(
     lane.ran_since_mark = false;
     let began = lane.page.began.take().unwrap_or(now);
     match end {
-        MarkEnd::Marked { count } => {
+        MarkEnd::Marked { count, strays } => {
+            lane.sweeps |= strays;
             lane.page.adapt(now.saturating_duration_since(began));
             if rate > 0 {
                 lane.mark_after = began + Duration::from_secs_f64(count as f64 / f64::from(rate));
