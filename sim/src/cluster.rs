@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use miroir_actors::pod::PodContext;
 use miroir_seams::Tasks;
 use miroir_storage::commands::Command;
-use miroir_storage::ids::NodeId;
+use miroir_storage::ids::{IndexUid, NodeId};
 use miroir_storage::routing::Routing;
 use miroir_storage::tables::tasks::TaskRecord;
 
@@ -79,6 +79,8 @@ pub(crate) struct Cluster {
     seen: Option<Seen>,
     /// Nodes that lost their disks: what they serve until the pod notices is excused.
     disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// Documents that somebody else has changed.
+    pub(crate) vandalized: BTreeMap<IndexUid, BTreeSet<String>>,
     /// What clients read.
     pub(crate) reads: Reads,
     looked_inside_ms: u64,
@@ -132,6 +134,7 @@ impl Cluster {
             task_list: TaskList::default(),
             seen: None,
             disk_lost: Arc::default(),
+            vandalized: BTreeMap::new(),
             reads: Reads::default(),
             looked_inside_ms: 0,
             observed: 0,
@@ -465,7 +468,7 @@ impl Cluster {
             });
             let (routing, nodes) = (pod.context.log.routing(), &self.nodes);
             let visible = invariants::visible_when_succeeded::check;
-            self.violations.extend(visible(&routing, made, nodes, &excused));
+            self.violations.extend(visible(&routing, made, nodes, &excused, &self.vandalized));
             let has_others = |(_, node): &(&NodeId, &ModelNode)| node.has_others_settings();
             excused.extend(nodes.iter().filter(has_others).map(|(id, _)| id.clone()));
             let hold = invariants::settings_hold::check;

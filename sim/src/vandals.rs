@@ -30,6 +30,7 @@ impl Cluster {
             let ids = node.documents_of(uid.as_str()).into_keys().filter(is_twice);
             let changed: Vec<String> = ids.take(dice.between(0, CHANGED_MAX) as usize).collect();
             node.change_documents(uid.as_str(), &changed);
+            self.vandalized.entry(uid.clone()).or_default().extend(changed);
         }
     }
 

@@ -3,11 +3,12 @@
 //! what open tasks may be changing is left out of the comparison.
 //!
 //! Two windows are allowed by the spec and left out: a node that has lost its disk until the
-//! pod has noticed, and one that carried out a late request until the audit has found it.
+//! pod has noticed, and one that carried out a late request until the audit has found it. So are
+//! documents that somebody else has changed on a node: a copy made before that is found has them too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use miroir_storage::ids::NodeId;
+use miroir_storage::ids::{IndexUid, NodeId};
 use miroir_storage::routing::Routing;
 
 use super::Violation;
@@ -31,6 +32,7 @@ pub(crate) fn check(
     made: &Made,
     nodes: &BTreeMap<NodeId, ModelNode>,
     excused: &BTreeSet<NodeId>,
+    vandalized: &BTreeMap<IndexUid, BTreeSet<String>>,
 ) -> Vec<Violation> {
     let Made { expected, open } = made;
     let mut found = Vec::new();
@@ -44,7 +46,11 @@ pub(crate) fn check(
         if changing.is_some_and(|touched| touched.everything) {
             continue;
         }
-        let counts = |id: &str| !changing.is_some_and(|touched| touched.ids.contains(id));
+        let others = vandalized.get(&index.uid);
+        let counts = |id: &str| {
+            let is_touched = changing.is_some_and(|touched| touched.ids.contains(id));
+            !is_touched && !others.is_some_and(|others| others.contains(id))
+        };
         for (node, model) in nodes.iter().filter(|(node, _)| !excused.contains(*node)) {
             if let Some(difference) = compare(index, wanted, node, model, counts) {
                 let evidence =
