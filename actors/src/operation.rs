@@ -8,7 +8,7 @@
 pub mod index;
 pub mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +157,13 @@ impl OperationArguments {
         is_in_sync || (may_be_joining && !self.pod.health.is_down(node))
     }
 
+    /// Those that took part and still count, with their newest tasks. A node that left the sets before it
+    /// was done, and is back since, has nothing of it.
+    pub async fn participants(&self, took_part: &BTreeSet<NodeId>) -> Vec<(NodeId, Option<u64>)> {
+        let nodes = self.nodes.iter().filter(|node| took_part.contains(node));
+        self.newest_tasks(nodes.filter(|node| self.is_needed(node)).cloned().collect()).await
+    }
+
     async fn follow(&self, node: &NodeId, uid: u64) -> Option<NodeTask> {
         let follower = self.pod.follower(node)?;
         let (reply, ended) = oneshot::channel();
@@ -173,7 +180,7 @@ impl OperationArguments {
 
     /// The newest task of each node that took part, for the lanes' marks. One that has another disk by
     /// now has nothing of what was done, and is brought to this place by its lane.
-    pub async fn newest_tasks(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Option<u64>)> {
+    async fn newest_tasks(&self, nodes: Vec<NodeId>) -> Vec<(NodeId, Option<u64>)> {
         let mut newest = Vec::with_capacity(nodes.len());
         for node in nodes {
             let uid = self.pod.calls.newest_task(&node).await.ok().flatten();

@@ -420,6 +420,7 @@ fn on_operation_ended(
     end: OperationEnd,
 ) -> Result<(), ActorProcessingErr> {
     state.operation = None;
+    let required = steps::required(state);
     let is_creation = |entry: &Entry| {
         entry.task.uid == uid && matches!(entry.task.work, Work::CreateIndex { .. })
     };
@@ -438,12 +439,13 @@ fn on_operation_ended(
         pass_lane(state, node, mark)?;
     }
     if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
-        // All that it covered have left the in-sync sets meanwhile, for others that know nothing of it.
+        // Others are in the in-sync sets by now, which know nothing of it.
+        let took_part = |node: &NodeId| end.participants.iter().any(|(one, _)| one == node);
         let is_undone = end.decision.ending == Ending::Succeeded
-            && end.participants.is_empty()
+            && (end.participants.is_empty() || !required.iter().all(took_part))
             && !matches!(entry.task.work, Work::DeleteIndex);
         if is_undone {
-            tracing::warn!(index = %state.fence.index, task = uid.0, "no node is left that took part, once more");
+            tracing::warn!(index = %state.fence.index, task = uid.0, "not all that count took part, once more");
             return Ok(());
         }
         entry.sendable = Some(if end.for_latecomers.is_empty() {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{OperationArguments, OperationEnd};
 use crate::lane::job::in_shards;
+use crate::node_calls::NodeTask;
 use crate::node_settings::node_side;
 use crate::task_details::renaming_details;
 use crate::writer::entries::Decision;
@@ -40,13 +41,28 @@ pub(super) async fn create(
             Err(error) if error.code != "index_already_exists" => return Err(error),
             _ => {}
         }
-        arguments.on_node(node, Method::PATCH, path, Some(settings_body)).await.map(|_| ())
+        arguments.on_node(node, Method::PATCH, path, Some(settings_body)).await
     });
-    let results = futures::future::join_all(on_each).await;
-    match results.into_iter().find_map(Result::err) {
-        Some(error) => failed(arguments, details, error).await,
-        None => succeeded(arguments, details, Vec::new(), vec![settings]).await,
+    match took_part(arguments, futures::future::join_all(on_each).await) {
+        Err(error) => failed(arguments, details, error).await,
+        Ok(nodes) => succeeded(arguments, details, Vec::new(), vec![settings], &nodes).await,
     }
+}
+
+/// The nodes that did what they were asked for, or the first refusal.
+fn took_part(
+    arguments: &OperationArguments,
+    ends: Vec<Result<Option<NodeTask>, ResponseError>>,
+) -> Result<BTreeSet<NodeId>, ResponseError> {
+    let mut nodes = BTreeSet::new();
+    for (node, end) in arguments.nodes.iter().zip(ends) {
+        nodes.extend(end?.map(|_| node.clone()));
+    }
+    Ok(nodes)
+}
+
+fn everybody(arguments: &OperationArguments) -> BTreeSet<NodeId> {
+    arguments.nodes.iter().cloned().collect()
 }
 
 /// Renames the index, and then changes its primary key, if that is asked for too. A primary key that is
@@ -87,7 +103,9 @@ pub(super) async fn update(
         .get(arguments.index())
         .and_then(|index| index.primary_key.clone());
     let (Some(wanted), true) = (primary_key, primary_key != present.as_deref()) else {
-        return succeeded(arguments, details, Vec::new(), Vec::new()).await;
+        // Nobody has anything to do.
+        let all = everybody(arguments);
+        return succeeded(arguments, details, Vec::new(), Vec::new(), &all).await;
     };
     if let Some(present) = present
         && holds_documents(arguments).await
@@ -101,12 +119,11 @@ pub(super) async fn update(
         .nodes
         .iter()
         .map(|node| arguments.on_node(node, Method::PATCH, &path, Some(&body)));
-    let results = futures::future::join_all(on_each).await;
-    match results.into_iter().find_map(Result::err) {
-        Some(error) => failed(arguments, details, error).await,
-        None => {
+    match took_part(arguments, futures::future::join_all(on_each).await) {
+        Err(error) => failed(arguments, details, error).await,
+        Ok(nodes) => {
             let effects = vec![Effect::SetPrimaryKey(wanted.to_owned())];
-            succeeded(arguments, details, effects, Vec::new()).await
+            succeeded(arguments, details, effects, Vec::new(), &nodes).await
         }
     }
 }
@@ -129,7 +146,8 @@ pub(super) async fn delete(arguments: &OperationArguments) -> OperationEnd {
     });
     futures::future::join_all(on_each).await;
     let details = Some(json!({ "deletedDocuments": deleted }));
-    succeeded(arguments, details, vec![Effect::RemoveIndex], Vec::new()).await
+    let all = everybody(arguments);
+    succeeded(arguments, details, vec![Effect::RemoveIndex], Vec::new(), &all).await
 }
 
 async fn holds_documents(arguments: &OperationArguments) -> bool {
@@ -179,9 +197,10 @@ async fn succeeded(
     details: Option<Value>,
     effects: Vec<Effect>,
     for_latecomers: Vec<Value>,
+    took_part: &BTreeSet<NodeId>,
 ) -> OperationEnd {
     let decision = Decision { ending: Ending::Succeeded, details, error: None, effects };
-    end(arguments, decision, for_latecomers).await
+    end(arguments, decision, for_latecomers, took_part).await
 }
 
 async fn failed(
@@ -191,14 +210,15 @@ async fn failed(
 ) -> OperationEnd {
     let decision =
         Decision { ending: Ending::Failed, details, error: Some(error), effects: Vec::new() };
-    end(arguments, decision, Vec::new()).await
+    end(arguments, decision, Vec::new(), &everybody(arguments)).await
 }
 
 async fn end(
     arguments: &OperationArguments,
     decision: Decision,
     for_latecomers: Vec<Value>,
+    took_part: &BTreeSet<NodeId>,
 ) -> OperationEnd {
-    let nodes = arguments.nodes.iter().filter(|node| arguments.is_needed(node)).cloned().collect();
-    OperationEnd { decision, for_latecomers, participants: arguments.newest_tasks(nodes).await }
+    let participants = arguments.participants(took_part).await;
+    OperationEnd { decision, for_latecomers, participants }
 }

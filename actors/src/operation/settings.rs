@@ -3,7 +3,7 @@
 //! back first. Only a read-back that differs after success is a mismatch: sent again, three
 //! times, and then the index stays closed to writes until the nodes agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use http::Method;
@@ -43,57 +43,71 @@ pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> Operatio
 
     mark_pending(arguments, true).await;
     let mut round = 0;
-    loop {
+    let took_part: BTreeSet<NodeId> = loop {
         let proposed = match round {
             0 => propose(arguments, std::slice::from_ref(&wanted)).await,
             // What differs may be what nobody asked to change: somebody else changed it there.
             _ => propose_whole(arguments, &merged).await,
         };
-        if let Err(refusal) = proposed {
-            tracing::info!(index = %arguments.index(), code = refusal.code, "settings refused by a node, putting the previous ones back");
-            put_back(arguments, &undo(&change, &previous)).await;
-            mark_pending(arguments, false).await;
-            return end(arguments, Ending::Failed, details, Some(refusal), Vec::new(), Vec::new())
-                .await;
-        }
-        match verify(arguments, &wanted).await {
-            Verification::Agreed => break,
+        let did = match proposed {
+            Ok(did) => did,
+            Err(refusal) => {
+                return refused(arguments, &change, &previous, details, refusal).await;
+            }
+        };
+        let (verification, read) = verify(arguments, &wanted).await;
+        let settled = match verification {
+            Verification::Agreed => true,
             // Every node reads back the same, only spelt otherwise than it was sent.
             Verification::SameButDifferent if round >= REISSUES_MAX => {
                 tracing::warn!(index = %arguments.index(), "nodes agree on settings that read back differently");
-                break;
+                true
             }
-            Verification::SameButDifferent | Verification::Mismatch => {
-                round += 1;
-                let wait = if round > REISSUES_MAX {
-                    tracing::error!(index = %arguments.index(), "nodes disagree on settings, writes of the index are frozen");
-                    FROZEN_WAIT
-                } else {
-                    Duration::from_millis(200 << round)
-                };
-                arguments.pod.seams.clock.sleep(wait).await;
-            }
+            Verification::SameButDifferent | Verification::Mismatch => false,
+        };
+        if settled {
+            break did.intersection(&read).cloned().collect();
         }
-    }
+        round += 1;
+        let wait = if round > REISSUES_MAX {
+            tracing::error!(index = %arguments.index(), "nodes disagree on settings, writes of the index are frozen");
+            FROZEN_WAIT
+        } else {
+            Duration::from_millis(200 << round)
+        };
+        arguments.pod.seams.clock.sleep(wait).await;
+    };
     let settings = serde_json::to_string(&merged).unwrap_or_else(|_| "{}".to_owned());
     let effects = vec![Effect::CommitSettings { settings }];
-    end(arguments, Ending::Succeeded, details, None, effects, vec![wanted]).await
+    let decision = Decision { ending: Ending::Succeeded, details, error: None, effects };
+    end(arguments, decision, vec![wanted], &took_part).await
+}
+
+/// A node refused: the others get back what they had.
+async fn refused(
+    arguments: &OperationArguments,
+    change: &Settings,
+    previous: &Settings,
+    details: Option<Value>,
+    refusal: ResponseError,
+) -> OperationEnd {
+    tracing::info!(index = %arguments.index(), code = refusal.code, "settings refused by a node, putting the previous ones back");
+    put_back(arguments, &undo(change, previous)).await;
+    mark_pending(arguments, false).await;
+    let decision =
+        Decision { ending: Ending::Failed, details, error: Some(refusal), effects: Vec::new() };
+    let all = arguments.nodes.iter().cloned().collect();
+    end(arguments, decision, Vec::new(), &all).await
 }
 
 async fn end(
     arguments: &OperationArguments,
-    ending: Ending,
-    details: Option<Value>,
-    error: Option<ResponseError>,
-    effects: Vec<Effect>,
+    decision: Decision,
     for_latecomers: Vec<Value>,
+    took_part: &BTreeSet<NodeId>,
 ) -> OperationEnd {
-    let nodes = arguments.nodes.iter().filter(|node| arguments.is_needed(node)).cloned().collect();
-    OperationEnd {
-        decision: Decision { ending, details, error, effects },
-        for_latecomers,
-        participants: arguments.newest_tasks(nodes).await,
-    }
+    let participants = arguments.participants(took_part).await;
+    OperationEnd { decision, for_latecomers, participants }
 }
 
 async fn mark_pending(arguments: &OperationArguments, pending: bool) {
@@ -104,33 +118,46 @@ async fn mark_pending(arguments: &OperationArguments, pending: bool) {
     }
 }
 
-/// Sends the requests, one after the other, to every node side by side. The first refusal wins.
-async fn propose(arguments: &OperationArguments, requests: &[Value]) -> Result<(), ResponseError> {
+/// Sends the requests, one after the other, to every node side by side. The first refusal wins; else the
+/// nodes that did them all.
+async fn propose(
+    arguments: &OperationArguments,
+    requests: &[Value],
+) -> Result<BTreeSet<NodeId>, ResponseError> {
     let path = format!("/indexes/{}/settings", arguments.index());
     let on_each = arguments.nodes.iter().map(|node| {
         let path = &path;
         async move {
             for body in requests {
-                arguments.on_node(node, Method::PATCH, path, Some(body)).await?;
+                if arguments.on_node(node, Method::PATCH, path, Some(body)).await?.is_none() {
+                    return Ok::<_, ResponseError>(None);
+                }
             }
-            Ok(())
+            Ok(Some(node.clone()))
         }
     });
-    futures::future::join_all(on_each).await.into_iter().collect()
+    let did: Vec<Option<NodeId>> =
+        futures::future::join_all(on_each).await.into_iter().collect::<Result<_, _>>()?;
+    Ok(did.into_iter().flatten().collect())
 }
 
-/// Sends each node the settings whole, defaults included.
+/// Sends each node the settings whole, defaults included; those that took them.
 async fn propose_whole(
     arguments: &OperationArguments,
     settings: &Settings,
-) -> Result<(), ResponseError> {
+) -> Result<BTreeSet<NodeId>, ResponseError> {
     let path = &format!("/indexes/{}/settings", arguments.index());
     let on_each = arguments.nodes.iter().map(|node| async move {
-        let Some(read) = read_back(arguments, node, path).await else { return Ok(()) };
+        let Some(read) = read_back(arguments, node, path).await else {
+            return Ok::<_, ResponseError>(None);
+        };
         let whole = node_side_whole(settings, &read);
-        arguments.on_node(node, Method::PATCH, path, Some(&whole)).await.map(|_| ())
+        let task = arguments.on_node(node, Method::PATCH, path, Some(&whole)).await?;
+        Ok(task.map(|_| node.clone()))
     });
-    futures::future::join_all(on_each).await.into_iter().collect()
+    let did: Vec<Option<NodeId>> =
+        futures::future::join_all(on_each).await.into_iter().collect::<Result<_, _>>()?;
+    Ok(did.into_iter().flatten().collect())
 }
 
 /// What the node has; waits for its answer as long as the node is needed.
@@ -164,7 +191,11 @@ enum Verification {
     Mismatch,
 }
 
-async fn verify(arguments: &OperationArguments, wanted: &Value) -> Verification {
+/// What the nodes that answer make of the settings, and who they are.
+async fn verify(
+    arguments: &OperationArguments,
+    wanted: &Value,
+) -> (Verification, BTreeSet<NodeId>) {
     let path = format!("/indexes/{}/settings", arguments.index());
     let mut read = BTreeMap::new();
     for node in &arguments.nodes {
@@ -172,7 +203,8 @@ async fn verify(arguments: &OperationArguments, wanted: &Value) -> Verification 
             read.insert(node.clone(), canonical(settings));
         }
     }
-    judge(&canonical(wanted.clone()), &read)
+    let verification = judge(&canonical(wanted.clone()), &read);
+    (verification, read.into_keys().collect())
 }
 
 fn judge(wanted: &Value, read: &BTreeMap<NodeId, Value>) -> Verification {
