@@ -2,7 +2,7 @@
 //!
 //! | route | how |
 //! |---|---|
-//! | `GET documents`, `POST documents/fetch` | node by node in each node's own order, on replicas pinned by the index alone, so that pages neither repeat nor miss; with `sort` see [`crate::documents_sorted`] |
+//! | `GET documents`, `POST documents/fetch` | node by node in each node's own order, on replicas pinned by the index alone, so that pages neither repeat nor miss; with `sort` see `documents_sorted` |
 //! | `GET documents/{id}` | a replica of the shard that owns the id |
 
 use bytes::Bytes;

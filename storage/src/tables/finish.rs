@@ -104,7 +104,7 @@ fn take_effect(
         // Of tasks that no index owns.
         Effect::SwapNames { .. } | Effect::ChangeNames { .. } => Ok(()),
         Effect::RenameIndex { to } => {
-            let is_named = |name: &str| Ok::<_, ApplyError>(names::get(tx, Side::Read, name)?);
+            let is_named = |name: &str| names::get(tx, Side::Read, name);
             let Some(name) = name.filter(|name| *name != to) else { return Ok(()) };
             if is_named(name)?.as_ref() == Some(uid) && is_named(to)?.is_none() {
                 names::set(tx, Side::Read, name, None);
