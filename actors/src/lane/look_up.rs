@@ -36,6 +36,18 @@ pub(super) struct Sought<'a> {
     not_before: Option<u64>,
 }
 
+/// The run that a former life was about to send, if nobody has looked for it yet.
+pub(super) fn former(mark: &LaneMark) -> Option<OpenRun> {
+    mark.open.clone().filter(|_| mark.inherited)
+}
+
+/// After a request that is part of no run the former life's run is still to be looked for: it is what
+/// the lane carries next, and would else be sent again unasked.
+pub(super) fn return_to(former: Option<OpenRun>, mark: &mut LaneMark) {
+    mark.inherited = former.is_some();
+    mark.open = former;
+}
+
 impl Delivery {
     /// The request that is being sent, which a former life may have sent (`resumed`) or none has.
     pub(super) fn sought<'a>(

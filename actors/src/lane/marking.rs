@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 
 use super::deliver::{Delivery, NotAgreed, RequestEnd, is_gone};
 use super::job::{JobBody, JobRequest, mark, percent_encode, unmarked};
-use super::look_up::DiskGone;
+use super::look_up::{DiskGone, former, return_to};
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
 
 /// What to mark.
@@ -64,8 +64,9 @@ impl Delivery {
         let (node, index) = (&self.node, &self.target.index);
         // What a former life has sent may still wait in the node's queue: a document that it deletes
         // must not be listed before.
-        if let Some(former) = lane.open.clone().filter(|_| lane.inherited) {
-            let is_over = match self.settle_former(&former, lane).await {
+        let former = former(lane);
+        if let Some(former) = &former {
+            let is_over = match self.settle_former(former, lane).await {
                 Ok(Some(task)) => self.follow(task).await.is_some(),
                 Ok(None) => true,
                 Err(DiskGone) => false,
@@ -106,7 +107,7 @@ impl Delivery {
         let name = format!("miroir:{index}:mark{}:{after}", page.newest.generation);
         let open = OpenRun { name, first: place, last: place };
         let end = self.request(&request, open, false, lane).await;
-        lane.open = None;
+        return_to(former, lane);
         self.note_sent(lane);
         self.note(lane);
         match end {

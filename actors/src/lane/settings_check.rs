@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::deliver::{Delivery, NotAgreed, RequestEnd};
 use super::job::settings_request;
+use super::look_up::{former, return_to};
 use crate::node_settings::{canonical, differs, node_side_whole};
 
 /// What the node must have.
@@ -57,8 +58,9 @@ impl Delivery {
         let place = mark.through.unwrap_or(TaskUid(0));
         let name = format!("miroir:{index}:settings:{place}");
         let open = OpenRun { name, first: place, last: place };
+        let former = former(mark);
         let end = self.request(&settings_request(index, &body), open, false, mark).await;
-        mark.open = None;
+        return_to(former, mark);
         self.note(mark);
         match end {
             RequestEnd::Applied(_) | RequestEnd::AlreadyThere => {}
