@@ -8,8 +8,8 @@
 //! document on every replica is compared with what was acknowledged.
 //!
 //! The same story can be told with other numbers and other moments, which takes longer than CI has:
-//! `MIROIR_MOVES_SEEDS=20 cargo nextest run -p miroir-tests --run-ignored only whoever_leads` kills the
-//! pod that leads each operation at a random moment of it, 20 times over; `MIROIR_MOVES_DOCUMENTS=100000` sets how many
+//! `MIROIR_MOVES_SEEDS=20 cargo test -p miroir-tests --test moves -- --ignored --nocapture` kills the pod
+//! that leads each operation at a random moment of it, 20 times over; `MIROIR_MOVES_DOCUMENTS=100000` sets how many
 //! documents there are.
 
 use std::collections::BTreeMap;
