@@ -104,9 +104,9 @@ fn take_effect(
         // Of tasks that no index owns.
         Effect::SwapNames { .. } | Effect::ChangeNames { .. } => Ok(()),
         Effect::RenameIndex { to } => {
-            let is_named = |name: &str| names::get(tx, Side::Read, name);
+            let meant_by = |name: &str| names::get(tx, Side::Read, name);
             let Some(name) = name.filter(|name| *name != to) else { return Ok(()) };
-            if is_named(name)?.as_ref() == Some(uid) && is_named(to)?.is_none() {
+            if meant_by(name)?.as_ref() == Some(uid) && meant_by(to)?.is_none() {
                 names::set(tx, Side::Read, name, None);
                 names::set(tx, Side::Read, to, Some(uid));
             }
