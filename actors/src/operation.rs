@@ -157,6 +157,19 @@ impl OperationArguments {
         is_in_sync || (may_be_joining && !self.pod.health.is_down(node))
     }
 
+    /// The nodes that did what each was asked for, or the first refusal; `ends` are those of
+    /// [`Self::on_node`], node by node.
+    fn those_that_did(
+        &self,
+        ends: Vec<Result<Option<NodeTask>, ResponseError>>,
+    ) -> Result<BTreeSet<NodeId>, ResponseError> {
+        let mut nodes = BTreeSet::new();
+        for (node, end) in self.nodes.iter().zip(ends) {
+            nodes.extend(end?.map(|_| node.clone()));
+        }
+        Ok(nodes)
+    }
+
     /// Those that took part and still count, with their newest tasks. A node that left the sets before it
     /// was done, and is back since, has nothing of it.
     pub async fn participants(&self, took_part: &BTreeSet<NodeId>) -> Vec<(NodeId, Option<u64>)> {

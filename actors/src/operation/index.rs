@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::{OperationArguments, OperationEnd};
 use crate::lane::job::in_shards;
-use crate::node_calls::NodeTask;
 use crate::node_settings::node_side;
 use crate::task_details::renaming_details;
 use crate::writer::entries::Decision;
@@ -43,22 +42,10 @@ pub(super) async fn create(
         }
         arguments.on_node(node, Method::PATCH, path, Some(settings_body)).await
     });
-    match took_part(arguments, futures::future::join_all(on_each).await) {
+    match arguments.those_that_did(futures::future::join_all(on_each).await) {
         Err(error) => failed(arguments, details, error).await,
         Ok(nodes) => succeeded(arguments, details, Vec::new(), vec![settings], &nodes).await,
     }
-}
-
-/// The nodes that did what they were asked for, or the first refusal.
-fn took_part(
-    arguments: &OperationArguments,
-    ends: Vec<Result<Option<NodeTask>, ResponseError>>,
-) -> Result<BTreeSet<NodeId>, ResponseError> {
-    let mut nodes = BTreeSet::new();
-    for (node, end) in arguments.nodes.iter().zip(ends) {
-        nodes.extend(end?.map(|_| node.clone()));
-    }
-    Ok(nodes)
 }
 
 fn everybody(arguments: &OperationArguments) -> BTreeSet<NodeId> {
@@ -119,7 +106,7 @@ pub(super) async fn update(
         .nodes
         .iter()
         .map(|node| arguments.on_node(node, Method::PATCH, &path, Some(&body)));
-    match took_part(arguments, futures::future::join_all(on_each).await) {
+    match arguments.those_that_did(futures::future::join_all(on_each).await) {
         Err(error) => failed(arguments, details, error).await,
         Ok(nodes) => {
             let effects = vec![Effect::SetPrimaryKey(wanted.to_owned())];

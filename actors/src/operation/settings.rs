@@ -128,17 +128,17 @@ async fn propose(
     let on_each = arguments.nodes.iter().map(|node| {
         let path = &path;
         async move {
+            let mut last = None;
             for body in requests {
-                if arguments.on_node(node, Method::PATCH, path, Some(body)).await?.is_none() {
-                    return Ok::<_, ResponseError>(None);
+                last = arguments.on_node(node, Method::PATCH, path, Some(body)).await?;
+                if last.is_none() {
+                    break;
                 }
             }
-            Ok(Some(node.clone()))
+            Ok(last)
         }
     });
-    let did: Vec<Option<NodeId>> =
-        futures::future::join_all(on_each).await.into_iter().collect::<Result<_, _>>()?;
-    Ok(did.into_iter().flatten().collect())
+    arguments.those_that_did(futures::future::join_all(on_each).await)
 }
 
 /// Sends each node the settings whole, defaults included; those that took them.
@@ -148,16 +148,11 @@ async fn propose_whole(
 ) -> Result<BTreeSet<NodeId>, ResponseError> {
     let path = &format!("/indexes/{}/settings", arguments.index());
     let on_each = arguments.nodes.iter().map(|node| async move {
-        let Some(read) = read_back(arguments, node, path).await else {
-            return Ok::<_, ResponseError>(None);
-        };
+        let Some(read) = read_back(arguments, node, path).await else { return Ok(None) };
         let whole = node_side_whole(settings, &read);
-        let task = arguments.on_node(node, Method::PATCH, path, Some(&whole)).await?;
-        Ok(task.map(|_| node.clone()))
+        arguments.on_node(node, Method::PATCH, path, Some(&whole)).await
     });
-    let did: Vec<Option<NodeId>> =
-        futures::future::join_all(on_each).await.into_iter().collect::<Result<_, _>>()?;
-    Ok(did.into_iter().flatten().collect())
+    arguments.those_that_did(futures::future::join_all(on_each).await)
 }
 
 /// What the node has; waits for its answer as long as the node is needed.
