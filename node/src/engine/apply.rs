@@ -15,10 +15,13 @@ use milli_core as milli;
 use milli_core::documents::PrimaryKey;
 use milli_core::heed::RwTxn;
 use milli_core::progress::Progress;
-use milli_core::update::new::indexer::{self, DocumentDeletion, DocumentOperation};
+use milli_core::update::new::indexer::document_changes::DocumentChanges;
+use milli_core::update::new::indexer::{
+    self, DocumentDeletion, DocumentOperation, UpdateByFunction,
+};
 use milli_core::update::{ClearDocuments, IndexerConfig, Settings as SettingsBuilder};
-use milli_core::{Filter, Index, ThreadPoolNoAbort, ThreadPoolNoAbortBuilder};
-use miroir_wire::error::ResponseError;
+use milli_core::{FieldsIdsMap, Filter, Index, ThreadPoolNoAbort, ThreadPoolNoAbortBuilder};
+use miroir_wire::error::{ApiError, Code, ResponseError};
 use roaring::RoaringBitmap;
 
 use super::EngineConfig;
@@ -37,7 +40,7 @@ pub struct Indexer {
     /// Its thread pool is always set.
     config: IndexerConfig,
     must_stop: AtomicBool,
-    /// Runs before documents are applied: lets a test panic there, or hold the worker.
+    /// Runs before documents are applied or edited: lets a test panic there, or hold the worker.
     #[cfg(test)]
     pub before_documents: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -64,6 +67,17 @@ pub enum Deletion<'a> {
     Ids(&'a [String]),
     /// By filter.
     Filter(&'a serde_json::Value),
+}
+
+/// A function to run over documents.
+#[derive(Clone, Copy)]
+pub struct Edition<'a> {
+    /// Which documents; all without it.
+    pub filter: Option<&'a serde_json::Value>,
+    /// What the function may read.
+    pub context: Option<&'a serde_json::Map<String, serde_json::Value>>,
+    /// The function.
+    pub function: &'a str,
 }
 
 impl Indexer {
@@ -117,6 +131,14 @@ impl Indexer {
         self.must_stop.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
+    fn run_hook(&self) {
+        let hook = self.before_documents.lock().ok().and_then(|mut hook| hook.take());
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+
     /// Additions, updates and deletions by id, merged in order. An operation with a document
     /// that has no valid id is left out and says so; the others are carried out.
     ///
@@ -133,12 +155,7 @@ impl Indexer {
         let milli_error = |error| EngineError::milli(error, name);
         let refusal = |refusal: Refusal| refusal.in_write_to(name);
         #[cfg(test)]
-        {
-            let hook = self.before_documents.lock().ok().and_then(|mut hook| hook.take());
-            if let Some(hook) = hook {
-                hook();
-            }
-        }
+        self.run_hook();
         let mut contents = Vec::new();
         for operation in operations {
             if let Operation::Write { content, .. } = operation {
@@ -223,7 +240,6 @@ impl Indexer {
         deletions: &[Deletion<'_>],
     ) -> Result<Vec<Outcome>, EngineError> {
         let milli_error = |error| EngineError::milli(error, name);
-        let refusal = |refusal: Refusal| refusal.in_write_to(name);
         let mut doomed = RoaringBitmap::new();
         let mut outcomes = Vec::with_capacity(deletions.len());
         for deletion in deletions {
@@ -264,22 +280,74 @@ impl Indexer {
         let mut deletion = DocumentDeletion::new();
         deletion.delete_documents_by_docids(doomed);
         let changes = deletion.into_changes(&arena, primary_key);
-        let embedders = embedders::runtime(index, wtxn).map_err(refusal)?;
-        indexer::index(
+        self.write_changes(wtxn, index, name, (&known_fields, fields), &changes)?;
+        Ok(outcomes)
+    }
+
+    /// Runs a function over documents. Returns how many it was run on: which of them it changed or
+    /// deleted, nobody counts.
+    ///
+    /// # Errors
+    /// Those of the filter and of the function, on whichever document.
+    pub fn apply_edition<'i>(
+        &self,
+        wtxn: &mut RwTxn<'i>,
+        index: &'i Index,
+        name: &str,
+        edition: Edition<'_>,
+    ) -> Result<u64, EngineError> {
+        let milli_error = |error| EngineError::milli(error, name);
+        let Edition { filter, context, function } = edition;
+        #[cfg(test)]
+        self.run_hook();
+        let candidates = match filter {
+            Some(filter) => matching(wtxn, index, filter).map_err(milli_error)?,
+            None => index.documents_ids(wtxn)?,
+        };
+        let count = candidates.len();
+        if count == 0 {
+            return Ok(0);
+        }
+        let rtxn = index.read_txn()?;
+        let known_fields = index.fields_ids_map(&rtxn)?;
+        let mut fields = known_fields.clone();
+        // There are documents, so there is a primary key.
+        let primary_key = index.primary_key(&rtxn)?.ok_or(EngineError::Corrupted)?;
+        let primary_key = PrimaryKey::new_or_insert(primary_key, &mut fields)
+            .map_err(|error| milli_error(error.into()))?;
+        let update = UpdateByFunction::new(candidates, context.cloned(), function.to_owned());
+        let changes = update.into_changes(&primary_key).map_err(milli_error)?;
+        self.write_changes(wtxn, index, name, (&known_fields, fields), &changes)?;
+        Ok(count)
+    }
+
+    /// Writes changes of documents that keep their primary key; `fields` are those known before and
+    /// after.
+    fn write_changes<'c>(
+        &self,
+        wtxn: &mut RwTxn<'_>,
+        index: &Index,
+        name: &str,
+        fields: (&FieldsIdsMap, FieldsIdsMap),
+        changes: &impl DocumentChanges<'c>,
+    ) -> Result<(), EngineError> {
+        let embedders =
+            embedders::runtime(index, wtxn).map_err(|refusal| refusal.in_write_to(name))?;
+        let (known_fields, fields) = fields;
+        let congestion = indexer::index(
             wtxn,
             index,
             self.pool()?,
             self.config.grenad_parameters(),
-            &known_fields,
+            known_fields,
             fields,
             None,
-            &changes,
+            changes,
             embedders,
             &|| self.must_stop(),
             &Progress::default(),
-        )
-        .map_err(milli_error)?;
-        Ok(outcomes)
+        );
+        congestion.map(drop).map_err(|error| EngineError::milli(error, name))
     }
 
     /// Deletes all documents; the count of them.
@@ -350,6 +418,17 @@ impl Indexer {
         builder
             .execute(|_step| (), || self.must_stop())
             .map_err(|error| EngineError::milli(error, name))
+    }
+}
+
+/// Refuses a function that can't be read.
+///
+/// # Errors
+/// `bad_request`, with the place.
+pub fn check_function(function: &str) -> Result<(), ApiError> {
+    match milli::rhai::Engine::new().compile(function) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ApiError::new(Code::BadRequest, error.to_string())),
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! <data>/features.json   what `GET /experimental-features` shows, replaced as a whole
 //! ```
-//! Only operators of filters can be: the node has nothing of what the others switch.
+//! Operators of filters and editing by a function can be: the node has nothing of what the others
+//! switch.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,15 +12,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, io};
 
-use miroir_wire::features::CONTAINS_FILTER;
+use miroir_wire::features::{CONTAINS_FILTER, FeaturesPatch};
 
 use crate::whole_file;
+
+/// The route `POST …/documents/edit`.
+const EDIT_DOCUMENTS: &str = "editDocumentsByFunction";
 
 /// What is switched on.
 #[derive(Debug)]
 pub(crate) struct Features {
     file: PathBuf,
     contains_filter: AtomicBool,
+    edit_documents: AtomicBool,
     /// Held while the file is written.
     changing: Mutex<()>,
 }
@@ -36,9 +41,18 @@ impl Features {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
         };
-        let contains_filter = on.get(CONTAINS_FILTER).copied().unwrap_or_default();
-        let contains_filter = AtomicBool::new(contains_filter);
-        Ok(Self { file, contains_filter, changing: Mutex::new(()) })
+        let switch = |name| AtomicBool::new(on.get(name).copied().unwrap_or_default());
+        Ok(Self {
+            file,
+            contains_filter: switch(CONTAINS_FILTER),
+            edit_documents: switch(EDIT_DOCUMENTS),
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Whether the node has a feature that can be switched.
+    pub(crate) fn knows(name: &str) -> bool {
+        [CONTAINS_FILTER, EDIT_DOCUMENTS].contains(&name)
     }
 
     /// Whether filters may use `CONTAINS` and `STARTS WITH`.
@@ -46,20 +60,31 @@ impl Features {
         self.contains_filter.load(Ordering::Relaxed)
     }
 
-    /// All that are switched, on or off.
-    pub(crate) fn all(&self) -> BTreeMap<String, bool> {
-        BTreeMap::from([(CONTAINS_FILTER.to_owned(), self.contains_filter())])
+    /// Whether documents may be edited by a function.
+    pub(crate) fn edit_documents(&self) -> bool {
+        self.edit_documents.load(Ordering::Relaxed)
     }
 
-    /// Lets filters use `CONTAINS`, or forbids it. Blocks.
+    /// All that can be switched, on or off.
+    pub(crate) fn all(&self) -> BTreeMap<String, bool> {
+        BTreeMap::from([
+            (CONTAINS_FILTER.to_owned(), self.contains_filter()),
+            (EDIT_DOCUMENTS.to_owned(), self.edit_documents()),
+        ])
+    }
+
+    /// Switches what `patch` says of the features that the node has. Blocks.
     ///
     /// # Errors
     /// When the file can't be written; then nothing changes.
-    pub(crate) fn switch_contains_filter(&self, on: bool) -> io::Result<()> {
+    pub(crate) fn switch(&self, patch: &FeaturesPatch) -> io::Result<()> {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = serde_json::to_vec(&BTreeMap::from([(CONTAINS_FILTER, on)]))?;
-        whole_file::replace(&self.file, &kept)?;
-        self.contains_filter.store(on, Ordering::Relaxed);
+        let contains_filter = patch.contains_filter.unwrap_or(self.contains_filter());
+        let edit_documents = patch.edit_documents_by_function.unwrap_or(self.edit_documents());
+        let kept = [(CONTAINS_FILTER, contains_filter), (EDIT_DOCUMENTS, edit_documents)];
+        whole_file::replace(&self.file, &serde_json::to_vec(&BTreeMap::from(kept))?)?;
+        self.contains_filter.store(contains_filter, Ordering::Relaxed);
+        self.edit_documents.store(edit_documents, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -72,9 +97,15 @@ mod tests {
     fn what_was_switched_is_kept() {
         let data = tempfile::tempdir().expect("a directory");
         let features = Features::open(data.path()).expect("opened");
-        assert!(!features.contains_filter());
-        features.switch_contains_filter(true).expect("kept");
-        assert!(features.contains_filter());
-        assert!(Features::open(data.path()).expect("opened").contains_filter());
+        let said = |features: &Features| (features.contains_filter(), features.edit_documents());
+        assert_eq!(said(&features), (false, false));
+        let on = FeaturesPatch { contains_filter: Some(true), ..FeaturesPatch::default() };
+        features.switch(&on).expect("kept");
+        assert_eq!(said(&features), (true, false));
+        let on =
+            FeaturesPatch { edit_documents_by_function: Some(true), ..FeaturesPatch::default() };
+        features.switch(&on).expect("kept");
+        assert_eq!(said(&features), (true, true));
+        assert_eq!(said(&Features::open(data.path()).expect("opened")), (true, true));
     }
 }

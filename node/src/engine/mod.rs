@@ -120,6 +120,17 @@ pub enum NewTask {
         /// The filter, a string or nested arrays of strings.
         filter: serde_json::Value,
     },
+    /// Runs a function over documents, which changes or deletes them.
+    DocumentEdition {
+        /// The index.
+        index: String,
+        /// Which documents; all without it.
+        filter: Option<serde_json::Value>,
+        /// What the function may read as `context`.
+        context: Option<serde_json::Map<String, serde_json::Value>>,
+        /// The function, in the language Rhai; the document is its variable `doc`.
+        function: String,
+    },
     /// Deletes all documents of an index.
     DocumentClear {
         /// The index.
@@ -399,6 +410,9 @@ impl Engine {
             }
             NewTask::DocumentDeletionByFilter { index, filter } => {
                 Work::DeleteFilter { index, filter }
+            }
+            NewTask::DocumentEdition { index, filter, context, function } => {
+                Work::Edit { index, filter, context, function }
             }
             NewTask::DocumentClear { index } => Work::Clear { index },
             NewTask::SettingsUpdate { index, new_settings, is_deletion, allow_index_creation } => {

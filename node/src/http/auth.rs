@@ -71,6 +71,7 @@ fn of_index(route: &IndexRoute) -> Action {
                 Action::DocumentsGet
             }
             DocumentRoute::Replace | DocumentRoute::Update => Action::DocumentsAdd,
+            DocumentRoute::Edit => Action::DocumentsAll,
             DocumentRoute::Clear
             | DocumentRoute::DeleteBatch
             | DocumentRoute::DeleteByFilter

@@ -5,6 +5,7 @@
 //! | `POST`, `PUT …/documents` | 202; 400, 413, 415 for payloads that can't be read |
 //! | `DELETE …/documents`, `…/documents/{id}` | 202 |
 //! | `POST …/documents/delete-batch`, `…/documents/delete` | 202; 400 |
+//! | `POST …/documents/edit` | 202; 400 |
 //! | `GET …/documents`, `POST …/documents/fetch` | 200; 400; 404 `index_not_found` |
 //! | `GET …/documents/{id}` | 200; 404 `index_not_found`, `document_not_found` |
 //!
@@ -15,15 +16,18 @@ use std::sync::Arc;
 use http::StatusCode;
 use miroir_wire::content::{payload_kind, read_documents};
 use miroir_wire::documents_query::{
-    AddDocuments, BrowseQuery, DeleteByFilter, GetDocument, ids_from_json,
+    AddDocuments, BrowseQuery, DeleteByFilter, EditByFunction, GetDocument, ids_from_json,
 };
 use miroir_wire::error::{ApiError, Code};
+use miroir_wire::features::feature_not_enabled;
 use miroir_wire::index::check_index_uid;
+use serde_json::Value;
 
 use super::answer::{self, Answer, Refusal};
 use super::routes::DocumentRoute;
 use super::{Call, Node};
-use crate::engine::{DocumentMethod, NewTask};
+use crate::engine::apply::check_function;
+use crate::engine::{DocumentMethod, Features, NewTask};
 use crate::search::{self, read_filter};
 
 /// Answers a request below `/indexes/{uid}/documents`.
@@ -61,14 +65,56 @@ pub(super) async fn serve(
         DocumentRoute::DeleteByFilter => {
             let DeleteByFilter { filter } = DeleteByFilter::from_json(&call.json().await?)?;
             check_index_uid(&index)?;
-            let contains = node.engine.features().contains_filter();
-            if read_filter(&filter, Code::InvalidDocumentFilter, contains)?.is_none() {
-                let message = "Sending an empty filter is forbidden.";
-                return Err(ApiError::new(Code::InvalidDocumentFilter, message).into());
-            }
+            check_filter(&filter, node.engine.features())?;
             node.enqueue(call, NewTask::DocumentDeletionByFilter { index, filter }).await
         }
+        DocumentRoute::Edit => edit(node, call, index).await,
     }
+}
+
+/// Which documents a write is about can't be left open by a filter that says nothing.
+fn check_filter(filter: &Value, features: &Features) -> Result<(), ApiError> {
+    match read_filter(filter, Code::InvalidDocumentFilter, features.contains_filter())? {
+        Some(_) => Ok(()),
+        None => {
+            let message = "Sending an empty filter is forbidden.";
+            Err(ApiError::new(Code::InvalidDocumentFilter, message))
+        }
+    }
+}
+
+async fn edit(node: &Arc<Node>, call: &mut Call, index: String) -> Result<Answer, Refusal> {
+    let EditByFunction { filter, context, function } =
+        EditByFunction::from_json(&call.json().await?)?;
+    if !node.engine.features().edit_documents() {
+        let refusal = feature_not_enabled(
+            "Using the documents edit route",
+            "edit documents by function",
+            "https://github.com/orgs/meilisearch/discussions/762",
+        );
+        return Err(refusal.into());
+    }
+    check_index_uid(&index)?;
+    let metadata = call.custom_metadata();
+    let task = node
+        .blocking(move |node| {
+            check_function(&function)?;
+            if let Some(filter) = &filter {
+                check_filter(filter, node.engine.features())?;
+            }
+            let context = match context {
+                None => None,
+                Some(Value::Object(context)) => Some(context),
+                Some(_) => {
+                    let message = "The context must be an object";
+                    return Err(ApiError::new(Code::InvalidDocumentEditionContext, message));
+                }
+            };
+            let task = NewTask::DocumentEdition { index, filter, context, function };
+            node.engine.enqueue(task, metadata)
+        })
+        .await?;
+    answer::accepted(&answer::summary(task))
 }
 
 async fn add(

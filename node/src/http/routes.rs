@@ -136,6 +136,8 @@ pub(crate) enum DocumentRoute {
     DeleteBatch,
     /// `POST …/documents/delete`
     DeleteByFilter,
+    /// `POST …/documents/edit`
+    Edit,
     /// `POST …/documents/fetch`
     Fetch,
     /// `GET …/documents/{id}`
@@ -247,13 +249,7 @@ fn index(method: &Method, uid: &str, rest: &[&str]) -> Result<Route, NoRoute> {
         ["documents", "delete-batch"] => vec![(Method::POST, documents(D::DeleteBatch))],
         ["documents", "delete"] => vec![(Method::POST, documents(D::DeleteByFilter))],
         ["documents", "fetch"] => vec![(Method::POST, documents(D::Fetch))],
-        ["documents", "edit"] => {
-            return post_not_supported(
-                method,
-                "editing documents with a function",
-                Action::DocumentsAll,
-            );
-        }
+        ["documents", "edit"] => vec![(Method::POST, documents(D::Edit))],
         ["documents", id] => vec![
             (Method::GET, documents(D::Get((*id).to_owned()))),
             (Method::DELETE, documents(D::Delete((*id).to_owned()))),
@@ -330,6 +326,11 @@ mod tests {
                 "DELETE",
                 "/indexes/a%20b/documents/x%2Fy",
                 index(IndexRoute::Documents(DocumentRoute::Delete("x/y".to_owned()))),
+            ),
+            (
+                "POST",
+                "/indexes/a%20b/documents/edit",
+                index(IndexRoute::Documents(DocumentRoute::Edit)),
             ),
             ("GET", "/indexes/a%20b/documents/fetch", Err(NoRoute::WrongMethod)),
             ("GET", "/indexes/a%20b/settings/nothing", Err(NoRoute::UnknownPath)),

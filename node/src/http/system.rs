@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::features::{CONTAINS_FILTER, FeaturesPatch, shown};
+use miroir_wire::features::{FeaturesPatch, shown};
 use miroir_wire::index::{Health, Version};
 use serde_json::json;
 
 use super::answer::{self, Answer, Refusal};
 use super::{Call, Node};
+use crate::engine::Features;
 
 /// `GET /`: says that something is here.
 pub(super) fn running() -> Result<Answer, Refusal> {
@@ -40,14 +41,13 @@ pub(super) fn features(node: &Arc<Node>) -> Result<Answer, Refusal> {
 /// `PATCH /experimental-features`: what this node has nothing of can't be switched on.
 pub(super) async fn switch_features(node: &Arc<Node>, call: &mut Call) -> Result<Answer, Refusal> {
     let patch = FeaturesPatch::from_json(&call.json().await?)?;
-    let is_wrong =
-        |(name, on): &(&str, Option<bool>)| *on == Some(true) && *name != CONTAINS_FILTER;
+    let is_wrong = |(name, on): &(&str, Option<bool>)| *on == Some(true) && !Features::knows(name);
     if let Some((name, _)) = patch.all().into_iter().find(is_wrong) {
         return Err(answer::not_supported(&format!("the experimental feature `{name}`")));
     }
-    if let Some(on) = patch.contains_filter {
+    if patch.all().iter().any(|(name, on)| on.is_some() && Features::knows(name)) {
         node.blocking(move |node| {
-            let kept = node.engine.features().switch_contains_filter(on);
+            let kept = node.engine.features().switch(&patch);
             kept.map_err(|error| ApiError::new(Code::IoError, error.to_string()))
         })
         .await?;

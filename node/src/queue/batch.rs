@@ -35,7 +35,7 @@ pub enum Shape {
     },
     /// Deletes the index.
     DeleteIndex,
-    /// Creates, updates or swaps indexes: always alone.
+    /// Creates, updates or swaps indexes, or edits documents by a function: always alone.
     Alone,
 }
 

@@ -13,10 +13,12 @@
 //! A task is acknowledged only after its record is committed. A crash during a batch loses the
 //! batch's *outcome*, never its tasks: they are found enqueued and carried out again, which is
 //! harmless since writes of whole documents, merges, deletions and settings are idempotent and
-//! changes of names are committed together with the end of their task.
+//! changes of names are committed together with the end of their task. Editions by a function are
+//! not: see `edition`.
 
 pub mod batch;
-mod outcome;
+mod edition;
+pub(crate) mod outcome;
 pub mod query;
 pub mod record;
 pub mod store;
@@ -165,6 +167,8 @@ impl Queue {
             status: Status::Enqueued,
             work,
             counts: Counts::default(),
+            starts: 0,
+            prepared: None,
             error: None,
             canceled_by: None,
             custom_metadata,
@@ -242,9 +246,10 @@ impl Waiting {
                 })
             }
             Work::DeleteIndex { .. } => Role::Write(Shape::DeleteIndex),
-            Work::CreateIndex { .. } | Work::UpdateIndex { .. } | Work::Swap { .. } => {
-                Role::Write(Shape::Alone)
-            }
+            Work::Edit { .. }
+            | Work::CreateIndex { .. }
+            | Work::UpdateIndex { .. }
+            | Work::Swap { .. } => Role::Write(Shape::Alone),
             Work::Cancel { .. } => Role::Cancel,
             Work::Forget { .. } => Role::Forget,
         };

@@ -102,6 +102,9 @@ impl Place<'_> {
             Some(folder) => self.indexes.open(folder, &target.name)?,
             None => return Err(ApiError::index_not_found(&target.name).into()),
         };
+        if let [task @ TaskRecord { work: Work::Edit { .. }, .. }] = tasks {
+            return Ok(vec![Ok(self.edit(task, &target.name, &index)?)]);
+        }
         let mut wtxn = index.write_txn()?;
         let ends = self.write(kind, tasks, target, &index, &mut wtxn)?;
         wtxn.commit()?;

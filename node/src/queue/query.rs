@@ -200,6 +200,15 @@ fn details(task: &TaskRecord) -> Details {
             original_filter: Some(Some(filter.to_string())),
             ..none
         },
+        Work::Edit { filter, context, function, .. } => Details {
+            edited_documents: Some(counts.edited),
+            // Meilisearch says the same number twice where it succeeded, and nothing elsewhere.
+            deleted_documents: Some(counts.edited.filter(|_| task.status == Status::Succeeded)),
+            original_filter: Some(filter.as_ref().map(ToString::to_string)),
+            context: Some(context.clone()),
+            function: Some(function.clone()),
+            ..none
+        },
         Work::Clear { .. } | Work::DeleteIndex { .. } => {
             Details { deleted_documents: Some(counts.deleted), ..none }
         }

@@ -33,6 +33,13 @@ pub struct TaskRecord {
     /// What it did, for the details.
     #[serde(default)]
     pub counts: Counts,
+    /// How often it was begun, if that is counted: as long as it neither ended nor was told to stop.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub starts: u32,
+    /// How to tell that it was carried out before its end could be stored, if it must not be
+    /// carried out twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<Prepared>,
     /// Why it failed.
     pub error: Option<ResponseError>,
     /// The task that cancelled it.
@@ -85,6 +92,17 @@ pub enum Work {
         index: String,
         /// The filter.
         filter: serde_json::Value,
+    },
+    /// Runs a function over documents.
+    Edit {
+        /// The index.
+        index: String,
+        /// Which documents; all without it.
+        filter: Option<serde_json::Value>,
+        /// What the function may read.
+        context: Option<serde_json::Map<String, serde_json::Value>>,
+        /// The function.
+        function: String,
     },
     /// Deletes all documents.
     Clear {
@@ -152,6 +170,10 @@ pub enum Work {
     },
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What a task did. `None` is shown as `null`: not known, or not known yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
@@ -161,6 +183,9 @@ pub struct Counts {
     /// Documents deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<u64>,
+    /// Documents that a function was run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited: Option<u64>,
     /// Tasks cancelled or forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<u64>,
@@ -168,7 +193,20 @@ pub struct Counts {
 
 impl Counts {
     /// The counts of a task that did nothing: failed or cancelled.
-    pub const NOTHING: Self = Self { indexed: Some(0), deleted: Some(0), tasks: Some(0) };
+    pub const NOTHING: Self =
+        Self { indexed: Some(0), deleted: Some(0), edited: Some(0), tasks: Some(0) };
+}
+
+/// What is stored of a task just before its writes are committed in the index. Whoever finds the
+/// task enqueued after a crash sees in the index whether they were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// When the index says it was last changed, once the writes are committed. Every write
+    /// changes that, and only the worker writes.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+    /// What the task did then.
+    pub counts: Counts,
 }
 
 impl Work {
@@ -203,6 +241,7 @@ impl Work {
             Self::DeleteIds { .. } | Self::DeleteFilter { .. } | Self::Clear { .. } => {
                 Kind::DocumentDeletion
             }
+            Self::Edit { .. } => Kind::DocumentEdition,
             Self::Settings { .. } => Kind::SettingsUpdate,
             Self::CreateIndex { .. } => Kind::IndexCreation,
             Self::UpdateIndex { .. } => Kind::IndexUpdate,
@@ -219,6 +258,7 @@ impl Work {
             Self::Documents { index, .. }
             | Self::DeleteIds { index, .. }
             | Self::DeleteFilter { index, .. }
+            | Self::Edit { index, .. }
             | Self::Clear { index }
             | Self::Settings { index, .. }
             | Self::CreateIndex { index, .. }
@@ -257,6 +297,7 @@ impl Work {
             Self::Documents { index, .. }
             | Self::DeleteIds { index, .. }
             | Self::DeleteFilter { index, .. }
+            | Self::Edit { index, .. }
             | Self::Clear { index }
             | Self::Settings { index, .. }
             | Self::CreateIndex { index, .. }
@@ -285,24 +326,26 @@ impl Work {
 impl TaskRecord {
     /// Ends the task well.
     pub fn succeed(&mut self, counts: Counts) {
-        self.status = Status::Succeeded;
-        self.counts = counts;
-        self.work.shrink();
+        self.end(Status::Succeeded, counts);
     }
 
     /// Ends the task with an error.
     pub fn fail(&mut self, error: ResponseError) {
-        self.status = Status::Failed;
-        self.counts = Counts::NOTHING;
+        self.end(Status::Failed, Counts::NOTHING);
         self.error = Some(error);
-        self.work.shrink();
     }
 
     /// Ends the task on behalf of another.
     pub fn cancel(&mut self, by: u32) {
-        self.status = Status::Canceled;
-        self.counts = Counts::NOTHING;
+        self.end(Status::Canceled, Counts::NOTHING);
         self.canceled_by = Some(by);
+    }
+
+    fn end(&mut self, status: Status, counts: Counts) {
+        self.status = status;
+        self.counts = counts;
+        self.starts = 0;
+        self.prepared = None;
         self.work.shrink();
     }
 

@@ -3,6 +3,7 @@
 mod answers;
 mod client;
 mod documents;
+mod edition;
 mod finding;
 mod manners;
 mod refusals;

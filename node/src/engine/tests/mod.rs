@@ -1,6 +1,7 @@
 //! The engine without HTTP, on real LMDB in a temporary directory.
 
 mod documents;
+mod edition;
 mod indexes;
 mod kill;
 mod queue;
