@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use miroir_membership::gossip::{Gossip, PeerView, PodFacts};
 use miroir_storage::commands::FORMAT;
+use miroir_storage::engine::{Engine, EngineError};
+use miroir_storage::formation::{beginner as remembered_beginner, remember_beginner};
 use miroir_storage::ids::PodId;
 use miroir_storage::log::Start;
 use miroir_storage::raft::RaftId;
@@ -109,8 +111,10 @@ fn known_format(peers: &Peers, own: &PodId) -> u32 {
 /// What a pod without state is to do about the cluster that it sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Formation {
-    /// Begin, so.
-    Begin(Start),
+    /// Begin the cluster.
+    Begin,
+    /// Join the cluster that this pod belongs to.
+    Join(PodId),
     /// Wait; in words, what for.
     Wait(String),
     /// Wait for this pod, which is to begin the cluster, and may do so unheard.
@@ -123,8 +127,9 @@ pub enum Formation {
 pub fn formation(view: &PeerView, expected: usize, only_joins: bool) -> Formation {
     let others: Vec<_> = view.others_alive().collect();
     let belongs = |facts: &PodFacts| facts.cluster_id.is_some();
-    if others.iter().any(|(_, pod)| pod.facts.as_ref().is_some_and(belongs)) {
-        return Formation::Begin(Start::Join);
+    let mut members = others.iter().filter(|(_, pod)| pod.facts.as_ref().is_some_and(belongs));
+    if let Some((member, _)) = members.next() {
+        return Formation::Join((*member).clone());
     }
     if only_joins {
         return Formation::Wait(
@@ -141,29 +146,43 @@ pub fn formation(view: &PeerView, expected: usize, only_joins: bool) -> Formatio
     }
     match others.iter().map(|(id, _)| *id).min() {
         Some(smallest) if *smallest < view.own => Formation::Defer((*smallest).clone()),
-        _ => Formation::Begin(Start::Alone),
+        _ => Formation::Begin,
     }
 }
 
 /// Waits until it is clear how a pod without state begins. One that would begin alone can't know
 /// whether its seeds are only silent for a moment, or cut off: with seeds other than itself it joins.
-/// So does one that has once seen another whose turn it was to begin: that may have begun the
-/// cluster and fallen silent, and whoever comes later must not make a second one possible.
-pub async fn form(gossip: &Gossip, expected: usize, clock: &miroir_seams::Clock) -> Start {
+/// So does one that has once seen a cluster, or another pod whose turn it was to begin: that may have
+/// begun it and fallen silent, and whoever comes later must not make a second one possible. Its disk
+/// remembers that, since it may be stopped before it holds anything of the cluster.
+///
+/// # Errors
+/// When the disk fails.
+pub async fn form(
+    gossip: &Gossip,
+    expected: usize,
+    engine: &dyn Engine,
+    clock: &miroir_seams::Clock,
+) -> Result<Start, EngineError> {
     let mut noted: Option<Instant> = None;
-    let mut beginner: Option<PodId> = None;
+    let mut beginner = remembered_beginner(engine)?;
     loop {
         let names_others = gossip.seeds().is_none_or(|seeds| !seeds.is_empty());
-        let found = formation(&gossip.view(), expected, expected < 2 && names_others);
-        let what = match (found, beginner.clone()) {
-            (Formation::Begin(Start::Alone), Some(pod)) => format!(
-                "pod {pod}, which may have begun the cluster; if it is gone for good, start again"
-            ),
-            (Formation::Begin(start), _) => return start,
-            (Formation::Wait(what), _) => what,
-            (Formation::Defer(pod), _) => {
+        let what = match formation(&gossip.view(), expected, expected < 2 && names_others) {
+            Formation::Join(pod) => {
+                remember(engine, &mut beginner, pod)?;
+                return Ok(Start::Join);
+            }
+            Formation::Begin => match &beginner {
+                None => return Ok(Start::Alone),
+                Some(pod) => format!(
+                    "pod {pod}, which may have begun the cluster; if it is gone for good, empty this pod's data directory and start again"
+                ),
+            },
+            Formation::Wait(what) => what,
+            Formation::Defer(pod) => {
                 let what = format!("pod {pod} to begin the cluster");
-                beginner = Some(pod);
+                remember(engine, &mut beginner, pod)?;
                 what
             }
         };
@@ -175,6 +194,18 @@ pub async fn form(gossip: &Gossip, expected: usize, clock: &miroir_seams::Clock)
         }
         clock.sleep(FORMATION_LOOK).await;
     }
+}
+
+fn remember(
+    engine: &dyn Engine,
+    beginner: &mut Option<PodId>,
+    pod: PodId,
+) -> Result<(), EngineError> {
+    if beginner.as_ref() != Some(&pod) {
+        remember_beginner(engine, &pod)?;
+        *beginner = Some(pod);
+    }
+    Ok(())
 }
 
 /// Where the pods' Raft is reached, as gossip says.
@@ -221,12 +252,12 @@ mod tests {
     async fn one_of_the_expected_pods_begins_and_none_beside_a_cluster() {
         let all = [("a", None), ("b", None), ("c", None)];
         let formation = |view: &PeerView, expected| formation(view, expected, false);
-        assert_eq!(formation(&view("a", &all), 3), Formation::Begin(Start::Alone));
+        assert_eq!(formation(&view("a", &all), 3), Formation::Begin);
         assert_eq!(formation(&view("b", &all), 3), Formation::Defer("a".into()));
         assert!(matches!(formation(&view("a", &all[..2]), 3), Formation::Wait(_)));
         let joined = [("a", None), ("b", Some("x"))];
-        assert_eq!(formation(&view("a", &joined), 3), Formation::Begin(Start::Join));
-        assert_eq!(formation(&view("a", &[("a", None)]), 1), Formation::Begin(Start::Alone));
+        assert_eq!(formation(&view("a", &joined), 3), Formation::Join("b".into()));
+        assert_eq!(formation(&view("a", &[("a", None)]), 1), Formation::Begin);
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,7 +267,7 @@ mod tests {
         let both = formation(&view("a", &[("a", None), ("b", None)]), 1, true);
         assert!(matches!(both, Formation::Wait(_)), "both have yet to find the cluster");
         let found = formation(&view("a", &[("a", None), ("b", Some("x"))]), 1, true);
-        assert_eq!(found, Formation::Begin(Start::Join));
+        assert_eq!(found, Formation::Join("b".into()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -377,7 +377,11 @@ impl Starting {
             false => Start::Join,
             true => {
                 let expected = plan.pods - plan.late_pods;
-                peer_watcher::form(&gossip, expected, &self.seams.clock).await
+                let engine =
+                    LifeEngine { engine: self.disk.engine.clone(), life: self.life.clone() };
+                peer_watcher::form(&gossip, expected, &engine, &self.seams.clock)
+                    .await
+                    .map_err(failed)?
             }
         };
         self.world.trace.note(format_args!("pod-{}", self.number), format!("begins as {start:?}"));

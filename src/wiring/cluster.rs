@@ -98,7 +98,9 @@ impl Peering {
             false => Start::Join,
             true => {
                 let expected = config.cluster.pods_expected as usize;
-                peer_watcher::form(&gossip, expected, &seams.clock).await
+                peer_watcher::form(&gossip, expected, engine, &seams.clock)
+                    .await
+                    .context("can't remember who begins the cluster")?
             }
         };
         Ok(Self {

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`engine`] | ordered tables with atomic batches: sled, or memory in the simulation |
+//! | [`formation`] | who begins the cluster that this pod is to join |
 //! | [`journal`] | the durable, bounded store of acknowledged payloads |
 //! | [`log`] | the coordinator log: propose commands, follow what was applied, route |
 //! | [`raft`] | openraft's log store and state machine over an engine |
@@ -12,6 +13,7 @@
 
 pub mod commands;
 pub mod engine;
+pub mod formation;
 pub mod ids;
 pub mod job_commands;
 pub mod journal;
