@@ -17,8 +17,8 @@ use miroir_storage::tables::{ApplyError, indexes_created};
 use ractor::ActorProcessingErr;
 use serde_json::Value;
 
+use crate::fencing::CONFIRMED_MAX;
 use crate::inspect::{Actor, Address};
-use crate::lane::deliver::CONFIRMED_MAX;
 use crate::node_calls::{CONTROL_TIMEOUT, NodeCallError};
 use crate::pod::PodContext;
 

@@ -89,18 +89,6 @@ pub fn node_side(settings: &Settings) -> Value {
     Value::Object(all)
 }
 
-/// What undoes a patch on a node: first everything it touched is reset, then the previous
-/// settings are sent whole. Two requests, in this order.
-pub fn undo(patch: &Settings, previous: &Settings) -> [Value; 2] {
-    let touched = match serde_json::to_value(patch) {
-        Ok(Value::Object(touched)) => {
-            touched.into_iter().map(|(key, _)| (key, Value::Null)).collect()
-        }
-        _ => Map::new(),
-    };
-    [Value::Object(touched), node_side(previous)]
-}
-
 /// Settings as a node prints them, with what a node is free to reorder put in order, so that
 /// what was sent can be compared with what was read back. Settings that Miroir does not know are
 /// left out: nodes of newer versions print more of them.

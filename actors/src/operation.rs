@@ -21,6 +21,7 @@ use ractor::ActorProcessingErr;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::fencing;
 use crate::inspect::{Actor, Address};
 use crate::node_calls::{CONTROL_TIMEOUT, NodeCallError, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
@@ -116,6 +117,7 @@ impl OperationArguments {
     ) -> Result<Option<NodeTask>, ResponseError> {
         let body = body.map(|value| Bytes::from(value.to_string()));
         loop {
+            self.while_held().await;
             let sent = self
                 .pod
                 .calls
@@ -142,6 +144,17 @@ impl OperationArguments {
                 return Ok(None);
             }
             self.pod.seams.clock.sleep(RETRY_WAIT).await;
+        }
+    }
+
+    /// Waits until it is fresh knowledge that no newer writer exists, as lanes do: an operation may have
+    /// stood still for long, and the next writer may have done it since. Where a newer one does
+    /// exist, nothing more is sent, and this ends with its writer.
+    async fn while_held(&self) {
+        let (log, seams) = (&self.pod.log, &self.pod.seams);
+        if let Err(why) = fencing::still_holds(log, &self.fence, seams).await {
+            let _writer_gone = self.writer.cast(WriterMessage::OperationNotAgreed(why));
+            std::future::pending::<()>().await;
         }
     }
 

@@ -45,6 +45,7 @@ use self::entries::{Decision, Entry, Sendable};
 use self::lanes::{LaneView, Standing};
 use self::resharding::Resharding;
 use crate::anti_entropy::Repair;
+use crate::fencing::NotAgreed;
 use crate::inspect::{Actor, Address};
 use crate::lane::audit::Audit;
 use crate::lane::deliver::RunEnd;
@@ -116,6 +117,8 @@ pub enum WriterMessage {
         /// How.
         end: Box<OperationEnd>,
     },
+    /// An operation may send nothing more.
+    OperationNotAgreed(NotAgreed),
     /// A pass of a copy ended.
     CopyPassed {
         /// The copy.
@@ -315,6 +318,7 @@ impl Actor for Writer {
             WriterMessage::OperationEnded { uid, end } => {
                 on_operation_ended(state, uid, *end)?;
             }
+            WriterMessage::OperationNotAgreed(why) => return Err(why.into()),
             WriterMessage::CopyPassed { number, end } => {
                 copying::on_copy_passed(state, number, &end)?;
             }

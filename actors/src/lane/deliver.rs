@@ -20,7 +20,7 @@ use std::time::Duration;
 use miroir_seams::Seams;
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Fence, Outcome};
-use miroir_storage::ids::{Epoch, NodeId, ShardId, TaskUid};
+use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::tables::lane_marks::{self, LaneMark, OpenRun};
 use miroir_wire::error::ResponseError;
@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome};
 use super::look_up::LookUp;
 use super::turn::Turn;
+use crate::fencing::{self, NotAgreed};
 use crate::inspect::Address;
 use crate::node_calls::{NodeCallError, NodeCalls, NodeTask, is_about_the_node};
 use crate::node_tasks::NodeTasksMessage;
@@ -43,10 +44,6 @@ const CERTAINTY_WAIT: Duration = Duration::from_secs(10);
 /// How long a large body that is being sent keeps others from being made.
 const ROOM_MAX: Duration = Duration::from_secs(10);
 
-/// A request is sent only by a pod that has heard within this time, from a leader with a quorum,
-/// what was agreed: how much later than its successor's first request it may come.
-pub(crate) const CONFIRMED_MAX: Duration = Duration::from_secs(2);
-
 /// Times a node task may fail on the node's own account before its failure is taken as the
 /// task's: a payload that crashes the engine would else hold the lane for ever.
 const OWN_FAILURES_MAX: u32 = 5;
@@ -60,23 +57,6 @@ pub enum RunEnd {
     NodeReplaced,
     /// The mark could not be agreed: nothing was sent.
     NotAgreed(NotAgreed),
-}
-
-/// Why a lane's mark is not in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAgreed {
-    /// Another writer has taken over.
-    #[error("a newer writer of the index exists")]
-    Fenced {
-        /// The epoch in force.
-        current: Epoch,
-    },
-    /// The index is gone.
-    #[error("the index is gone")]
-    IndexGone,
-    /// The log has stopped for good on this pod.
-    #[error("the coordinator log has stopped")]
-    LogStopped,
 }
 
 /// All that delivering needs; one per lane.
@@ -284,7 +264,7 @@ impl Delivery {
                 }
             }
             if found.is_none()
-                && let Err(why) = self.still_holds().await
+                && let Err(why) = fencing::still_holds(&self.log, &self.fence, &self.seams).await
             {
                 return RequestEnd::NotAgreed(why);
             }
@@ -402,27 +382,6 @@ impl Delivery {
                     return Err(NotAgreed::LogStopped);
                 }
             }
-        }
-    }
-
-    /// Waits until it is fresh knowledge that no newer writer exists. A run is reserved once but may
-    /// be sent again much later, when its node is back: by then another pod may be at work, and
-    /// may have stopped looking out for late requests.
-    async fn still_holds(&self) -> Result<(), NotAgreed> {
-        if planted::has(Bug::SendUnconfirmed) {
-            return Ok(());
-        }
-        let mut wait = RETRY_WAIT_MIN;
-        loop {
-            let routing = self.log.routing();
-            let index = routing.by_uid.get(&self.fence.index).ok_or(NotAgreed::IndexGone)?;
-            if index.epoch > self.fence.epoch {
-                return Err(NotAgreed::Fenced { current: index.epoch });
-            }
-            if self.log.confirmed().age <= CONFIRMED_MAX {
-                return Ok(());
-            }
-            self.pause(&mut wait).await;
         }
     }
 

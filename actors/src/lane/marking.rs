@@ -18,9 +18,10 @@ use miroir_wire::reserved::{Partition, SHARD_FIELD};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::deliver::{Delivery, NotAgreed, RequestEnd, is_gone};
+use super::deliver::{Delivery, RequestEnd, is_gone};
 use super::job::{JobBody, JobRequest, mark, percent_encode, unmarked};
 use super::look_up::{DiskGone, former, return_to};
+use crate::fencing::NotAgreed;
 use crate::node_calls::{NodeCallError, PAYLOAD_TIMEOUT};
 
 /// What to mark.

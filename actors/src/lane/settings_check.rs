@@ -9,9 +9,10 @@ use miroir_storage::tables::lane_marks::{LaneMark, OpenRun};
 use miroir_wire::settings::Settings;
 use serde_json::Value;
 
-use super::deliver::{Delivery, NotAgreed, RequestEnd};
+use super::deliver::{Delivery, RequestEnd};
 use super::job::settings_request;
 use super::look_up::{former, return_to};
+use crate::fencing::NotAgreed;
 use crate::node_settings::{canonical, differs, node_side_whole};
 
 /// What the node must have.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{OperationArguments, OperationEnd};
-use crate::node_settings::{canonical, node_side, node_side_whole, shows, undo};
+use crate::node_settings::{canonical, node_side, node_side_whole, shows};
 use crate::writer::entries::Decision;
 
 /// Times settings are sent again when the read-back differs.
@@ -45,14 +45,14 @@ pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> Operatio
     let mut round = 0;
     let took_part: BTreeSet<NodeId> = loop {
         let proposed = match round {
-            0 => propose(arguments, std::slice::from_ref(&wanted)).await,
+            0 => propose(arguments, &wanted).await,
             // What differs may be what nobody asked to change: somebody else changed it there.
             _ => propose_whole(arguments, &merged).await,
         };
         let did = match proposed {
             Ok(did) => did,
             Err(refusal) => {
-                return refused(arguments, &change, &previous, details, refusal).await;
+                return refused(arguments, &previous, details, refusal).await;
             }
         };
         let (verification, read) = verify(arguments, &wanted).await;
@@ -86,13 +86,12 @@ pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> Operatio
 /// A node refused: the others get back what they had.
 async fn refused(
     arguments: &OperationArguments,
-    change: &Settings,
     previous: &Settings,
     details: Option<Value>,
     refusal: ResponseError,
 ) -> OperationEnd {
     tracing::info!(index = %arguments.index(), code = refusal.code, "settings refused by a node, putting the previous ones back");
-    put_back(arguments, &undo(change, previous)).await;
+    put_back(arguments, previous).await;
     mark_pending(arguments, false).await;
     let decision =
         Decision { ending: Ending::Failed, details, error: Some(refusal), effects: Vec::new() };
@@ -118,26 +117,16 @@ async fn mark_pending(arguments: &OperationArguments, pending: bool) {
     }
 }
 
-/// Sends the requests, one after the other, to every node side by side. The first refusal wins; else the
-/// nodes that did them all.
+/// Sends the patch to every node side by side. The first refusal wins; else the nodes that took it.
 async fn propose(
     arguments: &OperationArguments,
-    requests: &[Value],
+    patch: &Value,
 ) -> Result<BTreeSet<NodeId>, ResponseError> {
     let path = format!("/indexes/{}/settings", arguments.index());
-    let on_each = arguments.nodes.iter().map(|node| {
-        let path = &path;
-        async move {
-            let mut last = None;
-            for body in requests {
-                last = arguments.on_node(node, Method::PATCH, path, Some(body)).await?;
-                if last.is_none() {
-                    break;
-                }
-            }
-            Ok(last)
-        }
-    });
+    let on_each = arguments
+        .nodes
+        .iter()
+        .map(|node| arguments.on_node(node, Method::PATCH, &path, Some(patch)));
     arguments.those_that_did(futures::future::join_all(on_each).await)
 }
 
@@ -167,12 +156,13 @@ async fn read_back(arguments: &OperationArguments, node: &NodeId, path: &str) ->
     }
 }
 
-async fn put_back(arguments: &OperationArguments, requests: &[Value]) {
+/// In one request to each node: searches go on meanwhile, and need the shard field to be filterable.
+async fn put_back(arguments: &OperationArguments, previous: &Settings) {
     if planted::has(Bug::NoSettingsUndo) {
         return;
     }
     // What was in force before was accepted before; a refusal now can only be a broken node.
-    while let Err(error) = propose(arguments, requests).await {
+    while let Err(error) = propose_whole(arguments, previous).await {
         tracing::error!(index = %arguments.index(), code = error.code, message = error.message,
             "previous settings could not be put back, trying again");
         arguments.pod.seams.clock.sleep(FROZEN_WAIT).await;

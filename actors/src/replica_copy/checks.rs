@@ -10,7 +10,7 @@ use miroir_wire::reserved::Partition;
 use serde_json::{Value, json};
 
 use super::{CopyError, PAUSE, ReplicaCopyArguments};
-use crate::lane::deliver::CONFIRMED_MAX;
+use crate::fencing::CONFIRMED_MAX;
 use crate::lane::job::in_shards;
 use crate::node_calls::NodeCallError;
 use crate::node_disks::{self, Look};
