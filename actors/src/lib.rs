@@ -42,6 +42,7 @@ pub mod copies;
 pub mod disk_lives;
 pub mod drain;
 pub mod drift_checker;
+pub mod edit_function;
 pub mod fencing;
 pub mod health_checker;
 pub mod index_janitor;

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use http::Method;
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::CoordinatorLog;
-use miroir_wire::features::TASK_DOCUMENTS_ROUTE;
+use miroir_wire::features::{EDIT_DOCUMENTS, TASK_DOCUMENTS_ROUTE};
 use serde_json::{Map, Value};
 
-use crate::lane::deliver::CONFIRMED_MAX;
+use crate::fencing::CONFIRMED_MAX;
 use crate::node_calls::{NodeCallError, NodeCalls};
 
 /// Features of pods: nodes have no part in them.
-const OF_PODS: [&str; 1] = [TASK_DOCUMENTS_ROUTE];
+const OF_PODS: [&str; 2] = [EDIT_DOCUMENTS, TASK_DOCUMENTS_ROUTE];
 
 /// Where nodes show and switch them.
 pub const PATH: &str = "/experimental-features";

@@ -5,6 +5,9 @@
 //! checked body as it came, so that a large one is never copied. Frames are checksummed by the
 //! journal below.
 //!
+//! What a function made of documents is kept alike: in the place of the first document stand the ids of
+//! those that it deleted, a JSON array of strings.
+//!
 //! Journals of earlier versions hold `count: u32` (never `u32::MAX`), `count` lengths of `u32`,
 //! then the documents one after the other.
 
@@ -46,6 +49,31 @@ pub fn decode_documents(bytes: Bytes) -> Result<DocumentBatch, DamagedPayload> {
         POINTS_INTO_BODY => decode_ranges(bytes),
         count => decode_lengths(bytes, count as usize),
     }
+}
+
+/// The journalled form of what a function made of documents: those that it changed, and the ids of
+/// those that it deleted.
+pub fn encode_edited(changed: &[Vec<u8>], deleted: &[String]) -> Payload {
+    let deleted = serde_json::Value::from(deleted).to_string().into_bytes();
+    let (mut bytes, mut ranges) = (BytesMut::new(), Vec::with_capacity(1 + changed.len()));
+    for part in std::iter::once(&deleted).chain(changed) {
+        let start = bytes.len() as u32;
+        bytes.put_slice(part);
+        ranges.push((start, bytes.len() as u32));
+    }
+    encode_documents(&DocumentBatch { bytes: bytes.freeze(), ranges })
+}
+
+/// Reads what [`encode_edited`] wrote.
+///
+/// # Errors
+/// [`DamagedPayload`] when it is something else.
+pub fn decode_edited(bytes: Bytes) -> Result<(DocumentBatch, Vec<String>), DamagedPayload> {
+    let mut batch = decode_documents(bytes)?;
+    let deleted = batch.iter().next().ok_or(DamagedPayload)?;
+    let deleted = serde_json::from_slice(deleted).map_err(|_| DamagedPayload)?;
+    batch.ranges.remove(0);
+    Ok((batch, deleted))
 }
 
 fn number(bytes: &Bytes, at: usize) -> Result<u32, DamagedPayload> {
@@ -121,6 +149,20 @@ mod tests {
         }
         let none = encode_documents(&DocumentBatch::default());
         assert_eq!(documents([none.head, none.body].concat().into()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_a_function_made_survives_the_journal() {
+        let (changed, deleted) =
+            (vec![b"{\"id\":1}".to_vec()], vec!["a".to_owned(), "b".to_owned()]);
+        let kept = stored(encode_edited(&changed, &deleted));
+        let (batch, ids) = decode_edited(kept.clone()).unwrap();
+        assert_eq!((batch.iter().map(<[u8]>::to_vec).collect(), ids), (changed, deleted));
+        let none = decode_edited(stored(encode_edited(&[], &[]))).unwrap();
+        assert!(none.0.is_empty() && none.1.is_empty());
+        assert!(decode_edited(kept.slice(..kept.len() - 1)).is_err());
+        let documents = encode_documents(&DocumentBatch::default());
+        assert!(decode_edited(stored(documents)).is_err());
     }
 
     #[test]

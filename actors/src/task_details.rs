@@ -35,6 +35,13 @@ pub fn open_details(work: &Work) -> Value {
             let shown = |change: &NameChange| json!({ "indexes": [change.a, change.b], "rename": change.renames });
             json!({ "swaps": changes.iter().map(shown).collect::<Vec<_>>() })
         }
+        Work::EditDocuments { function, context, filter, .. } => json!({
+            "editedDocuments": null,
+            "deletedDocuments": null,
+            "context": context.as_deref().and_then(|context| serde_json::from_str::<Value>(context).ok()),
+            "function": function,
+            "originalFilter": filter,
+        }),
         Work::CancelTasks { original_filter, uids } => json!({
             "matchedTasks": uids.len(), "canceledTasks": null, "originalFilter": original_filter,
         }),
@@ -69,6 +76,13 @@ pub fn ended_details(work: &Work, ending: Ending, affected: Option<u64>) -> Valu
         Work::DeleteTasks { .. } => Some(("deletedTasks", counted)),
         _ => None,
     };
+    if let (Work::EditDocuments { edited, .. }, Value::Object(details)) = (work, &mut details) {
+        // As Meilisearch counts: those that the function was run on, twice.
+        let matched = edited.as_ref().map(|edited| edited.matched);
+        let matched = matched.filter(|_| ending == Ending::Succeeded);
+        details.insert("editedDocuments".to_owned(), json!(matched.unwrap_or(0)));
+        details.insert("deletedDocuments".to_owned(), json!(matched));
+    }
     if let (Some((name, value)), Value::Object(details)) = (counter, &mut details) {
         details.insert(name.to_owned(), json!(value));
     }

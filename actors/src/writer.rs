@@ -17,6 +17,7 @@
 mod audits;
 mod copy_plan;
 pub mod copying;
+mod editing;
 pub mod entries;
 pub mod lanes;
 mod placement;

@@ -16,14 +16,16 @@ use miroir_actors::node_features;
 use miroir_storage::commands::Command;
 use miroir_storage::ids::NodeId;
 use miroir_wire::error::{ApiError, Code};
-use miroir_wire::features::{CONTAINS_FILTER, FeaturesPatch, TASK_DOCUMENTS_ROUTE, shown};
+use miroir_wire::features::{
+    CONTAINS_FILTER, EDIT_DOCUMENTS, FeaturesPatch, TASK_DOCUMENTS_ROUTE, shown,
+};
 use serde_json::{Map, Value};
 
 use crate::reply::Reply;
 use crate::writes::{Writes, propose};
 
 /// What can be switched on.
-const KNOWN: [&str; 2] = [CONTAINS_FILTER, TASK_DOCUMENTS_ROUTE];
+const KNOWN: [&str; 3] = [CONTAINS_FILTER, EDIT_DOCUMENTS, TASK_DOCUMENTS_ROUTE];
 
 /// `GET /experimental-features`.
 pub async fn get(pod: &Writes<'_>) -> Reply {

@@ -130,6 +130,7 @@ impl LogRoutes for PodRoutes {
             LogRoute::DeleteDocumentsByFilter { index } => {
                 documents::delete_by_filter(pod, &index, query, body).await
             }
+            LogRoute::EditDocuments { index } => documents::edit(pod, &index, query, body).await,
             LogRoute::ListIndexes => indexes::list(pod, query),
             LogRoute::CreateIndex => indexes::create(pod, body).await,
             LogRoute::GetIndex { index } => indexes::get(pod, &index),

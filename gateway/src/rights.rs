@@ -61,6 +61,7 @@ impl LogRoute {
             | Self::DeleteDocument { index, .. }
             | Self::DeleteDocumentBatch { index }
             | Self::DeleteDocumentsByFilter { index } => (Action::DocumentsDelete, Some(index)),
+            Self::EditDocuments { index } => (Action::DocumentsAll, Some(index)),
             Self::ListIndexes => (Action::IndexesGet, None),
             Self::CreateIndex => (Action::IndexesCreate, None),
             Self::GetIndex { index } => (Action::IndexesGet, Some(index)),

@@ -99,6 +99,7 @@ pub enum LogRoute {
     DeleteDocument { index: String, id: String },
     DeleteDocumentBatch { index: String },
     DeleteDocumentsByFilter { index: String },
+    EditDocuments { index: String },
     ListIndexes,
     CreateIndex,
     GetIndex { index: String },
@@ -199,7 +200,6 @@ impl Route {
 }
 
 const DUMPS: &str = "Dumps and snapshots of one node would hold a part of the data only. Use `miroir ctl export-dump` and `import-dump`.";
-const EDIT: &str = "A function can't be applied once and only once to every replica. Read the documents, change them, and send them again.";
 const CHATS: &str = "Ask with `search`, and hand the hits to the model yourself.";
 const RULES: &str = "Pin hits with `sort` and `filter`, or merge searches with `multi-search`.";
 const LOGS: &str = "Logs are on the standard error of each pod.";
@@ -391,7 +391,7 @@ fn index_route(method: &Method, index: &str, rest: &[&str]) -> Route {
             Route::Log(LogRoute::DeleteDocumentBatch { index })
         }
         ["documents", "delete"] if post => Route::Log(LogRoute::DeleteDocumentsByFilter { index }),
-        ["documents", "edit"] if post => Route::NotSupported(EDIT, Action::DocumentsAll),
+        ["documents", "edit"] if post => Route::Log(LogRoute::EditDocuments { index }),
         ["documents", id] if get => Route::GetDocument { index, id: (*id).to_owned() },
         ["documents", id] => {
             only(delete, Route::Log(LogRoute::DeleteDocument { index, id: (*id).to_owned() }))

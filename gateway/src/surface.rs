@@ -113,7 +113,7 @@ const OPERATIONS: &[Operation] = &[
     op("DELETE", "/indexes/{index_uid}/documents/{document_id}", "deletes one document", None, None, "simulation, sdk suites"),
     op("POST", "/indexes/{index_uid}/documents/delete", "deletes what a filter matches", None, Some(DELETE_BY_FILTER), "errors, simulation"),
     op("POST", "/indexes/{index_uid}/documents/delete-batch", "deletes documents by id", None, None, "errors, simulation"),
-    op("POST", "/indexes/{index_uid}/documents/edit", "edits documents by a function", None, Some(EDIT), "the_document_is_what_the_router_says"),
+    op("POST", "/indexes/{index_uid}/documents/edit", "edits documents by a function", None, Some(EDIT), "edits, errors, simulation"),
     op("GET", "/indexes/{index_uid}/settings", "all settings", None, None, "errors, sdk suites"),
     op("PATCH", "/indexes/{index_uid}/settings", "changes settings", None, Some(SETTINGS), "errors, simulation"),
     op("DELETE", "/indexes/{index_uid}/settings", "resets settings", None, None, "simulation, sdk suites"),
@@ -225,7 +225,6 @@ impl Operation {
         self.method != "GET"
             && self.path.starts_with("/indexes/{index_uid}/documents")
             && !self.path.ends_with("/fetch")
-            && !self.path.ends_with("/edit")
     }
 
     /// Its route, with something in place of the names.

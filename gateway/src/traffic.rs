@@ -234,6 +234,7 @@ fn log_template(route: &LogRoute) -> &'static str {
         LogRoute::DeleteDocument { .. } => "/indexes/{index_uid}/documents/{document_id}",
         LogRoute::DeleteDocumentBatch { .. } => "/indexes/{index_uid}/documents/delete-batch",
         LogRoute::DeleteDocumentsByFilter { .. } => "/indexes/{index_uid}/documents/delete",
+        LogRoute::EditDocuments { .. } => "/indexes/{index_uid}/documents/edit",
         LogRoute::ListIndexes | LogRoute::CreateIndex => "/indexes",
         LogRoute::GetIndex { .. } | LogRoute::UpdateIndex { .. } | LogRoute::DeleteIndex { .. } => {
             "/indexes/{index_uid}"

@@ -9,7 +9,7 @@ use miroir_wire::settings::Settings;
 use serde_json::Value;
 
 use crate::model_node::{POISON_FIELD, REFUSED_DISTINCT, id_text};
-use crate::operation::{Document, Operation, Request, Term};
+use crate::operation::{Document, EditFunction, Operation, Request, Term};
 
 /// Codes of failures that are a node's own.
 const NODES_OWN_CODES: [&str; 1] = ["no_space_left_on_device"];
@@ -70,6 +70,8 @@ impl Expected {
         }
         let prediction = if is_of_names {
             self.apply_to_names(operation)
+        } else if ending == Ending::Failed && self.may_fail_unforeseen(operation) {
+            Err("edit_documents_by_function_error")
         } else {
             self.apply_to_index(operation, existed)
         };
@@ -79,6 +81,16 @@ impl Expected {
             (prediction, ..) => {
                 Err(format!("ended as {ending:?} {code:?}, expected {prediction:?}"))
             }
+        }
+    }
+
+    /// Whether a function may have failed on what nobody knows to be there.
+    fn may_fail_unforeseen(&self, operation: &Operation) -> bool {
+        match (&operation.request, self.indexes.get(&operation.name)) {
+            (Request::Edit { terms, .. }, Some(index)) => {
+                !index.uncertain.is_empty() && index.check_terms(terms).is_ok()
+            }
+            _ => false,
         }
     }
 
@@ -96,7 +108,7 @@ impl Expected {
                 index.uncertain.extend(ids);
             }
             Request::DeleteIds(ids) => index.uncertain.extend(ids.iter().cloned()),
-            Request::DeleteMatching(_) | Request::Clear => {
+            Request::DeleteMatching(_) | Request::Edit { .. } | Request::Clear => {
                 index.uncertain.extend(index.documents.keys().cloned());
             }
             _ => {}
@@ -137,6 +149,7 @@ impl Expected {
                 Ok(())
             }
             Request::DeleteMatching(terms) => index.delete_matching(terms),
+            Request::Edit { terms, function } => index.edit(terms, *function),
             Request::Clear => {
                 index.documents.clear();
                 Ok(())
@@ -202,6 +215,32 @@ impl ExpectedIndex {
     }
 
     fn delete_matching(&mut self, terms: &[Term]) -> Prediction {
+        self.check_terms(terms)?;
+        self.documents.retain(|_, document| !terms.iter().all(|term| term.holds(document)));
+        Ok(())
+    }
+
+    /// All of the documents or, where it fails on one, none. What is uncertain may be edited or not.
+    fn edit(&mut self, terms: &[Term], function: EditFunction) -> Prediction {
+        self.check_terms(terms)?;
+        let mut edited = BTreeMap::new();
+        for (id, document) in &self.documents {
+            if !terms.iter().all(|term| term.holds(document)) {
+                edited.insert(id.clone(), document.clone());
+                continue;
+            }
+            match function.run(document.clone()) {
+                Ok(after) => edited.extend(after.map(|after| (id.clone(), after))),
+                // The real document is another.
+                Err(_) if self.uncertain.contains(id) => {}
+                Err(code) => return Err(code),
+            }
+        }
+        self.documents = edited;
+        Ok(())
+    }
+
+    fn check_terms(&self, terms: &[Term]) -> Prediction {
         let effective = self.settings.effective();
         let filterable = effective.get("filterableAttributes").and_then(Value::as_array);
         let known = |attribute: &str| {
@@ -210,7 +249,6 @@ impl ExpectedIndex {
         if terms.iter().any(|term| !known(&term.attribute)) {
             return Err("invalid_document_filter");
         }
-        self.documents.retain(|_, document| !terms.iter().all(|term| term.holds(document)));
         Ok(())
     }
 

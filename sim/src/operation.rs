@@ -58,6 +58,13 @@ pub enum Request {
     DeleteIds(Vec<String>),
     /// Deletes what meets all conditions.
     DeleteMatching(Vec<Term>),
+    /// Edits what meets all conditions, everything where there are none.
+    Edit {
+        /// The conditions.
+        terms: Vec<Term>,
+        /// The function.
+        function: EditFunction,
+    },
     /// Deletes everything.
     Clear,
     /// Changes settings.
@@ -85,6 +92,66 @@ pub enum Request {
     },
     /// Cancels tasks that may still be waiting.
     Cancel(Vec<TaskUid>),
+}
+
+/// A function over documents, as the pods run it and as the model of what is expected does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EditFunction {
+    /// Counts `n` up, or gives the document one.
+    Count,
+    /// Deletes documents with an even `v`, and gives the others a tag from the context.
+    Sift,
+    /// Makes documents of their ids only.
+    Strip,
+    /// Fails on documents whose `n` is 2, and counts up that of the others.
+    Fail,
+}
+
+impl EditFunction {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Count, Self::Sift, Self::Strip, Self::Fail];
+
+    /// Its text.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Count => "if \"n\" in doc { doc.n += 1 } else { doc.n = 1 }",
+            Self::Sift => "if doc.v % 2 == 0 { doc = () } else { doc.tag = context.tag }",
+            Self::Strip => "doc = #{ id: doc.id, v: doc.v }",
+            Self::Fail => "if \"n\" in doc { if doc.n == 2 { throw \"two\" } doc.n += 1 }",
+        }
+    }
+
+    /// Its context.
+    pub fn context(self) -> Option<Value> {
+        (self == Self::Sift).then(|| serde_json::json!({ "tag": "t1" }))
+    }
+
+    /// What it makes of a document.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run(self, mut document: Document) -> Result<Option<Document>, &'static str> {
+        let number = |name: &str| document.get(name).and_then(Value::as_u64);
+        let (n, v) = (number("n"), number("v"));
+        match self {
+            Self::Count => {
+                document.insert("n".into(), n.map_or(1, |n| n + 1).into());
+            }
+            Self::Sift if v.is_some_and(|v| v % 2 == 0) => return Ok(None),
+            Self::Sift => {
+                document.insert("tag".into(), "t1".into());
+            }
+            Self::Strip => document.retain(|name, _| name == "id" || name == "v"),
+            Self::Fail => match n {
+                Some(2) => return Err("edit_documents_by_function_error"),
+                Some(n) => {
+                    document.insert("n".into(), (n + 1).into());
+                }
+                None => {}
+            },
+        }
+        Ok(Some(document))
+    }
 }
 
 /// One write of one client.
@@ -179,6 +246,12 @@ impl Operation {
             Request::DeleteMatching(terms) => {
                 RequestedWork::Plain(Work::DeleteByFilter { filter: filter_of(terms) })
             }
+            Request::Edit { terms, function } => RequestedWork::Plain(Work::EditDocuments {
+                function: function.text().to_owned(),
+                context: function.context().map(|context| context.to_string()),
+                filter: (!terms.is_empty()).then(|| filter_of(terms)),
+                edited: None,
+            }),
             Request::Clear => RequestedWork::Plain(Work::Clear),
             Request::Settings(patch) => RequestedWork::Plain(Work::Settings {
                 patch: patch.to_string(),
@@ -242,6 +315,10 @@ impl Operation {
             Request::DeleteMatching(terms) => {
                 let all: Vec<String> = terms.iter().map(Term::expression).collect();
                 format!("delete where {} @all", all.join(" AND "))
+            }
+            Request::Edit { terms, function } => {
+                let all: Vec<String> = terms.iter().map(Term::expression).collect();
+                format!("edit by {function:?} where {} @all", all.join(" AND "))
             }
             Request::Clear => "clear @all".to_owned(),
             Request::Settings(patch) => format!("settings {patch}"),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::dice::Dice;
 use crate::model_node::{POISON_FIELD, REFUSED_DISTINCT};
-use crate::operation::{Document, Operation, Request, Term};
+use crate::operation::{Document, EditFunction, Operation, Request, Term};
 use crate::plan::{Habit, Plan};
 
 /// Documents in one request at most.
@@ -13,6 +13,8 @@ const DOCUMENTS_MAX: u64 = 6;
 
 /// Of 1,000 changes of names, how many are renames; the others are swaps.
 const RENAMES: u64 = 400;
+/// Of 1,000 deletions by a filter, how many are editions by a function instead.
+const EDITS: u64 = 300;
 
 #[derive(Clone, Copy, Debug)]
 enum Choice {
@@ -98,6 +100,8 @@ pub struct Workload {
     dice: Dice,
     /// Of their own, so that a seed's other operations are as without them.
     renames: Dice,
+    /// As well.
+    edits: Dice,
 }
 
 impl Workload {
@@ -105,7 +109,8 @@ impl Workload {
     pub fn new(plan: Plan, client: u64) -> Self {
         let dice = Dice::new(plan.seed, &format!("client-{client}"));
         let renames = Dice::new(plan.seed, &format!("renames-{client}"));
-        Self { plan, dice, renames }
+        let edits = Dice::new(plan.seed, &format!("edits-{client}"));
+        Self { plan, dice, renames, edits }
     }
 
     /// The client's dice, for its pauses.
@@ -125,7 +130,13 @@ impl Workload {
                 let count = self.dice.between(1, 4);
                 Request::DeleteIds((0..count).map(|_| self.id()).collect())
             }
-            Choice::DeleteMatching => Request::DeleteMatching(self.terms()),
+            Choice::DeleteMatching => {
+                let terms = self.terms();
+                match self.edits() {
+                    true => self.edit(terms),
+                    false => Request::DeleteMatching(terms),
+                }
+            }
             Choice::Clear => Request::Clear,
             Choice::Settings => Request::Settings(self.settings()),
             Choice::Create => {
@@ -150,6 +161,17 @@ impl Workload {
             }
         };
         Operation { number, name, request }
+    }
+
+    /// What somebody else changed on one replica would get into all of them, if a function read it there.
+    fn edits(&self) -> bool {
+        !self.plan.changes_documents && self.edits.chance(EDITS)
+    }
+
+    fn edit(&self, terms: Vec<Term>) -> Request {
+        let terms = if self.edits.chance(300) { Vec::new() } else { terms };
+        let function = self.edits.pick(&EditFunction::ALL).copied();
+        Request::Edit { terms, function: function.unwrap_or(EditFunction::Count) }
     }
 
     fn id(&self) -> String {

@@ -21,7 +21,7 @@ use crate::topology_commands::{TopologyCommand, TopologyRefusal};
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 7;
+pub const FORMAT: u32 = 8;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -201,6 +201,16 @@ pub enum Command {
         /// By Meilisearch's name.
         features: BTreeMap<String, bool>,
     },
+    /// Says what an edition by a function makes of the documents, before anything of it is sent: from
+    /// here on every writer carries just this. Once said it stays.
+    NoteEdited {
+        /// The writer's fence.
+        fence: Fence,
+        /// The edition's task.
+        uid: TaskUid,
+        /// What came of it.
+        edited: Edited,
+    },
 }
 
 impl Command {
@@ -220,6 +230,7 @@ impl Command {
             | Self::WebhookSent { .. } => 3,
             Self::Topology(command) => command.format(),
             Self::SwitchFeatures { .. } => 6,
+            Self::NoteEdited { .. } => 8,
             Self::EnqueueTask(task) | Self::AcceptTask { task, .. } => task.work.format(),
             _ => 1,
         }
@@ -288,6 +299,15 @@ pub struct PayloadRef {
     pub bytes: u64,
     /// Documents, or ids, in it.
     pub count: u64,
+}
+
+/// What a function made of the documents that it was to edit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edited {
+    /// The documents that it changed and the ids of those that it deleted.
+    pub payload: PayloadRef,
+    /// Documents that it was run on.
+    pub matched: u64,
 }
 
 /// What a task does.
@@ -373,6 +393,17 @@ pub enum Work {
         /// the log.
         took: bool,
     },
+    /// Edits documents by a function.
+    EditDocuments {
+        /// Its text.
+        function: String,
+        /// What it may read beside the document, a JSON object.
+        context: Option<String>,
+        /// Which documents, a filter as JSON; all without it.
+        filter: Option<String>,
+        /// What came of it, once it was run. Said by the log.
+        edited: Option<Edited>,
+    },
 }
 
 /// A pair of names that change what they mean.
@@ -424,6 +455,7 @@ impl Work {
     fn format(&self) -> u32 {
         match self {
             Self::RenameIndex { .. } | Self::ChangeNames { .. } => 7,
+            Self::EditDocuments { .. } => 8,
             _ => 1,
         }
     }
@@ -437,6 +469,7 @@ impl Work {
     pub fn payload(&self) -> Option<&PayloadRef> {
         match self {
             Self::Documents { payload, .. } | Self::DeleteIds { payload, .. } => Some(payload),
+            Self::EditDocuments { edited, .. } => edited.as_ref().map(|edited| &edited.payload),
             _ => None,
         }
     }

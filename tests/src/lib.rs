@@ -9,11 +9,13 @@
 //! | [`replicas`] | what a cluster shows, against what its nodes hold |
 //! | [`namespaces`] | a network that can be cut |
 //! | [`strangers`] | peers without the secret |
+//! | [`alongside`] | one node alone and a cluster, asked the same |
 //! | [`client`] | a small HTTP client |
 //!
 //! The integration tests in `tests/` start the `miroir` binary (see
 //! [`processes::miroir_binary`]) and use only its HTTP API.
 
+pub mod alongside;
 pub mod client;
 pub mod namespaces;
 pub mod oracle;

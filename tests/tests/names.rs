@@ -1,87 +1,10 @@
 //! Names of indexes over real nodes: renames and swaps, by both routes, with what is told of earlier
 //! tasks; and listings in a wanted order. Each answer is held against that of one node alone.
 
-use std::time::Duration;
-
 use http::Method;
-use miroir_tests::client::Api;
+use miroir_tests::alongside::Both;
 use miroir_tests::processes::{Cluster, NodeProcess};
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// One node alone and a cluster, which are asked the same.
-struct Both {
-    alone: Api,
-    cluster: Api,
-}
-
-impl Both {
-    /// The end of a write, as far as both must agree.
-    async fn end(&self, method: Method, path: &str, body: Value) -> Value {
-        let mut ends = Vec::new();
-        for api in [&self.alone, &self.cluster] {
-            let uid = api.enqueue(method.clone(), path, Some(&body)).await.expect("accepted");
-            let task = api.wait_for_task(uid, PATIENCE).await.expect("an end");
-            let of = |member: &str| task[member].clone();
-            ends.push(json!({
-                "status": of("status"),
-                "type": of("type"),
-                "indexUid": of("indexUid"),
-                "details": of("details"),
-                "error": task["error"]["message"],
-                "code": task["error"]["code"],
-            }));
-        }
-        assert_eq!(ends[0], ends[1], "{method} {path} {body}: alone, and as a cluster");
-        ends.remove(0)
-    }
-
-    async fn succeeds(&self, method: Method, path: &str, body: Value) -> Value {
-        let end = self.end(method, path, body).await;
-        assert_eq!(end["status"], "succeeded", "{end}");
-        end
-    }
-
-    async fn fails(&self, method: Method, path: &str, body: Value) -> Value {
-        let end = self.end(method, path, body).await;
-        assert_eq!(end["status"], "failed", "{end}");
-        end["error"].clone()
-    }
-
-    /// What both answer.
-    async fn answer(&self, path: &str, body: Option<Value>) -> Value {
-        let method = if body.is_some() { Method::POST } else { Method::GET };
-        let alone = self.alone.call(method.clone(), path, body.as_ref()).await;
-        let cluster = self.cluster.call(method, path, body.as_ref()).await;
-        let alone = alone.unwrap_or_else(|fault| refusal(&fault.to_string()));
-        let cluster = cluster.unwrap_or_else(|fault| refusal(&fault.to_string()));
-        assert_eq!(alone, cluster, "{path} {body:?}: alone, and as a cluster");
-        alone
-    }
-
-    /// Names of indexes, and how many documents each has.
-    async fn indexes(&self) -> Vec<(String, u64)> {
-        let mut counted = Vec::new();
-        for api in [&self.alone, &self.cluster] {
-            let stats = api.get("/stats").await.expect("statistics");
-            let indexes = stats["indexes"].as_object().expect("indexes").clone();
-            let count = |(name, of): (String, Value)| (name, of["numberOfDocuments"].as_u64());
-            let counts = indexes.into_iter().map(count).map(|(name, n)| (name, n.unwrap_or(0)));
-            counted.push(counts.collect::<Vec<_>>());
-        }
-        assert_eq!(counted[0], counted[1], "alone, and as a cluster");
-        counted.remove(0)
-    }
-}
-
-/// What a refusal says, without where it was said.
-fn refusal(fault: &str) -> Value {
-    let body = fault.find('{').map(|at| &fault[at..]).unwrap_or_default();
-    let end = body.rfind('}').map_or(0, |at| at + 1);
-    let refusal: Value = serde_json::from_str(&body[..end]).unwrap_or(json!(fault));
-    json!({ "message": refusal["message"], "code": refusal["code"] })
-}
 
 fn documents(count: u64, kind: &str) -> Value {
     (0..count).map(|id| json!({ "id": id, "kind": kind })).collect()

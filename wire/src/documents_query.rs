@@ -2,7 +2,7 @@
 
 use deserr::Deserr;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::document::{IdError, id_from_value};
 use crate::error::{ApiError, Code, mark};
@@ -289,6 +289,36 @@ impl EditByFunction {
     /// `missing_document_edition_function`, `invalid_document_edition_*`, and those of any JSON body.
     pub fn from_json(body: &[u8]) -> Result<EditByFunction, ApiError> {
         from_json::<_, mark::BadRequest>(body)
+    }
+
+    /// Whether the filter has the shape of one; what it says is for the engine to read.
+    ///
+    /// # Errors
+    /// `invalid_document_filter`, also for an empty one.
+    pub fn check_filter(&self) -> Result<(), ApiError> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        match check_filter_shape(filter, Code::InvalidDocumentFilter)? {
+            true => Ok(()),
+            false => {
+                let message = "Sending an empty filter is forbidden.";
+                Err(ApiError::new(Code::InvalidDocumentFilter, message))
+            }
+        }
+    }
+
+    /// The context, which has to be an object.
+    ///
+    /// # Errors
+    /// `invalid_document_edition_context`.
+    pub fn context_object(&self) -> Result<Option<&Map<String, Value>>, ApiError> {
+        match &self.context {
+            None => Ok(None),
+            Some(Value::Object(context)) => Ok(Some(context)),
+            Some(_) => {
+                let message = "The context must be an object";
+                Err(ApiError::new(Code::InvalidDocumentEditionContext, message))
+            }
+        }
     }
 }
 

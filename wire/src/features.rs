@@ -45,7 +45,7 @@ impl FeaturesPatch {
         [
             ("metrics", self.metrics),
             ("logsRoute", self.logs_route),
-            ("editDocumentsByFunction", self.edit_documents_by_function),
+            (EDIT_DOCUMENTS, self.edit_documents_by_function),
             (CONTAINS_FILTER, self.contains_filter),
             ("network", self.network),
             (TASK_DOCUMENTS_ROUTE, self.get_task_documents_route),
@@ -57,6 +57,9 @@ impl FeaturesPatch {
 
 /// The operators `CONTAINS` and `STARTS WITH` in filters.
 pub const CONTAINS_FILTER: &str = "containsFilter";
+
+/// The route `POST documents/edit`.
+pub const EDIT_DOCUMENTS: &str = "editDocumentsByFunction";
 
 /// The route `GET /tasks/{uid}/documents`.
 pub const TASK_DOCUMENTS_ROUTE: &str = "getTaskDocumentsRoute";

@@ -58,6 +58,13 @@ pub enum JobWork {
         /// The ids of each task, with their shards.
         parts: Vec<(TaskUid, PlacedIds)>,
     },
+    /// Carries what a function made of documents: those that it changed, then the deletion of others.
+    Edit {
+        /// The changed ones, whole.
+        changed: Arc<Prepared>,
+        /// Those that it deleted.
+        deleted: PlacedIds,
+    },
     /// Deletes what a filter matches.
     DeleteByFilter {
         /// The client's filter.
@@ -221,17 +228,13 @@ impl JobWork {
                 documents_requests(*partial, batches, target)
             }
             Self::DeleteIds { parts } => {
-                let ids: Vec<&str> = parts
-                    .iter()
-                    .flat_map(|(_, ids)| ids.iter())
-                    .filter(|(shard, _)| target.held.contains(shard))
-                    .map(|(_, id)| id.as_str())
-                    .collect();
-                if ids.is_empty() {
-                    return Vec::new();
-                }
-                let path = format!("/indexes/{}/documents/delete-batch", target.index);
-                vec![control(Method::POST, path, Some(&json!(ids)))]
+                let ids = parts.iter().flat_map(|(_, ids)| ids.iter());
+                deletion_request(ids, target).into_iter().collect()
+            }
+            Self::Edit { changed, deleted } => {
+                let mut requests = documents_requests(false, vec![changed.clone()], target);
+                requests.extend(deletion_request(deleted.iter(), target));
+                requests
             }
             Self::DeleteByFilter { filter } => {
                 let path = format!("/indexes/{}/documents/delete", target.index);
@@ -295,6 +298,17 @@ impl JobWork {
             _ => vec![last],
         }
     }
+}
+
+/// Deletes those of the documents that the node holds.
+fn deletion_request<'a>(
+    ids: impl Iterator<Item = &'a (ShardId, String)>,
+    target: &JobTarget,
+) -> Option<JobRequest> {
+    let held = ids.filter(|(shard, _)| target.held.contains(shard));
+    let ids: Vec<&str> = held.map(|(_, id)| id.as_str()).collect();
+    let path = format!("/indexes/{}/documents/delete-batch", target.index);
+    (!ids.is_empty()).then(|| control(Method::POST, path, Some(&json!(ids))))
 }
 
 /// Sends settings; the lane may repeat it.

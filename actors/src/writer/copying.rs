@@ -121,8 +121,12 @@ impl Copying {
 
 /// Adds what a task touches of the shards that are filled.
 fn note(touched: &mut Touched, entry: &Entry, filling: &BTreeSet<ShardId>) {
+    if let Some(Sendable::Ids(ids) | Sendable::Edit { deleted: ids, .. }) = &entry.sendable {
+        let held = ids.iter().filter(|(shard, _)| filling.contains(shard));
+        touched.ids.extend(held.map(|(_, id)| id.clone()));
+    }
     match &entry.sendable {
-        Some(Sendable::Documents(prepared)) => {
+        Some(Sendable::Documents(prepared) | Sendable::Edit { changed: prepared, .. }) => {
             for (shard, start, end) in &prepared.documents {
                 let document = prepared.bytes.get(*start as usize..*end as usize);
                 if let (true, Some(document)) = (filling.contains(shard), document) {
@@ -131,12 +135,9 @@ fn note(touched: &mut Touched, entry: &Entry, filling: &BTreeSet<ShardId>) {
                 }
             }
         }
-        Some(Sendable::Ids(ids)) => {
-            let held = ids.iter().filter(|(shard, _)| filling.contains(shard));
-            touched.ids.extend(held.map(|(_, id)| id.clone()));
-        }
         Some(Sendable::Filter(_) | Sendable::Clear) => touched.by_filter = true,
-        Some(Sendable::Settings(_) | Sendable::Barrier | Sendable::Nothing) | None => {}
+        Some(Sendable::Ids(_) | Sendable::Settings(_) | Sendable::Barrier | Sendable::Nothing)
+        | None => {}
     }
 }
 

@@ -10,7 +10,7 @@ use miroir_storage::tables::tasks::{TaskRecord, TaskState};
 use miroir_wire::error::ResponseError;
 use serde_json::Value;
 
-use crate::lane::job::{Job, JobWork, PartOutcome};
+use crate::lane::job::{Job, JobWork, PartOutcome, PlacedIds};
 use crate::prepare::Prepared;
 
 /// Tasks joined into one request at most; a node reports one outcome for all of them.
@@ -50,6 +50,13 @@ pub enum Sendable {
     Documents(Arc<Prepared>),
     /// Ids to delete, with their shards.
     Ids(Arc<Vec<(ShardId, String)>>),
+    /// What a function made of documents.
+    Edit {
+        /// Those that it changed.
+        changed: Arc<Prepared>,
+        /// The ids of those that it deleted, with their shards.
+        deleted: PlacedIds,
+    },
     /// A filter deletion.
     Filter(Value),
     /// Delete everything.
@@ -130,11 +137,14 @@ impl Entry {
 
     /// Bytes it keeps in memory.
     pub fn bytes(&self) -> usize {
+        let of_documents = |prepared: &Prepared| {
+            prepared.bytes.len() + prepared.documents.len() * size_of::<(ShardId, u32, u32)>()
+        };
+        let of_ids = |ids: &PlacedIds| ids.iter().map(|(_, id)| id.len() + 32).sum();
         match &self.sendable {
-            Some(Sendable::Documents(prepared)) => {
-                prepared.bytes.len() + prepared.documents.len() * size_of::<(ShardId, u32, u32)>()
-            }
-            Some(Sendable::Ids(ids)) => ids.iter().map(|(_, id)| id.len() + 32).sum(),
+            Some(Sendable::Documents(prepared)) => of_documents(prepared),
+            Some(Sendable::Ids(ids)) => of_ids(ids),
+            Some(Sendable::Edit { changed, deleted }) => of_documents(changed) + of_ids(deleted),
             _ => 0,
         }
     }
@@ -225,6 +235,9 @@ fn work_of(entry: &Entry) -> Option<JobWork> {
             parts: vec![(uid, prepared.clone())],
         },
         Sendable::Ids(ids) => JobWork::DeleteIds { parts: vec![(uid, ids.clone())] },
+        Sendable::Edit { changed, deleted } => {
+            JobWork::Edit { changed: changed.clone(), deleted: deleted.clone() }
+        }
         Sendable::Filter(filter) => JobWork::DeleteByFilter { filter: filter.clone() },
         Sendable::Clear => JobWork::Clear,
         Sendable::Settings(requests) => JobWork::Settings { requests: requests.clone() },
@@ -234,7 +247,7 @@ fn work_of(entry: &Entry) -> Option<JobWork> {
     })
 }
 
-/// Adds `next` to `work` when both are of one kind. Barriers and filter deletions stay alone,
+/// Adds `next` to `work` when both are of one kind. Barriers, editions and filter deletions stay alone,
 /// and so do deletions by id, whose tasks each say how many documents they deleted.
 fn join(work: &mut JobWork, next: JobWork) -> bool {
     match (work, next) {

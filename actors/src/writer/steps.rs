@@ -13,6 +13,7 @@ use miroir_wire::error::{ApiError, Code, ResponseError};
 use ractor::ActorProcessingErr;
 
 use super::copying::Copying;
+use super::editing;
 use super::entries::{
     Decision, Entry, PREPARED_BYTES_MAX, Sendable, Stage, next_run, preparable, startable, trim,
 };
@@ -160,15 +161,15 @@ fn prepare_next(myself: &Address<WriterMessage>, state: &mut WriterState) {
         let Some(index) = routing(state) else { return };
         // One that fails before a key is agreed must be judged so again, should the writer be
         // another before its end is in the log: a later one agrees on none before that.
-        let decides_key = index.primary_key.is_none()
-            && matches!(state.entries.get(n), Some(entry) if is_addition(&entry.task.work));
-        if decides_key && !state.entries.iter().take(n).all(Entry::ended) {
+        let is = |what: fn(&Work) -> bool| state.entries.get(n).is_some_and(|e| what(&e.task.work));
+        let decides_key = index.primary_key.is_none() && is(is_addition);
+        if (decides_key || is(is_edition)) && !state.entries.iter().take(n).all(Entry::ended) {
             return;
         }
         let Some(entry) = state.entries.get_mut(n) else { return };
         let uid = entry.task.uid;
         let immediately = match &entry.task.work {
-            Work::Documents { .. } | Work::DeleteIds { .. } => None,
+            Work::Documents { .. } | Work::DeleteIds { .. } | Work::EditDocuments { .. } => None,
             Work::DeleteByFilter { filter } => {
                 Some(Sendable::Filter(serde_json::from_str(filter).unwrap_or_default()))
             }
@@ -186,7 +187,10 @@ fn prepare_next(myself: &Address<WriterMessage>, state: &mut WriterState) {
         let earlier = earlier_documents(&state.entries, n);
         let (pod, fence, myself) = (state.pod.clone(), state.fence.clone(), myself.clone());
         state.pod.seams.tasks.clone().spawn("prepare", async move {
-            let result = prepare_payload(&pod, &fence, &index, work, name, earlier).await;
+            let result = match is_edition(&work) {
+                true => editing::prepare_edition(&pod, &fence, &index, uid, &name).await,
+                false => prepare_payload(&pod, &fence, &index, work, name, earlier).await,
+            };
             if result.is_none() {
                 pod.seams.clock.sleep(PREPARE_RETRY_WAIT).await;
             }
@@ -200,6 +204,20 @@ fn is_addition(work: &Work) -> bool {
     matches!(work, Work::Documents { .. })
 }
 
+fn is_edition(work: &Work) -> bool {
+    matches!(work, Work::EditDocuments { .. })
+}
+
+/// The end of a task that is refused before anything of it was sent.
+pub(super) fn fails(error: ResponseError, work: &Work) -> Box<Decision> {
+    Box::new(Decision {
+        ending: Ending::Failed,
+        details: Some(ended_details(work, Ending::Failed, None)),
+        error: Some(error),
+        effects: Vec::new(),
+    })
+}
+
 /// `None`: the journal or the log failed; it is tried again.
 async fn prepare_payload(
     pod: &Arc<PodContext>,
@@ -209,14 +227,7 @@ async fn prepare_payload(
     name: String,
     earlier: Option<Vec<Arc<Prepared>>>,
 ) -> Option<Result<Sendable, Box<Decision>>> {
-    let fail = |error: ResponseError, work: &Work| {
-        Some(Err(Box::new(Decision {
-            ending: Ending::Failed,
-            details: Some(ended_details(work, Ending::Failed, None)),
-            error: Some(error),
-            effects: Vec::new(),
-        })))
-    };
+    let fail = |error: ResponseError, work: &Work| Some(Err(fails(error, work)));
     let bytes = match copies::read(pod, work.payload()?).await {
         Ok(bytes) => bytes,
         Err(error @ PayloadError::Lost) => {
@@ -299,6 +310,12 @@ pub(super) fn on_prepared(
         && let (Some(Ok(_)), Some(payload)) = (&result, entry.task.work.payload())
     {
         copies::release(&state.pod, payload);
+    }
+    // What came of an edition was put down while it was prepared: its payload is given back by that.
+    if is_edition(&entry.task.work)
+        && let Ok(Some(task)) = tasks::read(state.pod.log.engine().as_ref(), uid)
+    {
+        entry.task.work = task.work;
     }
     match result {
         // Looked at again with the next message, at the latest the next tick.
@@ -428,7 +445,10 @@ fn provision(
     if let Some(first) = first {
         // An operation creates or deletes the index by itself.
         let by_itself = matches!(first.task.work, Work::CreateIndex { .. } | Work::DeleteIndex);
-        first.sendable.as_ref().filter(|_| !by_itself || first.ended())?;
+        // An edition reads from the nodes before it can be sent.
+        if !is_edition(&first.task.work) {
+            first.sendable.as_ref().filter(|_| !by_itself || first.ended())?;
+        }
     }
     let uid = first.map(|first| first.task.uid).or(passed).unwrap_or(TaskUid(0));
     Some(Job {

@@ -5,6 +5,7 @@
 //! | `POST`, `PUT …/documents` | documentAdditionOrUpdate | 202; 400, 413, 415 for what can't be read |
 //! | `DELETE …/documents`, `…/documents/{id}` | documentDeletion | 202 |
 //! | `POST …/documents/delete-batch`, `…/delete` | documentDeletion | 202; 400 |
+//! | `POST …/documents/edit` | documentEdition | 202; 400 |
 //!
 //! 503 `miroir_no_quorum` or `miroir_overloaded` when the write can't be made durable.
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 use miroir_actors::accept::{RequestedWork, WriteRequest};
+use miroir_actors::edit_function::check_text;
 use miroir_actors::node_calls::NodeCallError;
 use miroir_actors::payload::encode_documents;
 use miroir_actors::pod::PodContext;
@@ -20,8 +22,9 @@ use miroir_storage::commands::Work;
 use miroir_storage::journal::Payload;
 use miroir_wire::content::{payload_kind, read_documents};
 use miroir_wire::document::is_id;
-use miroir_wire::documents_query::{AddDocuments, DeleteByFilter, ids_from_json};
+use miroir_wire::documents_query::{AddDocuments, DeleteByFilter, EditByFunction, ids_from_json};
 use miroir_wire::error::{ApiError, Code};
+use miroir_wire::features::{EDIT_DOCUMENTS, feature_not_enabled};
 use miroir_wire::index::check_index_uid;
 use miroir_wire::reserved::contains_reserved;
 use miroir_wire::tasks::Kind;
@@ -98,7 +101,7 @@ async fn checked<R: Send + 'static>(
 pub async fn clear(pod: &Writes<'_>, index: &str, query: &str) -> Result<Reply, ApiError> {
     check_index_uid(index)?;
     let (_, custom_metadata) = take_custom_metadata(query);
-    plain(pod, index, Work::Clear, custom_metadata).await
+    plain(pod, index, Kind::DocumentDeletion, Work::Clear, custom_metadata).await
 }
 
 /// Deletes what a filter matches.
@@ -117,7 +120,42 @@ pub async fn delete_by_filter(
     let filter = disguise_filter(filter);
     check_syntax(pod, index, &filter).await?;
     let work = Work::DeleteByFilter { filter: filter.to_string() };
-    plain(pod, index, work, custom_metadata).await
+    plain(pod, index, Kind::DocumentDeletion, work, custom_metadata).await
+}
+
+/// Edits documents by a function, which runs once for the cluster (`miroir_actors::edit_function`).
+/// Behind the experimental feature `editDocumentsByFunction`, as in Meilisearch.
+///
+/// # Errors
+/// `feature_not_enabled`, `missing_document_edition_function`, `invalid_document_edition_*`,
+/// `invalid_document_filter`; 503s.
+pub async fn edit(
+    pod: &Writes<'_>,
+    index: &str,
+    query: &str,
+    body: &[u8],
+) -> Result<Reply, ApiError> {
+    let (_, custom_metadata) = take_custom_metadata(query);
+    let request = EditByFunction::from_json(body)?;
+    if pod.log.routing().features.get(EDIT_DOCUMENTS) != Some(&true) {
+        return Err(feature_not_enabled(
+            "Using the documents edit route",
+            "edit documents by function",
+            "https://github.com/orgs/meilisearch/discussions/762",
+        ));
+    }
+    check_index_uid(index)?;
+    let function = request.function.clone();
+    checked(pod, function.len(), move || check_text(&function)).await?;
+    request.check_filter()?;
+    let filter = request.filter.clone().map(disguise_filter);
+    if let Some(filter) = &filter {
+        check_syntax(pod, index, filter).await?;
+    }
+    let context = request.context_object()?.map(|context| json!(context).to_string());
+    let filter = filter.map(|filter| filter.to_string());
+    let work = Work::EditDocuments { function: request.function, context, filter, edited: None };
+    plain(pod, index, Kind::DocumentEdition, work, custom_metadata).await
 }
 
 /// Lets a node that holds the index read the filter: one that can't be parsed is refused at once,
@@ -200,6 +238,7 @@ async fn delete_ids(
 async fn plain(
     pod: &Writes<'_>,
     index: &str,
+    kind: Kind,
     work: Work,
     custom_metadata: Option<String>,
 ) -> Result<Reply, ApiError> {
@@ -209,7 +248,7 @@ async fn plain(
         creates_index: false,
         custom_metadata,
     };
-    accepted(pod, Kind::DocumentDeletion, request).await
+    accepted(pod, kind, request).await
 }
 
 /// `customMetadata` (Meilisearch 1.26 and later) is taken out of the query string; the rest is

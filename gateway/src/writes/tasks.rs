@@ -245,6 +245,7 @@ fn kind(work: &Work) -> Kind {
         Work::DeleteIds { .. } | Work::DeleteByFilter { .. } | Work::Clear => {
             Kind::DocumentDeletion
         }
+        Work::EditDocuments { .. } => Kind::DocumentEdition,
         Work::Settings { .. } => Kind::SettingsUpdate,
         Work::CreateIndex { .. } => Kind::IndexCreation,
         Work::UpdateIndex { .. } | Work::RenameIndex { .. } => Kind::IndexUpdate,

@@ -78,6 +78,7 @@ pub(super) fn touched_by<'a>(touched: &mut BTreeMap<&'a str, Touched>, operation
             touched.entry(other.as_str()).or_default().everything = true;
         }
         Request::DeleteMatching(_)
+        | Request::Edit { .. }
         | Request::Clear
         | Request::Create { .. }
         | Request::Update { .. }

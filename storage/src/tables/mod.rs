@@ -198,6 +198,7 @@ pub fn apply(tx: &mut Tx<'_>, _log_index: u64, command: &Command) -> Result<Outc
         Command::WebhookSent { uuid, through } => webhooks::sent(tx, uuid, *through),
         Command::Topology(command) => topology::apply(tx, command),
         Command::SwitchFeatures { features } => features::switch(tx, features),
+        Command::NoteEdited { fence, uid, edited } => tasks::note_edited(tx, fence, *uid, edited),
     }
 }
 
@@ -249,6 +250,7 @@ pub fn touches_routing(command: &Command, outcome: &Outcome) -> bool {
         }
         Command::CancelTasks { .. } => true,
         Command::StartTasks { .. }
+        | Command::NoteEdited { .. }
         | Command::DeleteTasks { .. }
         | Command::SetLaneMark { .. }
         | Command::SetReplica { .. }

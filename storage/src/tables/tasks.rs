@@ -1,14 +1,14 @@
 //! Tasks: key the task uid (big-endian, so that a scan is in order), value the task.
 //!
-//! Written by `EnqueueTask`, `StartTasks`, `FinishTask`, `CancelTasks`, `DeleteTasks`; read by
+//! Written by `EnqueueTask`, `StartTasks`, `NoteEdited`, `FinishTask`, `CancelTasks`, `DeleteTasks`; read by
 //! the task routes and by writers at start. Pruned by `DeleteTasks`. A terminal status never
 //! changes. [`super::OPEN_TASKS`] lists those that have not ended.
 
 use serde::{Deserialize, Serialize};
 
 use super::records::{Record, decode, encode};
-use super::{ApplyError, OPEN_TASKS, TASKS, webhooks};
-use crate::commands::{Ending, Work};
+use super::{ApplyError, OPEN_TASKS, TASKS, indexes, webhooks};
+use crate::commands::{Edited, Ending, Fence, Outcome, Work};
 use crate::engine::{Engine, Tx};
 use crate::ids::{IndexUid, TaskUid};
 
@@ -90,6 +90,28 @@ pub(crate) fn put(tx: &mut Tx<'_>, task: &TaskRecord) -> Result<(), ApplyError> 
         tx.put(OPEN_TASKS, &task.uid.to_key(), Vec::new());
     }
     Ok(())
+}
+
+/// Puts down what an edition's function made of the documents, unless that is known already or the task
+/// is over.
+pub(crate) fn note_edited(
+    tx: &mut Tx<'_>,
+    fence: &Fence,
+    uid: TaskUid,
+    new: &Edited,
+) -> Result<Outcome, ApplyError> {
+    if let Err(refusal) = indexes::fenced(tx, fence)? {
+        return Ok(refusal);
+    }
+    let Some(mut task) = get(tx, uid)?.filter(|task| !task.ended()) else {
+        return Ok(Outcome::Unchanged);
+    };
+    match &mut task.work {
+        Work::EditDocuments { edited: edited @ None, .. } => *edited = Some(new.clone()),
+        _ => return Ok(Outcome::Unchanged),
+    }
+    put(tx, &task)?;
+    Ok(Outcome::Done)
 }
 
 /// Reads one task from the applied state.

@@ -363,6 +363,11 @@ fn indexes_and_documents() -> Vec<Refused> {
         let delete = "/indexes/films/documents/delete";
         table.push(request(Method::POST, delete, JSON, body.to_string()));
     }
+    for body in
+        ["{}", "[1", r#"{"function":3}"#, r#"{"functions":"1"}"#, r#"{"function":"doc.n = 1"}"#]
+    {
+        table.push(request(Method::POST, "/indexes/films/documents/edit", JSON, body));
+    }
     for body in ["{}", "[1", "3"] {
         table.push(request(Method::POST, "/indexes/films/documents/delete-batch", JSON, body));
     }
