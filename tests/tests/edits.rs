@@ -16,7 +16,7 @@ fn films(count: u64) -> Value {
     let film = |id: u64| {
         json!({
             "id": id, "title": format!("Film {id}"), "year": 1950 + id % 60, "rating": id as f64 / 8.0,
-            "genres": ["drama", if id % 3 == 0 { "noir" } else { "comedy" }],
+            "genres": ["drama", if id.is_multiple_of(3) { "noir" } else { "comedy" }],
             "of": { "studio": format!("s{}", id % 4) }, "note": null,
         })
     };
