@@ -480,13 +480,6 @@ async fn malformed_requests_are_refused_as_meilisearch_refuses_them() {
         ("/indexes/unknown/search", json, "{}", (404, "index_not_found")),
         ("/indexes/movies/facet-search", json, "{}", (400, "missing_facet_search_facet_name")),
         ("/indexes/movies/similar", json, "{}", (400, "bad_request")),
-        ("/indexes/movies/documents/edit", json, "{}", (400, "missing_document_edition_function")),
-        (
-            "/indexes/movies/documents/edit",
-            json,
-            r#"{"function":"1"}"#,
-            (400, "feature_not_enabled"),
-        ),
     ] {
         let (status, code) = post(path, content_type, body).await;
         assert_eq!((status, code.as_str()), expected, "{path} {body}");
