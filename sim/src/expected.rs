@@ -8,7 +8,7 @@ use miroir_wire::document::is_id;
 use miroir_wire::settings::Settings;
 use serde_json::Value;
 
-use crate::model_node::{POISON_FIELD, REFUSED_DISTINCT, id_text};
+use crate::model_node::{FICKLE_DISTINCT, POISON_FIELD, REFUSED_DISTINCT, id_text};
 use crate::operation::{Document, EditFunction, Operation, Request, Term};
 
 /// Codes of failures that are a node's own.
@@ -70,6 +70,8 @@ impl Expected {
         }
         let prediction = if is_of_names {
             self.apply_to_names(operation)
+        } else if ending == Ending::Failed && is_fickle(operation) {
+            Err("invalid_settings_distinct_attribute")
         } else if ending == Ending::Failed && self.may_fail_unforeseen(operation) {
             Err("edit_documents_by_function_error")
         } else {
@@ -260,6 +262,16 @@ impl ExpectedIndex {
             .map_err(|_| "the workload made settings that no gateway accepts")?;
         self.settings.merge(&patch);
         Ok(())
+    }
+}
+
+/// Whether a node may have refused it, or none.
+fn is_fickle(operation: &Operation) -> bool {
+    match &operation.request {
+        Request::Settings(patch) => {
+            patch.get("distinctAttribute").and_then(Value::as_str) == Some(FICKLE_DISTINCT)
+        }
+        _ => false,
     }
 }
 

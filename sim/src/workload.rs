@@ -4,7 +4,7 @@ use miroir_storage::ids::TaskUid;
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
-use crate::model_node::{POISON_FIELD, REFUSED_DISTINCT};
+use crate::model_node::{FICKLE_DISTINCT, POISON_FIELD, REFUSED_DISTINCT};
 use crate::operation::{Document, EditFunction, Operation, Request, Term};
 use crate::plan::{Habit, Plan};
 
@@ -102,6 +102,8 @@ pub struct Workload {
     renames: Dice,
     /// As well.
     edits: Dice,
+    /// As well.
+    fickle: Dice,
 }
 
 impl Workload {
@@ -110,7 +112,8 @@ impl Workload {
         let dice = Dice::new(plan.seed, &format!("client-{client}"));
         let renames = Dice::new(plan.seed, &format!("renames-{client}"));
         let edits = Dice::new(plan.seed, &format!("edits-{client}"));
-        Self { plan, dice, renames, edits }
+        let fickle = Dice::new(plan.seed, &format!("fickle-{client}"));
+        Self { plan, dice, renames, edits, fickle }
     }
 
     /// The client's dice, for its pauses.
@@ -263,9 +266,11 @@ impl Workload {
             7 => json!({
                 "distinctAttribute": null, "sortableAttributes": null, "rankingRules": null,
             }),
-            8 => json!({
-                "distinctAttribute": REFUSED_DISTINCT, "filterableAttributes": ["n"],
-            }),
+            8 => {
+                let is_fickle = self.fickle.chance(500);
+                let distinct = if is_fickle { FICKLE_DISTINCT } else { REFUSED_DISTINCT };
+                json!({ "distinctAttribute": distinct, "filterableAttributes": ["n"] })
+            }
             _ => json!({
                 "synonyms": { "x": ["y"] },
                 "pagination": { "maxTotalHits": 10 + self.dice.between(0, 90) },

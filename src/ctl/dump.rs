@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `metadata.json` | [`DumpMetadata`] |
 //! | `keys.jsonl` | API keys without their values, which follow from the master key |
+//! | `webhooks.json` | webhooks by their uuids; since 1.17 |
+//! | `experimental-features.json` | which are on |
 //! | `indexes/{uid}/metadata.json` | [`IndexMetadata`] |
 //! | `indexes/{uid}/settings.json` | settings as the API takes them |
 //! | `indexes/{uid}/documents.jsonl` | a document a line |
@@ -73,6 +75,10 @@ pub struct Dump {
     pub metadata: DumpMetadata,
     /// API keys.
     pub keys: Vec<Value>,
+    /// Webhooks: `url` and `headers`.
+    pub webhooks: Vec<Value>,
+    /// Experimental features that are on.
+    pub features: Vec<String>,
     /// Indexes by the names of their directories.
     pub indexes: BTreeMap<String, DumpedIndex>,
 }
@@ -84,6 +90,10 @@ pub enum Part {
     Metadata,
     /// `keys.jsonl`
     Keys,
+    /// `webhooks.json`
+    Webhooks,
+    /// `experimental-features.json`
+    Features,
     /// `indexes/{directory}/metadata.json`
     IndexMetadata(String),
     /// `indexes/{directory}/settings.json`
@@ -106,6 +116,8 @@ impl Part {
         match names?.as_slice() {
             ["metadata.json"] => Some(Self::Metadata),
             ["keys.jsonl"] => Some(Self::Keys),
+            ["webhooks.json"] => Some(Self::Webhooks),
+            ["experimental-features.json"] => Some(Self::Features),
             ["indexes", index, "metadata.json"] => Some(Self::IndexMetadata((*index).to_owned())),
             ["indexes", index, "settings.json"] => Some(Self::Settings((*index).to_owned())),
             ["indexes", index, "documents.jsonl"] => Some(Self::Documents((*index).to_owned())),
@@ -131,6 +143,7 @@ pub fn read(file: &Path) -> anyhow::Result<Dump> {
     let not_a_dump = || format!("{} is no dump of Meilisearch", file.display());
     let mut metadata = None;
     let (mut keys, mut indexes) = (Vec::new(), BTreeMap::<String, DumpedIndex>::new());
+    let (mut webhooks, mut features) = (DumpedWebhooks::default(), BTreeMap::new());
     let mut archive = open(file)?;
     for entry in archive.entries().with_context(not_a_dump)? {
         let mut entry = entry.with_context(not_a_dump)?;
@@ -156,6 +169,10 @@ pub fn read(file: &Path) -> anyhow::Result<Dump> {
                     keys.push(parse(line).with_context(not_a_dump)?);
                 }
             }
+            Part::Webhooks => webhooks = parse(&text).with_context(not_a_dump)?,
+            Part::Features => {
+                features = parse::<BTreeMap<String, Value>>(&text).with_context(not_a_dump)?;
+            }
             Part::IndexMetadata(index) => {
                 let parsed = Some(parse(&text).with_context(not_a_dump)?);
                 indexes.entry(index).or_default().metadata = parsed;
@@ -175,7 +192,17 @@ pub fn read(file: &Path) -> anyhow::Result<Dump> {
         ))
         .into());
     }
-    Ok(Dump { metadata, keys, indexes })
+    let on = features.into_iter().filter(|(_, is_on)| *is_on == true).map(|(name, _)| name);
+    let webhooks = webhooks.webhooks.into_values().collect();
+    Ok(Dump { metadata, keys, webhooks, features: on.collect(), indexes })
+}
+
+/// What is in `webhooks.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DumpedWebhooks {
+    /// By their uuids.
+    #[serde(default)]
+    pub webhooks: BTreeMap<String, Value>,
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> anyhow::Result<T> {
@@ -232,6 +259,11 @@ pub fn without_reserved(lines: Vec<u8>) -> Vec<u8> {
     cleaned
 }
 
+/// Whether pods show a header of webhooks masked only.
+pub fn is_masked(header: &str) -> bool {
+    header.eq_ignore_ascii_case("authorization")
+}
+
 /// The body that makes a dumped key.
 pub fn key_to_send(key: &Value) -> Value {
     let field = |name: &str| key.get(name).cloned().unwrap_or_default();
@@ -278,6 +310,8 @@ mod tests {
         let part = |path: &str| Part::of(Path::new(path));
         assert_eq!(part("./metadata.json"), Some(Part::Metadata));
         assert_eq!(part("keys.jsonl"), Some(Part::Keys));
+        assert_eq!(part("./webhooks.json"), Some(Part::Webhooks));
+        assert_eq!(part("experimental-features.json"), Some(Part::Features));
         assert_eq!(part("indexes/a/documents.jsonl"), Some(Part::Documents("a".into())));
         for other in [
             "indexes/a/._documents.jsonl",

@@ -1,6 +1,6 @@
 //! `miroir ctl export-dump`: the whole cluster as one dump that Meilisearch and `import-dump` read.
 //!
-//! Indexes with their settings and documents, and API keys; not tasks and webhooks. Documents are read page by page over the
+//! Indexes with their settings and documents, API keys, webhooks and what is switched on; not tasks. Documents are read page by page over the
 //! API. A dump is of one moment only if nothing is written meanwhile: that is found out and said.
 
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -22,7 +22,7 @@ use tar::{Builder, Header};
 use time::format_description::well_known::Rfc3339;
 
 use super::client::{AdminClient, TooLarge};
-use super::dump::{self, DumpMetadata, IndexMetadata};
+use super::dump::{self, DumpMetadata, DumpedWebhooks, IndexMetadata};
 use super::import::patiently;
 
 /// Documents read at a time.
@@ -56,6 +56,8 @@ pub struct Exported {
     pub documents: u64,
     /// API keys.
     pub keys: usize,
+    /// Webhooks.
+    pub webhooks: usize,
     /// Nothing was written meanwhile: the dump is of one moment.
     pub of_one_moment: bool,
 }
@@ -101,6 +103,11 @@ pub async fn export_dump(master: &AdminClient, args: &ExportDumpArgs) -> anyhow:
     let lines: Vec<String> =
         keys.iter().map(|key| format!("{}\n", dump::key_to_dump(key))).collect();
     writer.text("keys.jsonl", &lines.concat())?;
+    let webhooks = webhooks(master).await?;
+    exported.webhooks = webhooks.webhooks.len();
+    writer.text("webhooks.json", &serde_json::to_string(&webhooks)?)?;
+    let features = get(master, "/experimental-features").await?;
+    writer.text("experimental-features.json", &features.to_string())?;
     writer.text("tasks/queue.jsonl", "")?;
     for index in all(master, "/indexes").await? {
         exported.documents += export_index(master, &mut writer, &index, directory).await?;
@@ -118,6 +125,26 @@ pub async fn export_dump(master: &AdminClient, args: &ExportDumpArgs) -> anyhow:
         );
     }
     Ok(exported)
+}
+
+/// Webhooks as dumps have them. Pods show what authorizes them masked.
+async fn webhooks(master: &AdminClient) -> anyhow::Result<DumpedWebhooks> {
+    let shown = get(master, "/webhooks").await?;
+    let mut dumped = DumpedWebhooks::default();
+    for webhook in shown["results"].as_array().into_iter().flatten() {
+        let uuid = webhook["uuid"].as_str().context("a webhook without a uuid")?;
+        let (url, headers) = (&webhook["url"], &webhook["headers"]);
+        if headers
+            .as_object()
+            .is_some_and(|headers| headers.keys().any(|name| dump::is_masked(name)))
+        {
+            eprintln!(
+                "webhook {url}: its `authorization` is masked in the dump, set it again after an import"
+            );
+        }
+        dumped.webhooks.insert(uuid.to_owned(), json!({ "url": url, "headers": headers }));
+    }
+    Ok(dumped)
 }
 
 async fn get(master: &AdminClient, path: &str) -> anyhow::Result<Value> {

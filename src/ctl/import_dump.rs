@@ -2,7 +2,7 @@
 //!
 //! Keys, indexes and their settings come first, then the documents of each index as an import job
 //! ([`super::import`]), as the file is read: at most a chunk of it is in memory. What was broken off goes on with
-//! `--resume`. Tasks, batches, webhooks and experimental features of a dump are left.
+//! `--resume`. Tasks and batches of a dump are left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
@@ -38,6 +38,9 @@ pub struct ImportDumpArgs {
     /// Leave the dump's API keys out.
     #[arg(long)]
     pub without_keys: bool,
+    /// Leave the dump's webhooks out: they would be told of this cluster's tasks from now on.
+    #[arg(long)]
+    pub without_webhooks: bool,
     /// Cut the documents into chunks of about this size.
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = ByteSize::from_text)]
     pub chunk_size: ByteSize,
@@ -72,6 +75,12 @@ pub async fn import_dump(
         for key in &dump.keys {
             make_key(master, key).await?;
         }
+    }
+    for feature in &dump.features {
+        switch_on(master, feature).await?;
+    }
+    if !args.without_webhooks {
+        make_webhooks(master, &dump.webhooks).await?;
     }
     for (directory, index) in &dump.indexes {
         let metadata = index.metadata.as_ref();
@@ -132,6 +141,60 @@ async fn make_key(master: &AdminClient, key: &Value) -> anyhow::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// What has no meaning here is named and left off.
+async fn switch_on(master: &AdminClient, feature: &str) -> anyhow::Result<()> {
+    let body = json!({ feature: true });
+    let path = "/experimental-features";
+    let switched =
+        patiently("features", || master.send_json::<Value>(Method::PATCH, path, &body)).await;
+    match switched {
+        Err(error) if error.is::<Refused>() => {
+            eprintln!("experimental feature {feature} stays off: {error}");
+            Ok(())
+        }
+        switched => switched.map(|_| ()),
+    }
+}
+
+/// One whose address is there already is left as it is; one that can't be made is named.
+async fn make_webhooks(master: &AdminClient, webhooks: &[Value]) -> anyhow::Result<()> {
+    if webhooks.is_empty() {
+        return Ok(());
+    }
+    let listed = || master.ask::<Value>(Method::GET, "/webhooks");
+    let (_, known) = patiently("webhooks", listed).await?;
+    let known: BTreeSet<&str> = known["results"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|webhook| webhook["url"].as_str())
+        .collect();
+    for webhook in webhooks {
+        let url = webhook["url"].as_str().unwrap_or_default();
+        if known.contains(url) {
+            continue;
+        }
+        let headers = webhook["headers"].as_object().cloned().unwrap_or_default();
+        if headers.iter().any(|(name, value)| dump::is_masked(name) && is_mask(value)) {
+            eprintln!("webhook {url}: set its `authorization` again, which is masked in the dump");
+        }
+        let body = json!({ "url": url, "headers": headers });
+        let made =
+            patiently("webhooks", || master.send_json::<Value>(Method::POST, "/webhooks", &body));
+        match made.await {
+            Err(error) if error.is::<Refused>() => {
+                eprintln!("webhook {url} is left out: {error}");
+            }
+            made => drop(made?),
+        }
+    }
+    Ok(())
+}
+
+fn is_mask(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.ends_with("XXX..."))
 }
 
 fn is_refusal(error: &anyhow::Error, code: &str) -> bool {

@@ -59,6 +59,10 @@ async fn load(api: &Api) {
     let key = json!({ "uid": KEY, "name": "reader", "actions": ["search"], "indexes": ["films"],
         "expiresAt": null });
     api.call(Method::POST, "/keys", Some(&key)).await.expect("a key");
+    let webhook = json!({ "url": "http://127.0.0.1:9/told", "headers": { "x-of": "films" } });
+    api.call(Method::POST, "/webhooks", Some(&webhook)).await.expect("a webhook");
+    let on = json!({ "containsFilter": true });
+    api.call(Method::PATCH, "/experimental-features", Some(&on)).await.expect("switched");
 }
 
 async fn vectors(api: &Api) -> Value {
@@ -101,10 +105,17 @@ async fn a_cluster_comes_back_from_its_dump_on_other_nodes_and_shards() {
     assert_eq!(empty["primaryKey"], Value::Null);
     let key = api.get(&format!("/keys/{KEY}")).await.expect("the key");
     assert_eq!((&key["name"], &key["indexes"]), (&json!("reader"), &json!(["films"])));
+    let webhooks = api.get("/webhooks").await.expect("webhooks")["results"].clone();
+    assert_eq!(webhooks[0]["url"], "http://127.0.0.1:9/told", "{webhooks}");
+    assert_eq!(webhooks[0]["headers"], json!({ "x-of": "films" }), "{webhooks}");
+    let features = api.get("/experimental-features").await.expect("features");
+    assert_eq!((&features["containsFilter"], &features["network"]), (&json!(true), &json!(false)));
     replicas::become_equal(&second.ready.nodes, "films", &films, 2, PATIENCE).await;
     // What is there already is gone on with, not done again.
     let resumed = succeeded(&ctl(&second, &["--json", "import-dump", "--resume"], &file));
     assert_eq!(resumed.as_array().map(Vec::len), Some(1), "{resumed}");
+    let webhooks = api.get("/webhooks").await.expect("webhooks")["results"].clone();
+    assert_eq!(webhooks.as_array().map(Vec::len), Some(1), "{webhooks}");
     let tasks = api.get("/tasks?types=documentAdditionOrUpdate&limit=1").await.expect("tasks");
     let stats = api.get("/indexes/films/stats").await.expect("stats");
     assert_eq!(stats["numberOfDocuments"], json!(FILMS), "{tasks}");
@@ -145,6 +156,11 @@ async fn a_dump_of_a_server_is_imported_but_for_what_is_not_known() {
         ("./indexes/kefir/settings.json", settings.to_string()),
         ("./indexes/kefir/metadata.json", metadata.to_string()),
         ("./keys.jsonl", format!("{key}\n")),
+        ("./experimental-features.json", json!({ "metrics": true, "network": false }).to_string()),
+        (
+            "./webhooks.json",
+            json!({ "webhooks": { KEY: { "url": "no url", "headers": {} } } }).to_string(),
+        ),
         ("./tasks/queue.jsonl", String::new()),
     ];
     let old = directory.path().join("old.dump");
@@ -158,6 +174,8 @@ async fn a_dump_of_a_server_is_imported_but_for_what_is_not_known() {
     succeeded(&imported);
     let said = String::from_utf8_lossy(&imported.stderr);
     assert!(said.contains("setting ofTomorrow of kefir is left out"), "{said}");
+    assert!(said.contains("feature metrics stays off"), "{said}");
+    assert!(said.contains("webhook no url is left out"), "{said}");
     let api = cluster.api();
     let query = json!({ "filter": "surname = kefirounet" });
     let found = api.post("/indexes/kefir/search", &query).await.expect("a search");

@@ -15,6 +15,11 @@ pub const POISON_FIELD: &str = "_poison";
 
 /// The value of `distinctAttribute` that nodes refuse when the settings task runs.
 pub const REFUSED_DISTINCT: &str = "refused";
+/// A distinct attribute that a model node takes or refuses by the moment, as real ones do with an
+/// embedder whose service they can't reach.
+pub const FICKLE_DISTINCT: &str = "fickle";
+/// Of so many moments, one is bad.
+const FICKLE_EVERY: u64 = 4;
 
 /// One index.
 #[derive(Clone, Debug)]
@@ -98,11 +103,16 @@ impl Index {
         std::mem::take(&mut self.documents).len() as u64
     }
 
-    pub(super) fn change_settings(&mut self, patch: &Settings) -> Result<(), Refusal> {
+    pub(super) fn change_settings(&mut self, patch: &Settings, now: &str) -> Result<(), Refusal> {
         let mut merged = self.settings.clone();
         merged.merge(patch);
-        let distinct = merged.effective().get("distinctAttribute").cloned();
-        if distinct.as_ref().and_then(Value::as_str) == Some(REFUSED_DISTINCT) {
+        let distinct_of = |all: &Settings| all.effective().get("distinctAttribute").cloned();
+        let (had, distinct) = (distinct_of(&self.settings), distinct_of(&merged));
+        let distinct = distinct.as_ref().filter(|_| had != distinct).and_then(Value::as_str);
+        let moment =
+            now.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let is_bad = moment.is_multiple_of(FICKLE_EVERY);
+        if distinct == Some(REFUSED_DISTINCT) || (is_bad && distinct == Some(FICKLE_DISTINCT)) {
             let message = "This model refuses the attribute.".to_owned();
             return Err(Refusal::invalid("invalid_settings_distinct_attribute", message));
         }

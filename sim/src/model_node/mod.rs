@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 
 use self::index::Index;
 pub(crate) use self::index::id_text;
-pub use self::index::{POISON_FIELD, REFUSED_DISTINCT};
+pub use self::index::{FICKLE_DISTINCT, POISON_FIELD, REFUSED_DISTINCT};
 use self::queue::{Status, Task, Work, next_batch, run_batch};
 use crate::dice::Dice;
 use crate::trace::Trace;

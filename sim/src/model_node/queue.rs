@@ -188,7 +188,7 @@ fn run(indexes: &mut BTreeMap<String, Index>, task: &Task, now: &str) -> Result<
         }
         Work::Settings(patch) => {
             let index = indexes.entry(uid.clone()).or_insert_with(|| Index::new(now.into(), None));
-            index.change_settings(patch)?;
+            index.change_settings(patch, now)?;
             Ok(Value::Null)
         }
         Work::Create { primary_key } => {
