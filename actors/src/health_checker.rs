@@ -215,6 +215,7 @@ impl Actor for HealthChecker {
 }
 
 fn on_check(myself: &Address<HealthCheckerMessage>, state: &mut HealthCheckerState) {
+    forget_removed(state);
     agree_on_new_index_settings(state);
     let HealthCheckerArguments { config, calls, log, seams, view, .. } = state.arguments.clone();
     let routing = log.routing();
@@ -296,6 +297,19 @@ async fn ask_version(calls: &NodeCalls, node: &NodeId) -> Option<String> {
     Some(answer.get("pkgVersion")?.as_str()?.to_owned())
 }
 
+/// What was known of nodes that are no longer of the cluster: pods that began later never knew it, and all
+/// must come to the same.
+fn forget_removed(state: &mut HealthCheckerState) {
+    let HealthCheckerArguments { log, view, .. } = &state.arguments;
+    let routing = log.routing();
+    let known = state.versions.len();
+    state.versions.retain(|node, _| routing.nodes.contains_key(node));
+    state.nodes.retain(|node, _| routing.nodes.contains_key(node));
+    if state.versions.len() < known {
+        view.oldest_version.store(Arc::new(oldest(state.versions.values())));
+    }
+}
+
 /// New indexes begin with the defaults of the oldest node, which all others know, too. Nothing is
 /// said while a node's version is unknown; a proposal that fails is made again next round.
 fn agree_on_new_index_settings(state: &HealthCheckerState) {
@@ -333,7 +347,8 @@ fn on_checked(
     answered: bool,
     version: Option<String>,
 ) {
-    if let Some(version) = version {
+    let is_member = state.arguments.log.routing().nodes.contains_key(&node);
+    if let Some(version) = version.filter(|_| is_member) {
         state.versions.insert(node.clone(), version);
         state.arguments.view.oldest_version.store(Arc::new(oldest(state.versions.values())));
         agree_on_new_index_settings(state);

@@ -70,7 +70,7 @@ impl Expected {
         }
         let prediction = if is_of_names {
             self.apply_to_names(operation)
-        } else if ending == Ending::Failed && is_fickle(operation) {
+        } else if ending == Ending::Failed && self.is_fickle(operation) {
             Err("invalid_settings_distinct_attribute")
         } else if ending == Ending::Failed && self.may_fail_unforeseen(operation) {
             Err("edit_documents_by_function_error")
@@ -84,6 +84,16 @@ impl Expected {
                 Err(format!("ended as {ending:?} {code:?}, expected {prediction:?}"))
             }
         }
+    }
+
+    /// Whether some node may have refused it: settings are sent whole, also to one that had lost them.
+    fn is_fickle(&self, operation: &Operation) -> bool {
+        let Request::Settings(patch) = &operation.request else { return false };
+        let index = self.indexes.get(&operation.name);
+        let had =
+            index.and_then(|index| index.settings.effective().get("distinctAttribute").cloned());
+        let distinct = patch.get("distinctAttribute").or(had.as_ref());
+        distinct.and_then(Value::as_str) == Some(FICKLE_DISTINCT)
     }
 
     /// Whether a function may have failed on what nobody knows to be there.
@@ -262,16 +272,6 @@ impl ExpectedIndex {
             .map_err(|_| "the workload made settings that no gateway accepts")?;
         self.settings.merge(&patch);
         Ok(())
-    }
-}
-
-/// Whether a node may have refused it, or none.
-fn is_fickle(operation: &Operation) -> bool {
-    match &operation.request {
-        Request::Settings(patch) => {
-            patch.get("distinctAttribute").and_then(Value::as_str) == Some(FICKLE_DISTINCT)
-        }
-        _ => false,
     }
 }
 
