@@ -102,6 +102,8 @@ bugs! {
     LeaveBehind = "leave-behind",
     /// Shards are switched before the documents are marked for them.
     SwitchUnmarked = "switch-unmarked",
+    /// Each writer runs the function of an edition anew, whatever the log says came of it.
+    EditAnew = "edit-anew",
 }
 
 /// A name that no bug has.

@@ -2,12 +2,14 @@
 //!
 //! For tests: what is not as it must be is a panic.
 
+use std::path::Path;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::client::Api;
+use crate::processes::{Cluster, NodeProcess};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -18,9 +20,25 @@ pub struct Both {
     pub alone: Api,
     /// The cluster.
     pub cluster: Api,
+    /// They end with this.
+    processes: (NodeProcess, Cluster),
 }
 
 impl Both {
+    /// Starts a node, and a cluster by `miroir up` with these arguments, with their data below `directory`.
+    pub async fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let node = NodeProcess::start(&directory.join("alone")).await.expect("a node");
+        let cluster = Cluster::start(&directory.join("cluster"), arguments).await;
+        let cluster = cluster.expect("a cluster");
+        Self { alone: node.api(), cluster: cluster.api(), processes: (node, cluster) }
+    }
+
+    /// Ends the cluster as a user does, and the node.
+    pub async fn stop(self) {
+        let (_node, cluster) = self.processes;
+        cluster.stop().await.expect("an end");
+    }
+
     /// The end of a write, as far as both must agree.
     pub async fn end(&self, method: Method, path: &str, body: Value) -> Value {
         let mut ends = Vec::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use miroir_tests::alongside::Both;
-use miroir_tests::processes::{Cluster, NodeProcess};
+use miroir_tests::processes::Cluster;
 use miroir_tests::replicas;
 use serde_json::{Value, json};
 
@@ -31,11 +31,8 @@ async fn all(both: &Both) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn functions_do_in_a_cluster_what_they_do_on_one_node() {
     let directory = tempfile::tempdir().expect("a directory");
-    let node = NodeProcess::start(&directory.path().join("alone")).await.expect("a node");
     let arguments = ["--nodes", "3", "--groups", "1", "--rf", "2", "--shards", "8"];
-    let cluster = Cluster::start(&directory.path().join("cluster"), &arguments).await;
-    let cluster = cluster.expect("a cluster");
-    let both = Both { alone: node.api(), cluster: cluster.api() };
+    let both = Both::start(directory.path(), &arguments).await;
 
     let edit = |function: &str| json!({ "function": function });
     let refusal = both.answer(EDIT, Some(edit("doc.year += 1"))).await;
@@ -120,7 +117,7 @@ async fn functions_do_in_a_cluster_what_they_do_on_one_node() {
         .await;
     both.succeeds(Method::POST, EDIT, edit("doc = ()")).await;
     assert_eq!(all(&both).await, json!([]));
-    cluster.stop().await.expect("an end");
+    both.stop().await;
 }
 
 /// What counts up shows what was done twice, or not at all.

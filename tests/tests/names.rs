@@ -3,7 +3,6 @@
 
 use http::Method;
 use miroir_tests::alongside::Both;
-use miroir_tests::processes::{Cluster, NodeProcess};
 use serde_json::{Value, json};
 
 fn documents(count: u64, kind: &str) -> Value {
@@ -13,11 +12,8 @@ fn documents(count: u64, kind: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renames_and_swaps_move_indexes_and_the_tasks_before_them() {
     let directory = tempfile::tempdir().expect("a directory");
-    let node = NodeProcess::start(&directory.path().join("alone")).await.expect("a node");
     let arguments = ["--nodes", "3", "--groups", "1", "--rf", "2", "--shards", "8"];
-    let cluster = Cluster::start(&directory.path().join("cluster"), &arguments).await;
-    let cluster = cluster.expect("a cluster");
-    let both = Both { alone: node.api(), cluster: cluster.api() };
+    let both = Both::start(directory.path(), &arguments).await;
 
     both.succeeds(Method::POST, "/indexes/films/documents", documents(7, "film")).await;
     both.succeeds(Method::POST, "/indexes/books/documents", documents(5, "book")).await;
@@ -64,17 +60,14 @@ async fn renames_and_swaps_move_indexes_and_the_tasks_before_them() {
         }
         assert_eq!(listed[0], listed[1], "tasks of {name}: alone, and as a cluster");
     }
-    cluster.stop().await.expect("an end");
+    both.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listings_come_in_the_wanted_order() {
     let directory = tempfile::tempdir().expect("a directory");
-    let node = NodeProcess::start(&directory.path().join("alone")).await.expect("a node");
     let arguments = ["--nodes", "3", "--groups", "1", "--rf", "1", "--shards", "8"];
-    let cluster = Cluster::start(&directory.path().join("cluster"), &arguments).await;
-    let cluster = cluster.expect("a cluster");
-    let both = Both { alone: node.api(), cluster: cluster.api() };
+    let both = Both::start(directory.path(), &arguments).await;
     let sortable = json!({ "sortableAttributes": ["n", "of", "name", "_geo", "id"], "filterableAttributes": ["n"] });
     both.succeeds(Method::PATCH, "/indexes/things/settings", sortable).await;
     let thing = |id: u64| {
@@ -116,5 +109,5 @@ async fn listings_come_in_the_wanted_order() {
         let refusal = both.answer(path, Some(json!({ "sort": refused }))).await;
         assert_eq!(refusal["code"], "invalid_document_sort", "{refusal}");
     }
-    cluster.stop().await.expect("an end");
+    both.stop().await;
 }

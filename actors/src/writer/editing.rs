@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use miroir_membership::placement::shard_of;
 use miroir_seams::TransportError;
+use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Edited, Fence, PayloadRef, Work};
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::routing::IndexRouting;
@@ -102,14 +103,18 @@ async fn prepare_noted(
     (work, edited): (&Work, &Option<Edited>),
 ) -> Result<Sendable, EditError> {
     let edited = match edited {
-        Some(edited) => edited.clone(),
-        None => {
+        Some(edited) if !planted::has(Bug::EditAnew) => edited.clone(),
+        _ => {
             let edited = run(pod, fence, index, work, name).await?;
-            let command = Command::NoteEdited { fence: fence.clone(), uid, edited };
-            pod.log.propose(&command).await.map_err(not_now)?;
-            // What the log knows counts: an earlier proposal may have come through unheard.
-            let (_, noted) = noted(pod, uid)?;
-            noted.ok_or_else(|| EditError::NotNow("the log took no note of it".to_owned()))?
+            let note = Command::NoteEdited { fence: fence.clone(), uid, edited: edited.clone() };
+            pod.log.propose(&note).await.map_err(not_now)?;
+            if planted::has(Bug::EditAnew) {
+                edited
+            } else {
+                // What the log knows counts: an earlier proposal may have come through unheard.
+                let (_, noted) = noted(pod, uid)?;
+                noted.ok_or_else(|| EditError::NotNow("the log took no note of it".to_owned()))?
+            }
         }
     };
     let bytes = match copies::read(pod, &edited.payload).await {
