@@ -5,6 +5,9 @@
 //! steps and in what it may build, and sees neither time nor anything else outside: the same document
 //! always becomes the same.
 
+use std::io;
+
+use miroir_seams::on_stack_of;
 use miroir_wire::document::document_id;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::reserved::contains_reserved;
@@ -21,6 +24,9 @@ const VARIABLES_MAX: usize = 1000;
 const FUNCTIONS_MAX: usize = 30;
 /// How deep expressions may nest, outside and inside of functions.
 const EXPRESSION_DEPTHS: (usize, usize) = (64, 32);
+/// Bytes of the stack that runs have: lists and objects nest as deep as they have [`ITEMS_MAX`] each, and are
+/// copied, printed and dropped by recursion.
+const STACK_BYTES: usize = 256 << 20;
 /// Bytes of a text that a run makes.
 const TEXT_BYTES_MAX: usize = 16 << 20;
 /// Items of a list or of an object, as in Meilisearch.
@@ -72,6 +78,9 @@ impl EditFunction {
         engine.set_max_string_size(TEXT_BYTES_MAX);
         engine.set_max_array_size(ITEMS_MAX);
         engine.set_max_map_size(ITEMS_MAX);
+        // Functions that hold functions are of no size, and so of no bound: named ones do.
+        engine.set_allow_anonymous_fn(false);
+        engine.disable_symbol("curry");
         // The standard output is not the client's.
         engine.on_print(|_| {});
         engine.on_debug(|_, _, _| {});
@@ -87,7 +96,15 @@ impl EditFunction {
         Ok(Self { engine, ast, context })
     }
 
-    /// Runs it on one document, a JSON object without reserved fields.
+    /// Does `work`, which runs this function, on a stack that is deep enough for whatever it builds.
+    ///
+    /// # Errors
+    /// When there is no room for the stack.
+    pub fn deep<R: Send>(work: impl FnOnce() -> R + Send) -> io::Result<R> {
+        on_stack_of(STACK_BYTES, work)
+    }
+
+    /// Runs it on one document, a JSON object without reserved fields; within [`Self::deep`].
     ///
     /// # Errors
     /// `edit_documents_by_function_error` when the function fails, makes no object of the document or
@@ -117,6 +134,10 @@ impl EditFunction {
             return Ok(Change::None);
         }
         let after = after.to_string().into_bytes();
+        if serde_json::from_slice::<Value>(&after).is_err() {
+            let message = "Document editions cannot nest values so deep that nobody reads them";
+            return Err(refused(message.to_owned()));
+        }
         if let Some(name) = contains_reserved(&after) {
             return Err(refused(format!(
                 "Document editions cannot set the reserved field `{name}`"
@@ -149,7 +170,8 @@ mod tests {
     use super::*;
 
     fn run(text: &str, context: Option<&str>, document: &str) -> Result<Change, ApiError> {
-        EditFunction::compile(text, context)?.run(document.as_bytes(), "id")
+        let function = EditFunction::compile(text, context)?;
+        EditFunction::deep(|| function.run(document.as_bytes(), "id")).expect("a stack")
     }
 
     fn changed(document: &str) -> Result<Change, ApiError> {
@@ -209,8 +231,29 @@ mod tests {
         assert!(refusal("fn f(n) { f(n + 1) + 1 } f(0)", film).contains("Stack overflow"));
         assert!(refusal("let s = \"aaaaaaaa\"; loop { s += s }", film).contains("too large"));
         assert!(refusal("let l = [1]; loop { l += l }", film).contains("too large"));
-        let deep = format!("doc.x = {}1{}", "(".repeat(5000), ")".repeat(5000));
-        assert!(refusal(&deep, film).contains("compiling"));
+        for (open, close) in [
+            ("(", ")"),
+            ("[", "]"),
+            ("{", "}"),
+            ("#{a:", "}"),
+            ("if true {", "}"),
+            ("!", ""),
+            ("|x| ", ""),
+            ("f(", ")"),
+            ("`${", "}`"),
+        ] {
+            let deep = format!("doc.x = {}1{}", open.repeat(20_000), close.repeat(20_000));
+            assert!(refusal(&deep, film).contains("compiling"), "{open}");
+            assert!(check_text(&deep).is_err(), "{open}");
+        }
+        for nest in ["[a]", "#{a: a}"] {
+            let deep = format!("let a = 1; for n in 0..3000 {{ a = {nest}; }} doc.x = a;");
+            assert!(refusal(&deep, film).contains("deep"), "{nest}");
+        }
+        let chain = "let f = || 1; loop { let g = f; f = || g; }";
+        assert!(refusal(chain, film).contains("compiling"));
+        let curried = "fn h(a) { a } let f = Fn(\"h\"); loop { f = Fn(\"h\").curry(f); }";
+        assert!(refusal(curried, film).contains("compiling"));
         assert!(refusal("doc.x = timestamp()", film).contains("Function not found"));
     }
 }

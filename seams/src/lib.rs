@@ -22,6 +22,7 @@ mod memory_files;
 mod peers;
 pub mod planted;
 mod reactors;
+mod stack;
 mod tasks;
 mod transport;
 mod web;
@@ -35,6 +36,7 @@ pub use peers::{
     PeerTransport, Udp,
 };
 pub use reactors::{Reactor, Reactors};
+pub use stack::on_stack_of;
 pub use tasks::Tasks;
 pub use transport::{HttpTransport, NodeCall, NodeTransport, TransportError};
 pub use web::{NoWeb, Web, WebCall, WebTransport};

@@ -65,6 +65,15 @@ async fn functions_do_in_a_cluster_what_they_do_on_one_node() {
     let refusal = both.answer(EDIT, Some(unread)).await;
     assert_eq!(refusal["code"], "invalid_document_filter", "{refusal}");
     both.succeeds(Method::POST, EDIT, edit("doc.year += 1")).await;
+    // Operators that are switched off are refused before there is a task, as in deletions.
+    for path in [EDIT, "/indexes/films/documents/delete"] {
+        let mut body = json!({ "filter": "genres CONTAINS noi" });
+        if path == EDIT {
+            body["function"] = json!("doc = ()");
+        }
+        let refusal = both.answer(path, Some(body)).await;
+        assert_eq!(refusal["code"], "feature_not_enabled", "{refusal}");
+    }
     let mut sent = films(120);
     for (id, film) in sent.as_array_mut().into_iter().flatten().enumerate() {
         film["_vectors"] = match id % 5 {

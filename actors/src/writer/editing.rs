@@ -58,12 +58,19 @@ impl From<ApiError> for EditError {
     }
 }
 
-/// A filter that is none fails the task, as it does where the filter of a task is read.
+/// What a node refuses for what the client sent, or can't answer for its size, fails the task: it would
+/// hold up its index for ever. An index that is missing is made, or copied, before long.
 fn from_node(error: NodeCallError, name: &str) -> EditError {
     match error {
-        NodeCallError::Refused(error) if error.code == "invalid_document_filter" => {
+        NodeCallError::Refused(error)
+            if error.kind == "invalid_request" && error.code != "index_not_found" =>
+        {
             let message = format!("Index `{name}`: {}", error.message);
             EditError::Refused(ResponseError { message, ..error })
+        }
+        NodeCallError::Transport(TransportError::TooLarge(_)) => {
+            let message = "The documents to edit are too many, or too large, to be read. Edit them in several parts, each with a filter.";
+            ApiError::new(Code::EditDocumentsByFunctionError, message).in_index(name).into()
         }
         error => EditError::NotNow(error.to_string()),
     }
@@ -154,6 +161,17 @@ fn not_now(error: impl std::fmt::Display) -> EditError {
     EditError::NotNow(error.to_string())
 }
 
+/// A function that takes its interpreter down does so each time. Else the process is ending.
+fn unfinished(error: tokio::task::JoinError) -> EditError {
+    match error.is_panic() {
+        true => {
+            let message = "The function brought its interpreter down.";
+            ApiError::new(Code::EditDocumentsByFunctionError, message).into()
+        }
+        false => not_now(error),
+    }
+}
+
 fn lost() -> EditError {
     ApiError::new(Code::Internal, "The payload of this task was lost on disk.").into()
 }
@@ -236,9 +254,10 @@ async fn run(
                     return Err(EditError::NotNow(format!("{node} changes beside the queue")));
                 }
                 let (function, key) = (function.clone(), primary_key.clone());
-                let edit = move || edit_page(&function, &key, documents, made);
-                let edited = pod.seams.tasks.spawn_blocking(edit).await.map_err(not_now)?;
-                made = edited.map_err(in_index)?;
+                let edit =
+                    move || EditFunction::deep(|| edit_page(&function, &key, documents, made));
+                let edited = pod.seams.tasks.spawn_blocking(edit).await.map_err(unfinished)?;
+                made = edited.map_err(not_now)?.map_err(in_index)?;
             }
         }
     }
@@ -322,6 +341,18 @@ mod tests {
             with(json!(["a = 1", ["b = 2", "c = 3"]])),
             json!(["a = 1", ["b = 2", "c = 3"], "s"])
         );
+    }
+
+    #[test]
+    fn what_will_not_be_better_later_fails_the_task() {
+        let refused = |code: Code| {
+            let error = ApiError::new(code, "no").into();
+            matches!(from_node(NodeCallError::Refused(error), "films"), EditError::Refused(_))
+        };
+        assert!(refused(Code::InvalidDocumentFilter) && refused(Code::FeatureNotEnabled));
+        assert!(!refused(Code::IndexNotFound) && !refused(Code::InvalidApiKey));
+        let large = NodeCallError::Transport(TransportError::TooLarge(1));
+        assert!(matches!(from_node(large, "films"), EditError::Refused(_)));
     }
 
     #[test]

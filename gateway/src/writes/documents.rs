@@ -171,17 +171,16 @@ async fn check_syntax(pod: &Arc<PodContext>, index: &str, filter: &Value) -> Res
     let path = format!("/indexes/{}/documents/fetch", index.uid);
     let answer: Result<Value, _> = pod.calls.json(node, Method::POST, path, Some(&query)).await;
     match answer {
-        Err(NodeCallError::Refused(error))
-            if error.known_code() == Some(Code::InvalidDocumentFilter)
-                && !error.message.contains("not filterable")
-                && !error.message.contains("configured filterable") =>
-        {
-            let context = ErrorContext { index, displayed: None };
-            Err(ApiError {
-                code: Code::InvalidDocumentFilter,
-                message: clean_error(error, context).message,
-            })
-        }
+        Err(NodeCallError::Refused(error)) => match error.known_code() {
+            Some(code @ (Code::InvalidDocumentFilter | Code::FeatureNotEnabled))
+                if !error.message.contains("not filterable")
+                    && !error.message.contains("configured filterable") =>
+            {
+                let context = ErrorContext { index, displayed: None };
+                Err(ApiError { code, message: clean_error(error, context).message })
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }

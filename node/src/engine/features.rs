@@ -12,12 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, io};
 
-use miroir_wire::features::{CONTAINS_FILTER, FeaturesPatch};
+use miroir_wire::features::{CONTAINS_FILTER, EDIT_DOCUMENTS, FeaturesPatch};
 
 use crate::whole_file;
-
-/// The route `POST …/documents/edit`.
-const EDIT_DOCUMENTS: &str = "editDocumentsByFunction";
 
 /// What is switched on.
 #[derive(Debug)]

@@ -84,8 +84,7 @@ fn check_filter(filter: &Value, features: &Features) -> Result<(), ApiError> {
 }
 
 async fn edit(node: &Arc<Node>, call: &mut Call, index: String) -> Result<Answer, Refusal> {
-    let EditByFunction { filter, context, function } =
-        EditByFunction::from_json(&call.json().await?)?;
+    let request = EditByFunction::from_json(&call.json().await?)?;
     if !node.engine.features().edit_documents() {
         let refusal = feature_not_enabled(
             "Using the documents edit route",
@@ -98,18 +97,12 @@ async fn edit(node: &Arc<Node>, call: &mut Call, index: String) -> Result<Answer
     let metadata = call.custom_metadata();
     let task = node
         .blocking(move |node| {
-            check_function(&function)?;
-            if let Some(filter) = &filter {
+            check_function(&request.function)?;
+            if let Some(filter) = &request.filter {
                 check_filter(filter, node.engine.features())?;
             }
-            let context = match context {
-                None => None,
-                Some(Value::Object(context)) => Some(context),
-                Some(_) => {
-                    let message = "The context must be an object";
-                    return Err(ApiError::new(Code::InvalidDocumentEditionContext, message));
-                }
-            };
+            let context = request.context_object()?.cloned();
+            let EditByFunction { filter, function, .. } = request;
             let task = NewTask::DocumentEdition { index, filter, context, function };
             node.engine.enqueue(task, metadata)
         })
