@@ -6,12 +6,14 @@
 //! always becomes the same.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use miroir_seams::on_stack_of;
 use miroir_wire::document::document_id;
 use miroir_wire::error::{ApiError, Code};
 use miroir_wire::reserved::contains_reserved;
-use rhai::{AST, Dynamic, Engine, OptimizationLevel, Scope};
+use rhai::{AST, ASTNode, Dynamic, Engine, Expr, FnPtr, OptimizationLevel, Scope, Stmt};
 use serde_json::Value;
 
 /// Steps of one run, as in Meilisearch.
@@ -31,6 +33,26 @@ const STACK_BYTES: usize = 256 << 20;
 const TEXT_BYTES_MAX: usize = 16 << 20;
 /// Items of a list or of an object, as in Meilisearch.
 const ITEMS_MAX: usize = 10_000;
+/// The methods of lists and objects that call their first argument and don't keep it.
+const TAKES_FUNCTIONS: [&str; 17] = [
+    "all",
+    "dedup",
+    "drain",
+    "filter",
+    "find",
+    "find_map",
+    "for_each",
+    "index_of",
+    "map",
+    "order",
+    "order_by",
+    "reduce",
+    "reduce_rev",
+    "retain",
+    "some",
+    "sort",
+    "sort_by",
+];
 
 /// A function, ready to run.
 #[derive(Debug)]
@@ -38,6 +60,17 @@ pub struct EditFunction {
     engine: Engine,
     ast: AST,
     context: Option<Dynamic>,
+    ended: Arc<AtomicBool>,
+}
+
+/// Ends a function's runs when it is dropped, wherever they are.
+#[derive(Debug)]
+pub struct EndsRuns(Arc<AtomicBool>);
+
+impl Drop for EndsRuns {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What became of a document.
@@ -68,32 +101,30 @@ impl EditFunction {
     /// # Errors
     /// `edit_documents_by_function_error` when it is no function.
     pub fn compile(text: &str, context: Option<&str>) -> Result<Self, ApiError> {
-        let mut engine = Engine::new();
-        engine.set_optimization_level(OptimizationLevel::Full);
-        engine.set_max_call_levels(CALL_LEVELS_MAX);
-        engine.set_max_operations(OPERATIONS_MAX);
-        engine.set_max_variables(VARIABLES_MAX);
-        engine.set_max_functions(FUNCTIONS_MAX);
-        engine.set_max_expr_depths(EXPRESSION_DEPTHS.0, EXPRESSION_DEPTHS.1);
-        engine.set_max_string_size(TEXT_BYTES_MAX);
-        engine.set_max_array_size(ITEMS_MAX);
-        engine.set_max_map_size(ITEMS_MAX);
-        // Functions that hold functions are of no size, and so of no bound: named ones do.
+        let mut engine = bounded();
+        // As it stands: what an optimiser makes of it is not looked at.
+        engine.set_optimization_level(OptimizationLevel::None);
+        let ast = engine.compile(text).map_err(|error| uncompiled(&error))?;
+        if let Some(reason) = holds_values(&ast) {
+            return Err(uncompiled(&reason));
+        }
+        // A text that `eval` makes has not been looked at.
         engine.set_allow_anonymous_fn(false);
-        engine.disable_symbol("curry");
-        // The standard output is not the client's.
-        engine.on_print(|_| {});
-        engine.on_debug(|_, _, _| {});
-        let ast = engine.compile(text).map_err(|error| {
-            refused(format!(
-                "Document edition runtime error encountered while compiling the function: {error}"
-            ))
-        })?;
+        let ast = engine.optimize_ast(&Scope::new(), ast, OptimizationLevel::Full);
         let context = match context.map(serde_json::from_str).transpose() {
             Ok(context) => context,
             Err(error) => return Err(ApiError::new(Code::Internal, error.to_string())),
         };
-        Ok(Self { engine, ast, context })
+        let ended = Arc::new(AtomicBool::new(false));
+        let is_ended = ended.clone();
+        engine.on_progress(move |_| is_ended.load(Ordering::Relaxed).then_some(Dynamic::UNIT));
+        Ok(Self { engine, ast, context, ended })
+    }
+
+    /// What ends its runs, those of other threads too, when it is dropped.
+    #[must_use]
+    pub fn ends_runs(&self) -> EndsRuns {
+        EndsRuns(self.ended.clone())
     }
 
     /// Does `work`, which runs this function, on a stack that is deep enough for whatever it builds.
@@ -121,7 +152,7 @@ impl EditFunction {
                 "Document edition runtime error encountered while running the function: {error}"
             ))
         })?;
-        let after = scope.remove::<Dynamic>("doc").unwrap_or(Dynamic::UNIT);
+        let after = scope.remove::<Dynamic>("doc").unwrap_or(Dynamic::UNIT).flatten();
         if after.is_unit() {
             return Ok(Change::Deletion);
         }
@@ -154,6 +185,102 @@ impl EditFunction {
             }
         }
     }
+}
+
+/// An interpreter whose runs end, and whose values have a size.
+fn bounded() -> Engine {
+    let mut engine = Engine::new();
+    engine.set_max_call_levels(CALL_LEVELS_MAX);
+    engine.set_max_operations(OPERATIONS_MAX);
+    engine.set_max_variables(VARIABLES_MAX);
+    engine.set_max_functions(FUNCTIONS_MAX);
+    engine.set_max_expr_depths(EXPRESSION_DEPTHS.0, EXPRESSION_DEPTHS.1);
+    engine.set_max_string_size(TEXT_BYTES_MAX);
+    engine.set_max_array_size(ITEMS_MAX);
+    engine.set_max_map_size(ITEMS_MAX);
+    // See `holds_values`.
+    engine.disable_symbol("curry");
+    // The standard output is not the client's.
+    engine.on_print(|_| {});
+    engine.on_debug(|_, _, _| {});
+    engine
+}
+
+/// Why a function of this text could hold values for longer than one call, if it could.
+///
+/// The interpreter's bounds count lists, objects and texts, but not what a function holds: variables
+/// from outside that an anonymous one uses, or the arguments of `curry`. Such functions could hold
+/// each other to any depth, or in a circle that is never freed. So `curry` does not exist here, and
+/// anonymous functions use variables from outside only where they live for one call: as first
+/// argument of one of [`TAKES_FUNCTIONS`]. Where one does, those names must not mean anything else: a
+/// method of an object is a function that it holds, so no function may be a value in any other way.
+fn holds_values(ast: &AST) -> Option<String> {
+    let mut captures = false;
+    ast.walk(&mut |path| {
+        captures |= matches!(path.last(), Some(ASTNode::Stmt(Stmt::Share(_))));
+        !captures
+    });
+    if !captures {
+        return None;
+    }
+    let named: Vec<&str> = ast.iter_functions().map(|function| function.name).collect();
+    if let Some(name) = named.iter().find(|name| TAKES_FUNCTIONS.contains(name)) {
+        return Some(outside(&format!("there can be no other `{name}`")));
+    }
+    let mut reason = None;
+    ast.walk(&mut |path| {
+        let kept = match path {
+            [.., value @ ASTNode::Expr(_), ASTNode::Stmt(Stmt::Share(_))] => {
+                !is_argument(&path[..path.len() - 2], value)
+            }
+            // With the variables that it uses, see above.
+            [
+                ..,
+                ASTNode::Expr(Expr::FnCall(call, _)),
+                ASTNode::Expr(Expr::DynamicConstant(..)),
+            ] if call.name == "curry" => false,
+            [before @ .., value @ ASTNode::Expr(Expr::DynamicConstant(constant, _))] => {
+                constant.is::<FnPtr>() && !is_argument(before, value)
+            }
+            [.., ASTNode::Expr(Expr::FnCall(call, _))]
+            | [.., ASTNode::Stmt(Stmt::FnCall(call, _))] => {
+                call.name == "Fn" || call.name == "eval"
+            }
+            [.., ASTNode::Expr(Expr::Variable(variable, ..))] => {
+                named.contains(&variable.1.as_str())
+            }
+            _ => false,
+        };
+        if kept {
+            reason = Some(outside("with one, no function can be a value elsewhere"));
+        }
+        !kept
+    });
+    reason
+}
+
+/// Whether `value` is the first argument, at the end of the path `before`, of a method that takes a function.
+fn is_argument(before: &[ASTNode<'_>], value: &ASTNode<'_>) -> bool {
+    let (Some(ASTNode::Expr(Expr::MethodCall(call, _))), ASTNode::Expr(value)) =
+        (before.last(), value)
+    else {
+        return false;
+    };
+    TAKES_FUNCTIONS.contains(&call.name.as_str())
+        && call.args.first().is_some_and(|first| std::ptr::eq(first, *value))
+}
+
+fn outside(more: &str) -> String {
+    format!(
+        "An anonymous function that uses variables from outside can only be the argument of {}; {more}",
+        TAKES_FUNCTIONS.map(|name| format!("`{name}`")).join(", ")
+    )
+}
+
+fn uncompiled(reason: &dyn std::fmt::Display) -> ApiError {
+    refused(format!(
+        "Document edition runtime error encountered while compiling the function: {reason}"
+    ))
 }
 
 fn refused(message: String) -> ApiError {
@@ -250,10 +377,93 @@ mod tests {
             let deep = format!("let a = 1; for n in 0..3000 {{ a = {nest}; }} doc.x = a;");
             assert!(refusal(&deep, film).contains("deep"), "{nest}");
         }
-        let chain = "let f = || 1; loop { let g = f; f = || g; }";
-        assert!(refusal(chain, film).contains("compiling"));
         let curried = "fn h(a) { a } let f = Fn(\"h\"); loop { f = Fn(\"h\").curry(f); }";
         assert!(refusal(curried, film).contains("compiling"));
         assert!(refusal("doc.x = timestamp()", film).contains("Function not found"));
+        let endless = EditFunction::compile("loop { doc.n = 1 }", None).unwrap();
+        drop(endless.ends_runs());
+        let ended = endless.run(film.as_bytes(), "id").map_err(|error| error.message);
+        assert!(ended.is_err_and(|message| message.contains("terminated")));
+    }
+
+    #[test]
+    fn anonymous_functions_are_arguments() {
+        let film = r#"{"id":1,"year":1990,"tags":["a","b","c"],"cast":[{"name":"x","age":3}]}"#;
+        for (text, tags) in [
+            ("doc.tags.map(|t| t + t)", r#"["aa","bb","cc"]"#),
+            ("let own = \"b\"; doc.tags.filter(|t| t != own)", r#"["a","c"]"#),
+            (
+                "let n = 0; doc.tags.for_each(|i| { n += 1; this += n }); doc.tags",
+                r#"["a1","b2","c3"]"#,
+            ),
+            ("let more = |t| t + \"!\"; doc.tags.map(more)", r#"["a!","b!","c!"]"#),
+            ("let of = #{last: |l| l[l.len() - 1]}; [of.last(doc.tags)]", r#"["c"]"#),
+            ("doc.tags.sort(|a, b| if a < b { 1 } else { -1 }); doc.tags", r#"["c","b","a"]"#),
+            ("let n = 1; doc.tags.map(|t| long(t) + n)", r#"["aa1","bb1","cc1"]"#),
+            (
+                "let l = [1, 2]; doc.tags.map(|t| l.map(|n| t + n).reduce(|a, b| a + b))",
+                r#"["a1a2","b1b2","c1c2"]"#,
+            ),
+            ("let y = doc.year; doc.tags.filter(|t| doc.year == y && t != \"a\")", "Data race"),
+            (
+                "let tags = doc.tags; tags.filter(|t| doc.year == 1990 && t != \"a\")",
+                r#"["b","c"]"#,
+            ),
+        ] {
+            let text = format!("fn long(t) {{ t + t }} let made = {{ {text} }}; doc.tags = made;");
+            let made = run(&text, None, film);
+            match made {
+                Ok(Change::Document(bytes)) => {
+                    let made: Value = serde_json::from_slice(&bytes).unwrap();
+                    assert_eq!(made["tags"].to_string(), tags, "{text}");
+                }
+                Ok(other) => panic!("{text}: {other:?}"),
+                Err(error) => assert!(error.message.contains(tags), "{text}: {}", error.message),
+            }
+        }
+    }
+
+    /// Functions that hold each other have no size.
+    #[test]
+    fn no_function_holds_another() {
+        let film = r#"{"id":1,"tags":["a"]}"#;
+        for text in [
+            "let f = || 1; loop { let g = f; f = || g; }",
+            "let f = 1; loop { let g = f; f = [|| g]; }",
+            "let m = #{filter: |f| f}; let f = 1; loop { let g = f; f = m.filter(|x| g); }",
+            "fn keep(f) { f } let m = #{filter: keep}; let f = 1; loop { let g = f; f = m.filter(|x| g); }",
+            "fn keep(f) { f } let m = #{filter: Fn(\"keep\")}; let f = 1; loop { let g = f; f = m.filter(|x| g); }",
+            "let m = eval(\"#{filter: Fn(`keep`)}\"); let f = 1; loop { let g = f; f = m.filter(|x| g); }",
+            "fn filter(f) { f } let f = 1; loop { let g = f; f = filter(|x| g); }",
+            "fn filter(f) { f } let f = 1; loop { let g = f; f = 1.filter(|x| g); }",
+            "let f = 1; loop { let g = f; f = [].reduce(|a, b| a, || g); }",
+            "let f = 1; loop { let g = f; f = [1].map(|x| || g); }",
+            "let f = 1; let g = f; [1].map(|x| { let h = |y| x; h.call(1) })",
+            "let l = []; let f = || l; l.push(f);",
+        ] {
+            assert!(refusal(text, film).contains("from outside"), "{text}");
+        }
+        // Nor does one wait for what it is called in.
+        for text in [
+            "doc.tags.for_each(|i| { doc.x = this })",
+            "doc.tags.retain(|t| { doc = #{id: 1}; true })",
+            "doc.n = [1].map(|x| doc.id)",
+            "doc.id += [1].map(|x| doc.id)[0]",
+            "doc[[1].map(|x| doc.tags[0])[0]] = [1].map(|x| doc.tags)",
+            "doc.tags[[1].map(|x| doc.id)[0]] = [1].map(|x| doc.tags)",
+            "doc.tags[[0].map(|x| doc.id - 1)[0]] += [1].map(|x| doc.tags[0])[0]",
+            "doc.map(|k| doc.id)",
+            "doc.filter(|k, v| doc.id == v)",
+            "for t in doc.tags { [1].for_each(|x| doc.tags.push(t)) }",
+            "switch doc.id { 1 => [1].map(|x| doc.id), _ => 1 }",
+            "doc.tags.sort(|a, b| doc.tags.len())",
+            "let l = [1]; l.for_each(|i| l.push(1)); l = l.map(|x| l)",
+            "let l = [[1]]; l[0].for_each(|i| l[0].push(1))",
+            "let s = `a`; s += [1].map(|x| s)[0]; s[[0].map(|x| s.len() - 1)[0]] = 'b'",
+        ] {
+            let _ended = run(text, None, film);
+        }
+        let evaluated = "let f = 1; eval(\"let g = f; f = || g\")";
+        assert!(refusal(evaluated, film).contains("Unexpected '||'"));
     }
 }

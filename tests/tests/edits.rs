@@ -97,6 +97,14 @@ async fn functions_do_in_a_cluster_what_they_do_on_one_node() {
     assert_eq!(end["details"]["editedDocuments"], 120, "{end}");
     let sifted = all(&both).await;
     assert_eq!(sifted.as_array().map(Vec::len), Some(60));
+    let uses = "let drama = `drama`; let marks = doc.genres.filter(|g| g != drama);
+        doc.genres = marks.map(|g| g + drama); doc.at = doc.genres.index_of(|g| g != drama);";
+    both.succeeds(Method::POST, EDIT, edit(uses)).await;
+    let keeps =
+        "let twice = |t| t + t; doc.marks = doc.genres.map(twice); doc.n = twice.call(doc.id)";
+    both.succeeds(Method::POST, EDIT, edit(keeps)).await;
+    let sifted = all(&both).await;
+    assert_eq!(sifted[16]["marks"], json!(["noirdramanoirdrama"]), "{}", sifted[16]);
     let vectors = "doc._vectors = #{ given: #{ embeddings: [[7.0, 7.0]], regenerate: false } }";
     both.succeeds(Method::POST, EDIT, json!({ "function": vectors, "filter": "id = 33" })).await;
     let sifted = all(&both).await;

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use miroir_membership::placement::shard_of;
 use miroir_seams::TransportError;
@@ -38,6 +39,8 @@ use crate::prepare::{PrepareContext, Prepared, VectorRules, prepare};
 pub const EDITED_BYTES_MAX: usize = 64 << 20;
 /// Documents read at a time.
 const PAGE_DOCUMENTS: usize = 1000;
+/// How long a function may take for them: steps are bounded, but one may copy a large text.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(600);
 /// Ids that one node lists at most.
 const LISTED_MAX: u64 = 1_000_000_000;
 
@@ -172,6 +175,14 @@ fn unfinished(error: tokio::task::JoinError) -> EditError {
     }
 }
 
+fn too_slow() -> ApiError {
+    let message = format!(
+        "The function takes more than {} s for {PAGE_DOCUMENTS} documents.",
+        PAGE_TIME_MAX.as_secs()
+    );
+    ApiError::new(Code::EditDocumentsByFunctionError, message)
+}
+
 fn lost() -> EditError {
     ApiError::new(Code::Internal, "The payload of this task was lost on disk.").into()
 }
@@ -220,6 +231,7 @@ async fn run(
     let from_node_of = |error| from_node(error, name);
     let function = EditFunction::compile(function, context.as_deref()).map_err(in_index)?;
     let function = Arc::new(function);
+    let _ends_runs = function.ends_runs();
     let filter = filter.as_deref().map(|text| serde_json::from_str(text).unwrap_or_default());
     // Without a key there are no documents, but a filter that is none all the same.
     let primary_key = &index.primary_key.clone().unwrap_or_default();
@@ -256,7 +268,10 @@ async fn run(
                 let (function, key) = (function.clone(), primary_key.clone());
                 let edit =
                     move || EditFunction::deep(|| edit_page(&function, &key, documents, made));
-                let edited = pod.seams.tasks.spawn_blocking(edit).await.map_err(unfinished)?;
+                let edited = tokio::select! {
+                    edited = pod.seams.tasks.spawn_blocking(edit) => edited.map_err(unfinished)?,
+                    () = pod.seams.clock.sleep(PAGE_TIME_MAX) => return Err(in_index(too_slow())),
+                };
                 made = edited.map_err(not_now)?.map_err(in_index)?;
             }
         }
