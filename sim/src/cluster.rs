@@ -21,6 +21,7 @@ use crate::expected::Expected;
 use crate::faults::{Fault, Recovery};
 use crate::history::{History, Sent};
 use crate::invariants::payloads_are_twice::PayloadsAreTwice;
+use crate::invariants::settings_hold::Held;
 use crate::invariants::statuses_are_final::StatusesAreFinal;
 use crate::invariants::{self, Violation, outcomes_are_expected, pods_agree};
 use crate::ledger::Ledger;
@@ -77,6 +78,7 @@ pub(crate) struct Cluster {
     twice: PayloadsAreTwice,
     task_list: TaskList,
     seen: Option<Seen>,
+    held: Held,
     /// Nodes that lost their disks: what they serve until the pod notices is excused.
     disk_lost: Arc<Mutex<BTreeSet<NodeId>>>,
     /// Documents that somebody else has changed.
@@ -133,6 +135,7 @@ impl Cluster {
             twice: PayloadsAreTwice::default(),
             task_list: TaskList::default(),
             seen: None,
+            held: Held::default(),
             disk_lost: Arc::default(),
             vandalized: BTreeMap::new(),
             reads: Reads::default(),
@@ -472,7 +475,7 @@ impl Cluster {
             let has_others = |(_, node): &(&NodeId, &ModelNode)| node.has_others_settings();
             excused.extend(nodes.iter().filter(has_others).map(|(id, _)| id.clone()));
             let hold = invariants::settings_hold::check;
-            self.violations.extend(hold(&routing, made, nodes, &excused));
+            self.violations.extend(hold(&mut self.held, &routing, made, nodes, &excused));
         }
         self.seen = Some(seen);
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::commands::Ending;
 use miroir_wire::document::is_id;
-use miroir_wire::settings::Settings;
+use miroir_wire::settings::{Setting, Settings};
 use serde_json::Value;
 
 use crate::model_node::{FICKLE_DISTINCT, POISON_FIELD, REFUSED_DISTINCT, id_text};
@@ -89,11 +89,12 @@ impl Expected {
     /// Whether some node may have refused it: settings are sent whole, also to one that had lost them.
     fn is_fickle(&self, operation: &Operation) -> bool {
         let Request::Settings(patch) = &operation.request else { return false };
-        let index = self.indexes.get(&operation.name);
-        let had =
-            index.and_then(|index| index.settings.effective().get("distinctAttribute").cloned());
-        let distinct = patch.get("distinctAttribute").or(had.as_ref());
-        distinct.and_then(Value::as_str) == Some(FICKLE_DISTINCT)
+        let had = self.indexes.get(&operation.name).map(|index| &index.settings.distinct_attribute);
+        match (patch.get("distinctAttribute"), had) {
+            (Some(wanted), _) => wanted.as_str() == Some(FICKLE_DISTINCT),
+            (None, Some(Setting::Set(had))) => had == FICKLE_DISTINCT,
+            (None, _) => false,
+        }
     }
 
     /// Whether a function may have failed on what nobody knows to be there.

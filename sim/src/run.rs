@@ -266,11 +266,12 @@ impl Cluster {
             }
             let open = self.tasks().iter().filter(|task| !task.ended()).count();
             let routing = self.routing();
-            let out_of_sync = routing.as_deref().map(|routing| {
+            let out_of_sync = || {
+                let routing = routing.as_deref()?;
                 let mut found = everything_is_in_sync::out_of_sync(routing);
                 found.extend(everything_is_in_sync::out_of_place(routing));
-                found
-            });
+                Some(found)
+            };
             let busy = self.nodes.values().filter(|node| !node.is_idle()).count();
             let under_way = self.network.under_way();
             let full = if journals { pods_agree::full_journals(&self.serving()) } else { None };
@@ -287,12 +288,8 @@ impl Cluster {
                 return false;
             }
             let unsettled = unsettled.or(full);
-            let calm = open == 0
-                && out_of_sync.as_ref().is_some_and(Vec::is_empty)
-                && busy == 0
-                && under_way == 0
-                && unsettled.is_none();
-            if calm && clients_done() {
+            let calm = open == 0 && busy == 0 && under_way == 0 && unsettled.is_none();
+            if calm && clients_done() && out_of_sync().is_some_and(|found| found.is_empty()) {
                 self.trace.note("world", "is at rest");
                 return true;
             }
@@ -302,7 +299,7 @@ impl Cluster {
                     clients_done(),
                     self.down(),
                     unsettled.unwrap_or_default(),
-                    out_of_sync
+                    out_of_sync()
                         .unwrap_or_default()
                         .into_iter()
                         .take(4)

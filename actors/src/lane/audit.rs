@@ -10,8 +10,8 @@ use miroir_storage::tables::lane_marks::LaneMark;
 use super::deliver::Delivery;
 use crate::node_calls::{NodeCallError, NodeCalls, NodeTask};
 
-/// Tasks listed at a time.
-const PAGE: usize = 500;
+/// Tasks listed at a time: few at first, for most of the time few are new.
+const PAGES: (usize, usize) = (20, 500);
 
 /// What an audit found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,16 +107,18 @@ async fn tasks_since(
 ) -> Result<Vec<NodeTask>, NodeCallError> {
     let mut found = Vec::new();
     let mut from = String::new();
+    let mut limit = PAGES.0;
     loop {
-        let query = format!("indexUids={index}&limit={PAGE}{from}");
+        let query = format!("indexUids={index}&limit={limit}{from}");
         let page = calls.tasks(node, &query).await?;
-        let full = page.len() == PAGE;
+        let full = page.len() == limit;
         let count = found.len();
         let newer = |task: &NodeTask| since.is_none_or(|since| task.uid > since);
         found.extend(page.into_iter().filter(newer));
         match found.last() {
-            Some(oldest) if full && found.len() == count + PAGE && oldest.uid > 0 => {
+            Some(oldest) if full && found.len() == count + limit && oldest.uid > 0 => {
                 from = format!("&from={}", oldest.uid - 1);
+                limit = PAGES.1;
             }
             _ => break,
         }

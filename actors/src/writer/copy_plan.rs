@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use miroir_storage::ids::{NodeId, ShardId};
 use miroir_storage::routing::IndexRouting;
-use miroir_storage::tables::indexes::in_sync_of;
+use miroir_storage::tables::indexes::{in_sync_of, is_in_sync};
 
 use super::WriterState;
 use super::lanes::{LaneView, Standing};
@@ -49,7 +49,7 @@ pub(super) fn plan_copy(
         .held
         .iter()
         .copied()
-        .filter(|shard| !partly || !in_sync_of(&index.groups, *shard).contains(target))
+        .filter(|shard| !partly || !is_in_sync(&index.groups, *shard, target))
         .collect();
     let sources = assign_sources(
         &filling,

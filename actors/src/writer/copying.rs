@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::routing::IndexRouting;
-use miroir_storage::tables::indexes::in_sync_of;
+use miroir_storage::tables::indexes::{in_sync_of, is_in_sync};
 use miroir_storage::tables::lane_marks::LaneMark;
 use miroir_wire::document::document_id;
 use ractor::ActorProcessingErr;
@@ -444,7 +444,7 @@ fn last_pass(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
 fn reads_in_sync(state: &WriterState, copying: &Copying, index: &IndexRouting) -> bool {
     copying.sources.iter().all(|(node, shards)| {
         !state.pod.health.is_down(node)
-            && shards.iter().all(|shard| in_sync_of(&index.groups, *shard).contains(node))
+            && shards.iter().all(|shard| is_in_sync(&index.groups, *shard, node))
     })
 }
 

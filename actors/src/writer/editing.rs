@@ -269,6 +269,7 @@ async fn run(
                 let edit =
                     move || EditFunction::deep(|| edit_page(&function, &key, documents, made));
                 let edited = tokio::select! {
+                    biased;
                     edited = pod.seams.tasks.spawn_blocking(edit) => edited.map_err(unfinished)?,
                     () = pod.seams.clock.sleep(PAGE_TIME_MAX) => return Err(in_index(too_slow())),
                 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use miroir_storage::commands::InSyncChange;
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
-use miroir_storage::tables::indexes::{GroupPlacement, in_sync_of};
+use miroir_storage::tables::indexes::{GroupPlacement, is_in_sync};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -103,7 +103,7 @@ impl LaneView {
     /// Whether the node is read for some shards though it may miss others: it was the last
     /// in-sync replica of those when it left the other sets, and still has them.
     pub fn keeps_shards(&self, groups: &[GroupPlacement], node: &NodeId) -> bool {
-        self.provisioned && in_sync_nodes(groups).contains(node)
+        self.provisioned && is_in_sync_for_any(groups, node)
     }
 
     /// The shards that the lane carries: all that the node holds, but those that a copy is to
@@ -111,7 +111,7 @@ impl LaneView {
     pub fn carried(&self, groups: &[GroupPlacement], node: &NodeId) -> BTreeSet<ShardId> {
         let is_filled = |shard: &ShardId| {
             (self.standing == Standing::NeedsCopy || self.arriving.contains(shard))
-                && !in_sync_of(groups, *shard).contains(node)
+                && !is_in_sync(groups, *shard, node)
         };
         self.held.iter().copied().filter(|shard| !is_filled(shard)).collect()
     }
@@ -132,7 +132,7 @@ impl LaneView {
         !self.provisioned
             && !self.lost_disk
             && self.passed.is_none()
-            && in_sync_nodes(groups).contains(node)
+            && is_in_sync_for_any(groups, node)
     }
 }
 
@@ -158,13 +158,18 @@ pub fn in_sync_nodes(groups: &[GroupPlacement]) -> BTreeSet<NodeId> {
         .collect()
 }
 
+/// Whether a node is in the in-sync set of any shard.
+pub fn is_in_sync_for_any(groups: &[GroupPlacement], node: &NodeId) -> bool {
+    groups.iter().flat_map(|group| &group.shards).any(|shard| shard.in_sync.contains(node))
+}
+
 /// Whether a node is in the in-sync set of each of these shards.
 pub fn is_in_sync_for(
     groups: &[GroupPlacement],
     node: &NodeId,
     shards: &BTreeSet<ShardId>,
 ) -> bool {
-    shards.iter().all(|shard| in_sync_of(groups, *shard).contains(node))
+    shards.iter().all(|shard| is_in_sync(groups, *shard, node))
 }
 
 /// Changes that take a node out of, or put it into, every in-sync set it can be in.

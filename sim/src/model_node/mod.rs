@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::Method;
 use miroir_seams::{Clock, Tasks};
 use miroir_storage::ids::NodeId;
+use miroir_wire::settings::Settings;
 use serde_json::{Map, Value, json};
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Notify;
@@ -333,6 +334,16 @@ impl ModelNode {
     pub fn settings(&self, index: &str) -> Option<Value> {
         let state = self.lock();
         state.indexes.get(index).map(|index| index.shown_settings(state.version))
+    }
+
+    /// Whether an index still has what [`Self::set_settings`] gave, for the checks.
+    pub(crate) fn still_has(&self, index: &str, set: &Settings) -> bool {
+        self.lock().indexes.get(index).is_some_and(|index| index.settings == *set)
+    }
+
+    /// What was set of the settings of an index, for the checks.
+    pub(crate) fn set_settings(&self, index: &str) -> Option<Settings> {
+        self.lock().indexes.get(index).map(|index| index.settings.clone())
     }
 
     /// The primary key of an index, for the checks.

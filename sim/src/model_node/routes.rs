@@ -1,5 +1,7 @@
 //! What a model node answers to a request: the part of Meilisearch's API that the pod uses.
 
+use std::collections::BTreeSet;
+
 use http::Method;
 use miroir_wire::engine_version::EngineVersion;
 use miroir_wire::settings::Settings;
@@ -213,10 +215,12 @@ fn list_tasks(state: &State, query: &Query) -> Result<(u16, Value), Refusal> {
             .map(|list| list.split(',').map(str::to_owned).collect::<Vec<String>>())
     };
     let (uids, indexes) = (listed("uids"), listed("indexUids"));
+    let uids: Option<BTreeSet<u64>> =
+        uids.map(|uids| uids.iter().filter_map(|uid| uid.parse().ok()).collect());
     let limit = parameter(query, "limit").and_then(|text| text.parse().ok()).unwrap_or(20);
     let from = parameter(query, "from").and_then(|text| text.parse::<u64>().ok());
     let matches = |uid: u64, task: &Task| {
-        uids.as_ref().is_none_or(|uids| uids.contains(&uid.to_string()))
+        uids.as_ref().is_none_or(|uids| uids.contains(&uid))
             && indexes.as_ref().is_none_or(|indexes| indexes.contains(&task.index))
     };
     let matching: Vec<_> =

@@ -205,6 +205,14 @@ pub fn in_sync_of(groups: &[GroupPlacement], shard: ShardId) -> BTreeSet<NodeId>
         .collect()
 }
 
+/// Whether a node is in the in-sync set of a shard, in any group.
+pub fn is_in_sync(groups: &[GroupPlacement], shard: ShardId, node: &NodeId) -> bool {
+    groups
+        .iter()
+        .filter_map(|group| group.shards.get(shard.0 as usize))
+        .any(|placement| placement.in_sync.contains(node))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
