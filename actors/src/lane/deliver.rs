@@ -17,16 +17,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use miroir_membership::placement::shard_of;
 use miroir_seams::Seams;
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::{Command, Fence, Outcome};
 use miroir_storage::ids::{NodeId, ShardId, TaskUid};
 use miroir_storage::log::{CoordinatorLog, ProposeError};
 use miroir_storage::tables::lane_marks::{self, LaneMark, OpenRun};
+use miroir_wire::document::document_id;
 use miroir_wire::error::ResponseError;
+use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome};
+use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome, deletion_of, unmarked};
 use super::look_up::LookUp;
 use super::turn::Turn;
 use crate::fencing::{self, NotAgreed};
@@ -47,6 +50,9 @@ const ROOM_MAX: Duration = Duration::from_secs(10);
 /// Times a node task may fail on the node's own account before its failure is taken as the
 /// task's: a payload that crashes the engine would else hold the lane for ever.
 const OWN_FAILURES_MAX: u32 = 5;
+
+/// Documents without a mark that are looked at when a node is emptied of shards.
+const UNMARKED_MAX: u32 = 100_000;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -200,7 +206,11 @@ impl Delivery {
         // Nor is one with other marks: the late twin of a request without them would pass for it.
         let newest = target.marks.newest();
         let marks = newest.map_or_else(String::new, |newest| format!(":g{}", newest.generation));
-        for (n, request) in work.requests(target).iter().enumerate() {
+        let mut requests = work.requests(target);
+        if let JobWork::Empty { shards, whole: false, primary_key: Some(key) } = work {
+            requests.extend(self.deletion_of_unmarked(shards, key).await);
+        }
+        for (n, request) in requests.iter().enumerate() {
             let name = format!("miroir:{}:{first}-{last}{part}{marks}:{n}", target.index);
             // A request that a former life of this lane may have sent is looked up, not sent.
             let resumed = mark.open.as_ref().is_some_and(|open| open.name == name);
@@ -217,6 +227,32 @@ impl Delivery {
             }
         }
         Ok(Ok(deleted))
+    }
+
+    /// Deletes the documents of these shards that carry no mark: somebody else has changed them, and no
+    /// filter by shard finds them. Waits as long as the node is away.
+    async fn deletion_of_unmarked(
+        &self,
+        shards: &BTreeSet<ShardId>,
+        primary_key: &str,
+    ) -> Option<JobRequest> {
+        let (index, partition) = (&self.target.index, self.target.marks.current);
+        let query = json!({
+            "filter": [unmarked(partition)], "fields": [primary_key], "limit": UNMARKED_MAX,
+        });
+        let mut wait = RETRY_WAIT_MIN;
+        let found = loop {
+            match self.calls.documents(&self.node, index, &query).await {
+                Ok(found) => break found,
+                // The next request tells why.
+                Err(NodeCallError::Refused(_)) => return None,
+                Err(_) => self.pause(&mut wait).await,
+            }
+        };
+        let ids = found.iter().filter_map(|it| document_id(it.get().as_bytes(), primary_key).ok());
+        let is_left = |id: &String| shards.contains(&shard_of(id, partition.shards));
+        let left: Vec<String> = ids.filter(is_left).collect();
+        deletion_of(left.iter().map(String::as_str).collect(), index)
     }
 
     pub(super) async fn request(

@@ -85,6 +85,8 @@ pub enum JobWork {
         shards: BTreeSet<ShardId>,
         /// The node holds none any more: the whole index is deleted there.
         whole: bool,
+        /// Of the index, if it has one.
+        primary_key: Option<String>,
     },
 }
 
@@ -204,7 +206,7 @@ impl JobWork {
                 let accepts = Some("index_not_found");
                 vec![JobRequest { accepts, ..control(Method::DELETE, path, None) }]
             }
-            Self::Empty { shards, whole: false } => {
+            Self::Empty { shards, whole: false, .. } => {
                 let path = format!("/indexes/{}/documents/delete", target.index);
                 let body = json!({ "filter": in_shards(shards, target.marks.current) });
                 vec![control(Method::POST, path, Some(&body))]
@@ -306,8 +308,12 @@ fn deletion_request<'a>(
     target: &JobTarget,
 ) -> Option<JobRequest> {
     let held = ids.filter(|(shard, _)| target.held.contains(shard));
-    let ids: Vec<&str> = held.map(|(_, id)| id.as_str()).collect();
-    let path = format!("/indexes/{}/documents/delete-batch", target.index);
+    deletion_of(held.map(|(_, id)| id.as_str()).collect(), &target.index)
+}
+
+/// Deletes documents by id, if there are any.
+pub(super) fn deletion_of(ids: Vec<&str>, index: &IndexUid) -> Option<JobRequest> {
+    let path = format!("/indexes/{index}/documents/delete-batch");
     (!ids.is_empty()).then(|| control(Method::POST, path, Some(&json!(ids))))
 }
 

@@ -201,7 +201,9 @@ pub(super) fn empty_departed(
     let now = state.pod.seams.clock.instant();
     let life = state.pod.config.placement_life;
     let target = state.copying.as_ref().map(|copying| copying.target.clone());
-    let shards = routing(state).map_or(0, |index| index.shards);
+    let index = routing(state);
+    let shards = index.as_ref().map_or(0, |index| index.shards);
+    let primary_key = index.and_then(|index| index.primary_key.clone());
     let mut nothing_there = Vec::new();
     for (node, lane) in &mut state.lanes {
         let is_due = now.saturating_duration_since(lane.moved_shards_at) >= life;
@@ -238,7 +240,7 @@ pub(super) fn empty_departed(
             continue;
         }
         let uid = lane.passed.unwrap_or(TaskUid(0));
-        let work = JobWork::Empty { shards, whole };
+        let work = JobWork::Empty { shards, whole, primary_key: primary_key.clone() };
         let job = Job { first: uid, last: uid, work, held: BTreeSet::new() };
         lane.busy = true;
         lane.actor.cast(LaneMessage::Run(Box::new(job)))?;

@@ -47,7 +47,7 @@ pub(super) fn on_lane_ended(
                 }
                 return Ok(());
             }
-            if let JobWork::Empty { shards, whole } = &job.work {
+            if let JobWork::Empty { shards, whole, .. } = &job.work {
                 placement::on_lane_emptied(myself, state, node, shards, *whole, &outcomes);
                 return Ok(());
             }

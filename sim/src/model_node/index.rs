@@ -29,11 +29,19 @@ pub(super) struct Index {
     pub(super) created_at: String,
     pub(super) settings: Settings,
     pub(super) documents: BTreeMap<String, Map<String, Value>>,
+    /// What was once taken is not refused later.
+    took_fickle: bool,
 }
 
 impl Index {
     pub(super) fn new(created_at: String, primary_key: Option<String>) -> Self {
-        Self { primary_key, created_at, settings: Settings::default(), documents: BTreeMap::new() }
+        Self {
+            primary_key,
+            created_at,
+            settings: Settings::default(),
+            documents: BTreeMap::new(),
+            took_fickle: false,
+        }
     }
 
     /// All or nothing, as one indexing run is. Tells how many documents it made or changed.
@@ -111,12 +119,14 @@ impl Index {
         let distinct = distinct.as_ref().filter(|_| had != distinct).and_then(Value::as_str);
         let moment =
             now.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let is_bad = moment.is_multiple_of(FICKLE_EVERY);
-        if distinct == Some(REFUSED_DISTINCT) || (is_bad && distinct == Some(FICKLE_DISTINCT)) {
+        let is_bad = moment.is_multiple_of(FICKLE_EVERY) && !self.took_fickle;
+        let is_fickle = distinct == Some(FICKLE_DISTINCT);
+        if distinct == Some(REFUSED_DISTINCT) || (is_bad && is_fickle) {
             let message = "This model refuses the attribute.".to_owned();
             return Err(Refusal::invalid("invalid_settings_distinct_attribute", message));
         }
         self.settings = merged;
+        self.took_fickle |= is_fickle;
         Ok(())
     }
 
