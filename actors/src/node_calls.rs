@@ -49,6 +49,10 @@ pub enum NodeCallError {
         /// The beginning of the body.
         text: String,
     },
+    /// The node takes no names of requests. That is remembered: the request may be sent again as it is, by whoever
+    /// may still send.
+    #[error("node takes no names of requests")]
+    Nameless,
 }
 
 impl NodeCallError {
@@ -56,7 +60,7 @@ impl NodeCallError {
     pub fn not_carried_out(&self) -> bool {
         match self {
             Self::Transport(error) => error.not_sent(),
-            Self::UnknownNode(_) | Self::Refused(_) => true,
+            Self::UnknownNode(_) | Self::Refused(_) | Self::Nameless => true,
             // A server error may come after the task was stored.
             Self::Faulty { .. } => false,
         }
@@ -332,7 +336,7 @@ impl NodeCalls {
     }
 
     /// As [`NodeCalls::enqueue`], under a name that the task shows back, if it is about documents. A node
-    /// that refuses the parameter (it came with 1.26) is remembered and asked without.
+    /// that refuses the parameter (it came with 1.26) is remembered, and asked without from then on.
     ///
     /// # Errors
     /// See [`NodeCallError`].
@@ -353,7 +357,7 @@ impl NodeCalls {
         match send(format!("{path}{joint}customMetadata={}", percent_encode(name))).await {
             Err(NodeCallError::Refused(error)) if error.message.contains("customMetadata") => {
                 self.note_nameless(node);
-                send(path.to_owned()).await
+                Err(NodeCallError::Nameless)
             }
             answer => answer,
         }

@@ -534,13 +534,18 @@ impl ReplicaCopyArguments {
                 Err(_) => self.check_wanted()?,
             }
         };
-        self.still_holds().await?;
-        let (pod, target) = (&self.pod, &self.target);
-        let uid = match self.send(method, path, body).await {
-            Ok(uid) => uid,
-            Err(NodeCallError::Refused(error)) => return Err(CopyError::TargetRefused(error.code)),
-            Err(error) => return Err(error.into()),
+        let uid = loop {
+            self.still_holds().await?;
+            match self.send(method.clone(), path.clone(), body.clone()).await {
+                Ok(uid) => break uid,
+                Err(NodeCallError::Nameless) => {}
+                Err(NodeCallError::Refused(error)) => {
+                    return Err(CopyError::TargetRefused(error.code));
+                }
+                Err(error) => return Err(error.into()),
+            }
         };
+        let (pod, target) = (&self.pod, &self.target);
         let follower = pod.follower(target).ok_or(CopyError::TaskLost)?;
         let (reply, mut ended) = oneshot::channel();
         follower.cast(NodeTasksMessage::Follow { uid, reply }).map_err(|_| CopyError::TaskLost)?;

@@ -315,6 +315,8 @@ impl Delivery {
                             _ => RequestEnd::Refused(error),
                         };
                     }
+                    // Its answer may have taken long: another may write by now.
+                    Err(NodeCallError::Nameless) => continue,
                     Err(error) => {
                         tracing::debug!(node = %self.node, %error, "node request will be tried again");
                         if !error.not_carried_out() {
