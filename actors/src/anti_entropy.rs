@@ -367,7 +367,7 @@ impl Comparison<'_> {
             }
             let clock = &self.pod.seams.clock;
             let began = clock.instant();
-            let page = self.fetch(node, &query).await?;
+            let page = self.fetch(node, &query, field.is_some()).await?;
             take(&page);
             clock.sleep((began.elapsed() * REST_FACTOR).min(REST_MAX)).await;
             if page.len() < PAGE_DOCUMENTS {
@@ -381,7 +381,11 @@ impl Comparison<'_> {
         &self,
         node: &NodeId,
         query: &Value,
+        closer: bool,
     ) -> Result<Vec<Box<RawValue>>, NodeCallError> {
-        self.pod.calls.documents(node, &self.item.index, query).await
+        let found = self.pod.calls.documents(node, &self.item.index, query).await?;
+        let bytes: usize = found.iter().map(|document| document.get().len()).sum();
+        self.pod.anti_entropy.note_read(bytes as u64, closer);
+        Ok(found)
     }
 }

@@ -263,6 +263,12 @@ fn of_pod(seen: &Seen) -> Vec<Metric> {
             "Documents read to compare replicas",
             one(number(comparisons.documents)),
         ),
+        counter("anti_entropy_bytes", "Bytes of those", one(number(comparisons.bytes))),
+        counter(
+            "anti_entropy_closer_bytes",
+            "Bytes read again after that, of what seemed to differ",
+            one(number(comparisons.closer_bytes)),
+        ),
         counter(
             "anti_entropy_repaired_documents",
             "Documents that writers of this pod have put right",

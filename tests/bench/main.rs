@@ -4,6 +4,7 @@
 //!
 //! Only a release build's numbers mean anything: `cargo run --release -p miroir-tests --bin bench`.
 
+mod differences;
 mod ingest;
 mod load;
 mod moves;
@@ -37,6 +38,16 @@ enum What {
     Pods(PodsArguments),
     /// A cluster of its own: another number of shards, another node; what searches feel of both.
     Moves(MovesArguments),
+    /// A cluster of its own: one document that differs on one of two replicas is found and repaired.
+    Differences(DifferencesArguments),
+}
+
+/// What `differences` measures with.
+#[derive(Debug, Args)]
+pub struct DifferencesArguments {
+    /// Small documents.
+    #[arg(long, default_value_t = 1_000_000)]
+    documents: usize,
 }
 
 /// What `moves` measures with.
@@ -224,6 +235,9 @@ async fn main() -> ExitCode {
         What::Ingest(arguments) => measure_ingest(&arguments).await,
         What::Moves(arguments) => {
             moves::measure(&arguments).await.map(|measured| moves::table(&measured))
+        }
+        What::Differences(arguments) => {
+            differences::measure(&arguments).await.map(|found| differences::table(&found))
         }
         What::Pods(arguments) => {
             pods::measure(&arguments).await.map(|measured| table::pods_table(&measured))

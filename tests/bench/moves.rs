@@ -103,7 +103,7 @@ pub async fn measure(arguments: &MovesArguments) -> Result<Measured, BenchFault>
 }
 
 /// Writes the documents; from the first request to the last task's end.
-async fn ingest(api: &Api, index: &str, documents: usize) -> Result<Duration, ApiFault> {
+pub(super) async fn ingest(api: &Api, index: &str, documents: usize) -> Result<Duration, ApiFault> {
     let create = json!({ "uid": index, "primaryKey": "id" });
     api.apply(Method::POST, "/indexes", Some(&create), PATIENCE).await?;
     let settings = json!({ "filterableAttributes": ["color"], "sortableAttributes": ["n"] });
@@ -123,7 +123,7 @@ async fn ingest(api: &Api, index: &str, documents: usize) -> Result<Duration, Ap
     Ok(began.elapsed())
 }
 
-fn document(n: usize) -> Value {
+pub(super) fn document(n: usize) -> Value {
     let word = |step: usize| WORDS[(n / step + n * step) % WORDS.len()];
     json!({ "id": n, "n": n, "color": word(7), "title": format!("{} {} {n}", word(1), word(3)),
         "text": format!("{} {} {} {}", word(5), word(11), word(13), word(2)) })

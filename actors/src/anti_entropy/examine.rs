@@ -87,7 +87,7 @@ impl Comparison<'_> {
         let (generation, shard) = (self.index.marks.current.generation, self.item.shard.0);
         for (place, node) in self.replicas.iter().enumerate() {
             let query = json!({ "ids": ids, "limit": ids.len() });
-            for document in self.fetch(node, &query).await? {
+            for document in self.fetch(node, &query, true).await? {
                 let copy = self.id_of(&document).and_then(|id| copies.get_mut(&id)?.get_mut(place));
                 if let Some(copy) = copy {
                     copy.digest = digest(&document);

@@ -20,6 +20,8 @@ const DIFFERENCES_MAX: usize = 200;
 #[derive(Debug, Default)]
 pub struct AntiEntropyView {
     documents: AtomicU64,
+    bytes: AtomicU64,
+    closer_bytes: AtomicU64,
     shards: AtomicU64,
     repaired: AtomicU64,
     found: Mutex<BTreeMap<ShardItem, Difference>>,
@@ -57,6 +59,12 @@ pub struct AntiEntropyReport {
     pub shards: u64,
     /// Documents read for it.
     pub documents: u64,
+    /// Bytes of those.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Bytes of what was read again after that: documents that seemed to differ, and ids.
+    #[serde(default)]
+    pub closer_bytes: u64,
     /// Documents put right by writers of this pod.
     pub repaired: u64,
     /// When the last round ended.
@@ -70,6 +78,12 @@ impl AntiEntropyView {
     pub(super) fn note_compared(&self, documents: u64) {
         self.documents.fetch_add(documents, Ordering::Relaxed);
         self.shards.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes of documents were read: to compare them, or for a closer look.
+    pub(super) fn note_read(&self, bytes: u64, closer: bool) {
+        let total = if closer { &self.closer_bytes } else { &self.bytes };
+        total.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn note_repaired(&self, documents: u64) {
@@ -116,6 +130,8 @@ impl AntiEntropyView {
         AntiEntropyReport {
             shards: self.shards.load(Ordering::Relaxed),
             documents: self.documents.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            closer_bytes: self.closer_bytes.load(Ordering::Relaxed),
             repaired: self.repaired.load(Ordering::Relaxed),
             last_round_at: *self.last_round.lock().unwrap_or_else(PoisonError::into_inner),
             differences: self.known().values().cloned().collect(),
