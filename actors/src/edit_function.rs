@@ -217,8 +217,10 @@ fn bounded() -> Engine {
 fn holds_values(ast: &AST) -> Option<String> {
     let mut captures = false;
     ast.walk(&mut |path| {
-        captures |= matches!(path.last(), Some(ASTNode::Stmt(Stmt::Share(_))));
-        !captures
+        visit(path, &mut |path| {
+            captures |= matches!(path.last(), Some(ASTNode::Stmt(Stmt::Share(_))));
+            !captures
+        })
     });
     if !captures {
         return None;
@@ -228,7 +230,7 @@ fn holds_values(ast: &AST) -> Option<String> {
         return Some(outside(&format!("there can be no other `{name}`")));
     }
     let mut reason = None;
-    ast.walk(&mut |path| {
+    let mut look = |path: &[ASTNode<'_>]| {
         let kept = match path {
             [.., value @ ASTNode::Expr(_), ASTNode::Stmt(Stmt::Share(_))] => {
                 !is_argument(&path[..path.len() - 2], value)
@@ -255,8 +257,20 @@ fn holds_values(ast: &AST) -> Option<String> {
             reason = Some(outside("with one, no function can be a value elsewhere"));
         }
         !kept
-    });
+    };
+    ast.walk(&mut |path| visit(path, &mut look));
     reason
+}
+
+/// Looks at the node at the end of a path, and at what a `break` gives: Rhai's own walk leaves that out.
+fn visit(path: &[ASTNode<'_>], look: &mut dyn FnMut(&[ASTNode<'_>]) -> bool) -> bool {
+    look(path)
+        && match path.last() {
+            Some(ASTNode::Stmt(Stmt::BreakLoop(Some(given), ..))) => {
+                given.walk(&mut Vec::new(), &mut |path| visit(path, look))
+            }
+            _ => true,
+        }
 }
 
 /// Whether `value` is the first argument, at the end of the path `before`, of a method that takes a function.
@@ -440,6 +454,21 @@ mod tests {
             "let f = 1; loop { let g = f; f = [1].map(|x| || g); }",
             "let f = 1; let g = f; [1].map(|x| { let h = |y| x; h.call(1) })",
             "let l = []; let f = || l; l.push(f);",
+            "let f = 1; loop { let g = f; f = switch 1 { 1 => || g, _ => 1 }; }",
+            "let f = 1; loop { let g = f; f = if true { || g } else { 1 }; }",
+            "let f = 1; loop { let g = f; f = { || g }; }",
+            "fn keep(x) { return || x; } let f = 1; loop { f = keep(f); }",
+            "fn keep(x) { || x } let f = 1; loop { f = keep(f); }",
+            "let f = 1; loop { let g = f; try { throw || g; } catch (e) { f = e; } }",
+            "let f = 1; loop { let g = f; f = loop { break || g; }; }",
+            "let f = 1; loop { let g = f; f = loop { break [|| g]; }; }",
+            "let f = 1; loop { let g = f; f = loop { break loop { break || g; }; }; }",
+            "let f = 1; loop { let g = f; for x in [|| g] { f = x; } }",
+            "let f = 1; loop { let g = f; f = #{a: || g}; }",
+            "let f = (); loop { let g = f; f = () ?? || g; }",
+            "let f = #{}; loop { let g = f; f.a = || g; }",
+            "let f = [1]; loop { let g = f; f[0] = || g; }",
+            "const F = 1; let f = F; do { let g = f; f = || g; } while true;",
         ] {
             assert!(refusal(text, film).contains("from outside"), "{text}");
         }

@@ -52,7 +52,7 @@ const ROOM_MAX: Duration = Duration::from_secs(10);
 const OWN_FAILURES_MAX: u32 = 5;
 
 /// Documents without a mark that are looked at when a node is emptied of shards.
-const UNMARKED_MAX: u32 = 100_000;
+const UNMARKED_MAX: u32 = 10_000;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
