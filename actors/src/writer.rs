@@ -28,6 +28,7 @@ mod reports;
 pub mod resharding;
 mod settings_checks;
 mod steps;
+mod tainted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, IndexUid, JournalSequence, NodeId, PodId, ShardId, TaskUid};
 use crate::job_commands::{JobCommand, JobOutcome};
 use crate::tables::api_keys::{ApiKeyPatch, ApiKeyRecord};
-use crate::tables::disks::ReplicaRecord;
+use crate::tables::disks::{Content, ReplicaRecord};
 use crate::tables::indexes::GroupPlacement;
 use crate::tables::lane_marks::LaneMark;
 use crate::tables::nodes::NodeRecord;
@@ -21,7 +21,7 @@ use crate::topology_commands::{TopologyCommand, TopologyRefusal};
 /// The newest format of commands that this program reads. It grows with every kind of command that
 /// pods of the version before could not read; pods tell each other theirs, and propose what all
 /// of them read. So pods are replaced one by one, and new kinds begin with the last one.
-pub const FORMAT: u32 = 8;
+pub const FORMAT: u32 = 9;
 
 /// One entry of the coordinator log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,7 +170,7 @@ pub enum Command {
         identity: Option<String>,
     },
     /// Says on which disk a replica is and what of it is there: before a copy to it begins, when
-    /// that has ended, and when its content is found gone.
+    /// that has ended, when its content is found gone, and when it is in doubt but all there is.
     SetReplica {
         /// The writer's fence.
         fence: Fence,
@@ -223,6 +223,7 @@ impl Command {
             | Self::DeleteApiKey { .. }
             | Self::InitApiKeys { .. } => 2,
             Self::AcceptBoundTask { task, .. } => task.work.format().max(2),
+            Self::SetReplica { replica, .. } if replica.content == Content::Doubtful => 9,
             Self::NoteDisk { .. }
             | Self::SetReplica { .. }
             | Self::PutWebhook(_)

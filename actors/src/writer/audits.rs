@@ -13,7 +13,7 @@ use ractor::ActorProcessingErr;
 use super::copying::confirming;
 use super::lanes::Standing;
 use super::steps::{fenced, propose};
-use super::{WriterMessage, WriterState, replicas, reports};
+use super::{WriterMessage, WriterState, replicas, reports, tainted};
 use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::audit::Audit;
@@ -66,13 +66,15 @@ pub(super) fn on_lane_audited(
     }
 }
 
-/// Takes suspects out of the in-sync sets, to be copied. The last replica of a shard stays, so the
-/// most advanced goes last.
+/// Takes suspects out of the in-sync sets, to be copied. The last replica of a shard stays, tainted,
+/// so the most advanced goes last.
 pub(super) fn take_out(myself: &Address<WriterMessage>, state: &mut WriterState) {
     let mut suspects = Vec::new();
+    let replaceable = tainted::replaceable(state);
     for (node, lane) in &mut state.lanes {
-        if std::mem::take(&mut lane.suspect) {
+        if std::mem::take(&mut lane.suspect) || replaceable.contains(node) {
             lane.standing = Standing::NeedsCopy;
+            lane.tainted.clone_from(&lane.held);
             suspects.push((lane.passed, node.clone()));
         }
     }
@@ -113,6 +115,7 @@ pub(super) fn on_disk_lost(
     lane.provisioned = false;
     lane.found_gone = false;
     lane.filling = false;
+    lane.tainted.clear();
     lane.marked = false;
     if lane.actor.cast(LaneMessage::BeginAnew).is_err() {
         // It failed, and the writer with it.

@@ -33,7 +33,7 @@ use super::copy_plan::{plan_copy, sources as plan_sources};
 use super::entries::{Entry, Sendable, Stage, judge};
 use super::lanes::{LaneView, Standing};
 use super::steps::{required, routing};
-use super::{WriterMessage, WriterState, pass_lane, repairs, reports};
+use super::{WriterMessage, WriterState, pass_lane, repairs, reports, tainted};
 use crate::inspect::Address;
 use crate::lane::deliver::remember;
 use crate::lane::job::PartOutcome;
@@ -209,6 +209,7 @@ async fn begin(
     if state.entries.iter().any(|entry| entry.is_barrier() && is_told(entry)) {
         return Ok(());
     }
+    tainted::stay(state);
     let Some(begins) = choose(state, &index) else { return Ok(()) };
     let Begins { target, sources, filling, missing, is_move, repairs } = begins;
     let required = required(state);
@@ -494,7 +495,7 @@ fn accept(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let limit = copying.and_then(|copying| copying.hold).and_then(|hold| hold.limit);
     let wait = if holds { Duration::ZERO } else { GIVEN_UP_WAIT };
     let ended = end(state, wait).filter(|_| holds);
-    let Some(Copying { target, filling, repairs, .. }) = ended else {
+    let Some(Copying { target, filling, sources, repairs, .. }) = ended else {
         return Ok(());
     };
     let outcomes = outcomes_of_sources(state, &target, &filling, limit);
@@ -523,12 +524,13 @@ fn accept(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     if let Some(lane) = state.lanes.get_mut(&target) {
         lane.standing = Standing::CatchingUp;
         lane.arriving.retain(|shard| !filling.contains(shard));
-        lane.filled.extend(filling);
+        lane.filled.extend(filling.iter().copied());
         lane.lost_disk = false;
         lane.filling = false;
         // A stranger may have changed them meanwhile.
         lane.check_settings = true;
     }
+    tainted::filled(state, &target, &filling, &sources);
     Ok(())
 }
 

@@ -69,6 +69,9 @@ pub struct LaneView {
     pub leaving: bool,
     /// Something may have changed its replica out of turn: it leaves and is copied.
     pub suspect: bool,
+    /// A late request may have changed what it has of these shards while nobody else was in sync
+    /// for them: it leaves as soon as somebody is who has not got it from there.
+    pub tainted: BTreeSet<ShardId>,
     /// What it had went with the node's disk or index: playing what waits would not bring it back.
     pub lost_disk: bool,
     /// The life of the node's disk that the lane knows of.

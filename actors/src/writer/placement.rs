@@ -115,6 +115,10 @@ impl LaneBegins<'_> {
                 && mark.doubts
                 && mark.explained.is_none()
                 && mark.audited < mark.node_task,
+            tainted: match replica.content {
+                Content::Doubtful => settled,
+                Content::Whole | Content::Filling | Content::Gone => BTreeSet::new(),
+            },
             lost_disk: is_gone,
             disk_life,
             noting: false,

@@ -157,6 +157,7 @@ pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
     for node in alone {
         if let Some(lane) = state.lanes.get_mut(&node) {
             lane.standing = Standing::NeedsCopy;
+            lane.tainted.clone_from(&lane.held);
         }
         replicas::leave(myself, state, &node, "replica refused what others applied");
     }

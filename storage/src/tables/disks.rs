@@ -45,6 +45,8 @@ pub enum Content {
     Filling,
     /// Nothing: its node no longer has the index.
     Gone,
+    /// Everything, and a late request may have changed it while no other replica was in sync.
+    Doubtful,
 }
 
 /// One replica of an index on a node.
