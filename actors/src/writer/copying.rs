@@ -499,13 +499,15 @@ fn accept(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
         return Ok(());
     };
     let outcomes = outcomes_of_sources(state, &target, &filling, limit);
+    let held = state.lanes.get(&target).map(|lane| &lane.held);
+    let is_all = repairs.is_none() && held.is_some_and(|held| held.is_subset(&filling));
     let mut mark = LaneMark {
         through: limit,
         open: None,
         node_task: Some(newest),
         provisioned: true,
-        // What came late before a repair is still to be found: the rest of the replica is as it was.
-        audited: repairs.is_none().then_some(newest),
+        // What came late before it is still to be found where the rest of the replica is as it was.
+        audited: is_all.then_some(newest),
         ..LaneMark::default()
     };
     remember(&mut mark, &outcomes);
