@@ -247,9 +247,8 @@ impl Network {
             return Some(Err(TransportError::Unreachable("connection refused".into())));
         };
         if method != Method::GET && !is_read {
-            let late = sent.elapsed() >= call.timeout;
             let old_after = self.weather().old_after;
-            if late || old_after.is_some_and(|age| sent.elapsed() >= age) {
+            if is_late || old_after.is_some_and(|age| sent.elapsed() >= age) {
                 self.weather().served_late.insert(node.id.clone());
             }
             let task = body.get("taskUid").and_then(serde_json::Value::as_u64);
@@ -259,7 +258,7 @@ impl Network {
                 &node.id,
                 format!(
                     "{method} {path} -> {status}{task}{fate}{}{}",
-                    if late { " LATE" } else { "" },
+                    if is_late { " LATE" } else { "" },
                     documents_in(method, path, &call.body),
                 ),
             );
