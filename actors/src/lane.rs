@@ -167,7 +167,10 @@ impl Drop for LaneState {
 
 fn on_reset(state: &mut LaneState, mark: LaneMark) {
     let audited = mark.audited.max(state.mark.audited);
-    state.mark = LaneMark { audited, ..mark };
+    // A node that was away when it was asked for its newest task has not fewer than before: with none
+    // known, an old one would pass for a request that got no answer.
+    let node_task = mark.node_task.max(state.mark.node_task);
+    state.mark = LaneMark { audited, node_task, ..mark };
     // What was sent since the last audit must be known to the next life, too: it would else take its own
     // requests for strays, and copy the replica.
     state.delivery.note_sent(&mut state.mark);
