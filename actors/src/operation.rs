@@ -107,7 +107,8 @@ impl OperationArguments {
     }
 
     /// Runs one request that makes a task on one node, to the task's end. `Ok(None)`: the node
-    /// is down and no longer needed, since it left every in-sync set.
+    /// is down and no longer needed, since it left every in-sync set; or it has lost the index, which
+    /// the writer is told.
     pub async fn on_node(
         &self,
         node: &NodeId,
@@ -126,6 +127,9 @@ impl OperationArguments {
             match sent {
                 Ok(uid) => match self.follow(node, uid).await {
                     Some(task) if task.status == "succeeded" => return Ok(Some(task)),
+                    Some(NodeTask { error: Some(error), .. }) if self.finds_gone(node, &error) => {
+                        return Ok(None);
+                    }
                     Some(NodeTask { error: Some(error), .. }) if !is_about_the_node(&error) => {
                         return Err(error);
                     }
@@ -135,6 +139,9 @@ impl OperationArguments {
                     }
                     Some(_) | None => {}
                 },
+                Err(NodeCallError::Refused(error)) if self.finds_gone(node, &error) => {
+                    return Ok(None);
+                }
                 Err(NodeCallError::Refused(error)) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%node, %error, "operation waits for node");
@@ -145,6 +152,22 @@ impl OperationArguments {
             }
             self.pod.seams.clock.sleep(RETRY_WAIT).await;
         }
+    }
+
+    /// Whether a node answers that it has no such index, though it had. The replica is filled anew when
+    /// the operation is over, with what that has changed.
+    fn finds_gone(&self, node: &NodeId, error: &ResponseError) -> bool {
+        let changes_it = match self.work {
+            OperationWork::Settings { .. }
+            | OperationWork::Update { .. }
+            | OperationWork::Rename { .. } => true,
+            OperationWork::Create { .. } | OperationWork::Delete => false,
+        };
+        let is_gone = changes_it && error.code == "index_not_found";
+        if is_gone {
+            let _writer_gone = self.writer.cast(WriterMessage::ReplicaGone(node.clone()));
+        }
+        is_gone
     }
 
     /// Waits until it is fresh knowledge that no newer writer exists, as lanes do: an operation may have

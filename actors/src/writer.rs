@@ -119,6 +119,8 @@ pub enum WriterMessage {
         /// How.
         end: Box<OperationEnd>,
     },
+    /// A node that an operation changes has no such index.
+    ReplicaGone(NodeId),
     /// An operation may send nothing more.
     OperationNotAgreed(NotAgreed),
     /// A pass of a copy ended.
@@ -319,6 +321,11 @@ impl Actor for Writer {
             }
             WriterMessage::OperationEnded { uid, end } => {
                 on_operation_ended(state, uid, *end)?;
+            }
+            WriterMessage::ReplicaGone(node) => {
+                if let Some(lane) = state.lanes.get_mut(&node) {
+                    lane.found_gone |= lane.provisioned;
+                }
             }
             WriterMessage::OperationNotAgreed(why) => return Err(why.into()),
             WriterMessage::CopyPassed { number, end } => {
