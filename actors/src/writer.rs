@@ -451,6 +451,13 @@ fn on_operation_ended(
         };
         pass_lane(state, node, mark)?;
     }
+    if end.decision.ending == Ending::Failed {
+        let took_part: BTreeSet<&NodeId> = end.participants.iter().map(|(node, _)| node).collect();
+        for (_, lane) in state.lanes.iter_mut().filter(|(node, _)| !took_part.contains(node)) {
+            // Settings that were put back elsewhere may be in force there.
+            lane.check_settings = true;
+        }
+    }
     if let Some(entry) = state.entries.iter_mut().find(|entry| entry.task.uid == uid) {
         // Others are in the in-sync sets by now, which know nothing of it.
         let took_part = |node: &NodeId| end.participants.iter().any(|(one, _)| one == node);

@@ -33,8 +33,10 @@ pub enum SettingsCheck {
     Repaired,
     /// They were sent again and read back no better: the node has them and prints them so.
     Spelt(Value),
-    /// The node did not answer, or refused them; the next round looks again.
-    NotDone,
+    /// The node did not answer.
+    NoAnswer,
+    /// The node refused them; the next round looks again.
+    Refused,
     /// The node is not the one we knew: its disk is gone.
     NodeReplaced,
     /// The lane's mark could not be agreed: nothing was sent.
@@ -49,7 +51,7 @@ impl Delivery {
         mark: &mut LaneMark,
     ) -> SettingsCheck {
         let (node, index) = (&self.node, &self.target.index);
-        let Some(read) = self.read_settings().await else { return SettingsCheck::NotDone };
+        let Some(read) = self.read_settings().await else { return SettingsCheck::NoAnswer };
         let printed = as_printed(&read);
         if !differs(&expected.settings, &read) || expected.spelling.as_ref() == Some(&printed) {
             return SettingsCheck::InForce;
@@ -68,7 +70,7 @@ impl Delivery {
             RequestEnd::Refused(error) => {
                 tracing::error!(%node, %index, code = error.code, message = error.message,
                     "node refuses the settings that are agreed");
-                return SettingsCheck::NotDone;
+                return SettingsCheck::Refused;
             }
             RequestEnd::NodeReplaced => return SettingsCheck::NodeReplaced,
             RequestEnd::NotAgreed(why) => return SettingsCheck::NotAgreed(why),

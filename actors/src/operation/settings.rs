@@ -83,7 +83,8 @@ pub(super) async fn run(arguments: &OperationArguments, patch: &str) -> Operatio
     end(arguments, decision, vec![wanted], &took_part).await
 }
 
-/// A node refused: the others get back what they had.
+/// A node refused: the others get back what they had. Those that are away keep what they were sent until
+/// their lanes have looked.
 async fn refused(
     arguments: &OperationArguments,
     previous: &Settings,
@@ -91,12 +92,11 @@ async fn refused(
     refusal: ResponseError,
 ) -> OperationEnd {
     tracing::info!(index = %arguments.index(), code = refusal.code, "settings refused by a node, putting the previous ones back");
-    put_back(arguments, previous).await;
+    let have_it_back = put_back(arguments, previous).await;
     mark_pending(arguments, false).await;
     let decision =
         Decision { ending: Ending::Failed, details, error: Some(refusal), effects: Vec::new() };
-    let all = arguments.nodes.iter().cloned().collect();
-    end(arguments, decision, Vec::new(), &all).await
+    end(arguments, decision, Vec::new(), &have_it_back).await
 }
 
 async fn end(
@@ -157,15 +157,21 @@ async fn read_back(arguments: &OperationArguments, node: &NodeId, path: &str) ->
 }
 
 /// In one request to each node: searches go on meanwhile, and need the shard field to be filterable.
-async fn put_back(arguments: &OperationArguments, previous: &Settings) {
+/// The nodes that have them again.
+async fn put_back(arguments: &OperationArguments, previous: &Settings) -> BTreeSet<NodeId> {
     if planted::has(Bug::NoSettingsUndo) {
-        return;
+        return arguments.nodes.iter().cloned().collect();
     }
-    // What was in force before was accepted before; a refusal now can only be a broken node.
-    while let Err(error) = propose_whole(arguments, previous).await {
-        tracing::error!(index = %arguments.index(), code = error.code, message = error.message,
-            "previous settings could not be put back, trying again");
-        arguments.pod.seams.clock.sleep(FROZEN_WAIT).await;
+    loop {
+        // What was in force before was accepted before; a refusal now can only be a broken node.
+        match propose_whole(arguments, previous).await {
+            Ok(nodes) => return nodes,
+            Err(error) => {
+                tracing::error!(index = %arguments.index(), code = error.code, message = error.message,
+                    "previous settings could not be put back, trying again");
+                arguments.pod.seams.clock.sleep(FROZEN_WAIT).await;
+            }
+        }
     }
 }
 

@@ -82,8 +82,10 @@ pub struct LaneView {
     pub noting: bool,
     /// What it has of the shards for which it is not in sync is incomplete: a copy was begun.
     pub filling: bool,
-    /// Its node's settings are to be looked at.
+    /// Its node's settings are to be looked at, before it joins.
     pub check_settings: bool,
+    /// Not before this: the node did not answer.
+    pub check_after: Instant,
     /// The settings version that a check under way compares with.
     pub checking_version: u64,
     /// How the node prints the settings of this version, where that is not as we would.

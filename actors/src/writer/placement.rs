@@ -125,6 +125,7 @@ impl LaneBegins<'_> {
             found_gone: false,
             filling: replica.content == Content::Filling,
             check_settings: false,
+            check_after: now,
             checking_version: 0,
             spelling: None,
             audited_at: now,

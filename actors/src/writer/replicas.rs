@@ -120,6 +120,7 @@ pub(super) fn join_caught_up(myself: &Address<WriterMessage>, state: &mut Writer
             && !lane.held.is_empty()
             && !lane.leaving
             && lane.provisioned
+            && !lane.check_settings
             && state.resharding.is_marked(lane)
             && caught_up
             // With nothing ahead of it there is nothing to lag behind in.

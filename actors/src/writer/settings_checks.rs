@@ -2,6 +2,7 @@
 //! what follows. See [`crate::drift_checker`].
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use miroir_storage::commands::{Ending, Work};
 use miroir_storage::ids::{NodeId, TaskUid};
@@ -16,6 +17,9 @@ use crate::inspect::Address;
 use crate::lane::LaneMessage;
 use crate::lane::settings_check::{ExpectedSettings, SettingsCheck};
 
+/// Before a check that got no answer is tried again.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
 /// Starts the checks that are due; a check takes the turn of the lane's next run.
 pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let at_last = state.copying.as_ref().is_some_and(Copying::is_at_last);
@@ -24,9 +28,14 @@ pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     }
     let filled = state.copying.as_ref().map(|copying| copying.target.clone());
     let Some(index) = routing(state) else { return Ok(()) };
+    let now = state.pod.seams.clock.instant();
     for (node, lane) in &mut state.lanes {
         let is_filled = filled.as_ref() == Some(node);
-        let can = !lane.busy && !is_filled && lane.provisioned && !state.pod.health.is_down(node);
+        let can = !lane.busy
+            && !is_filled
+            && lane.provisioned
+            && now >= lane.check_after
+            && !state.pod.health.is_down(node);
         if !lane.check_settings || !can || !agreed_settings_apply(&state.entries, lane.passed) {
             continue;
         }
@@ -69,7 +78,11 @@ pub(super) fn on_settings_checked(
     lane.busy = false;
     lane.check_settings = false;
     match check {
-        SettingsCheck::InForce | SettingsCheck::NotDone => {}
+        SettingsCheck::NoAnswer => {
+            lane.check_settings = true;
+            lane.check_after = state.pod.seams.clock.instant() + RETRY_WAIT;
+        }
+        SettingsCheck::InForce | SettingsCheck::Refused => {}
         SettingsCheck::Repaired => state.pod.drift.note_repaired(),
         SettingsCheck::Spelt(printed) => {
             tracing::info!(%node, index = %state.fence.index, "node prints the agreed settings otherwise");
