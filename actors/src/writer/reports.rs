@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use miroir_seams::planted::{self, Bug};
 use miroir_storage::commands::Ending;
 use miroir_storage::ids::{NodeId, ShardId};
-use miroir_storage::tables::indexes::{GroupPlacement, in_sync_of};
+use miroir_storage::tables::indexes::{GroupPlacement, in_sync_of, is_in_sync};
 use ractor::ActorProcessingErr;
 
 use super::entries::{Decision, Entry, Stage, judge};
@@ -79,14 +79,16 @@ fn agrees(entry: &Entry, held: &BTreeSet<ShardId>, outcome: &PartOutcome) -> boo
     refused == refused_by_all
 }
 
-/// Whether a lane that is out of the in-sync sets had passed a task before it was decided without
-/// it, and had done other with it than was decided: it applied, say, what those that were left had
-/// no space for. Without a report it has applied it, as in [`votes`].
+/// Whether a lane had passed a task before it was decided without it, for the shards in whose in-sync
+/// sets it is not, and had done other with it than was decided: it applied, say, what those that were
+/// left had no space for. Without a report it has applied it, as in [`votes`].
 fn parted(entry: &Entry, node: &NodeId, lane: &LaneView, groups: &[GroupPlacement]) -> bool {
     lane.standing != Standing::NeedsCopy && lane.passed >= Some(entry.task.uid) && {
         let applied = PartOutcome::Applied { deleted: None };
         let outcome = entry.results.get(node).unwrap_or(&applied);
-        !agrees(entry, &lane.carried(groups, node), outcome)
+        let mut unasked = lane.carried(groups, node);
+        unasked.retain(|shard| !is_in_sync(groups, *shard, node));
+        !agrees(entry, &unasked, outcome)
     }
 }
 
@@ -147,7 +149,7 @@ pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
         };
         entry.stage = Stage::Decided(Box::new(decision));
         for (node, lane) in &mut state.lanes {
-            if !required.contains(node) && parted(entry, node, lane, &index.groups) {
+            if parted(entry, node, lane, &index.groups) {
                 tracing::warn!(%node, index = %state.fence.index, task = entry.task.uid.0,
                     "a replica that catches up had done otherwise than those that judge");
                 lane.standing = Standing::NeedsCopy;
