@@ -29,6 +29,7 @@ use miroir_wire::error::ResponseError;
 use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::audit::Audit;
 use super::job::{Job, JobRequest, JobTarget, JobWork, PartOutcome, deletion_of, unmarked};
 use super::look_up::LookUp;
 use super::turn::Turn;
@@ -61,8 +62,20 @@ pub enum RunEnd {
     Done(Vec<(TaskUid, PartOutcome)>),
     /// The node is not the one we knew: its disk, or the index, is gone.
     NodeReplaced,
+    /// Late requests had changed the node before the run, documents too if so said: what came of it
+    /// may differ from the other nodes.
+    Misled(Misled),
     /// The mark could not be agreed: nothing was sent.
     NotAgreed(NotAgreed),
+}
+
+/// What is wrong after a run that late requests misled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misled {
+    /// Nothing but the node's settings: it refused all, and may be asked again.
+    Refused,
+    /// What it has of documents.
+    Documents,
 }
 
 /// All that delivering needs; one per lane.
@@ -127,6 +140,9 @@ impl Delivery {
                 outcomes.extend(tasks.map(|uid| (uid, PartOutcome::Applied { deleted })));
             }
         }
+        if let Some(misled) = self.misled(&job.work, &outcomes, mark).await {
+            return RunEnd::Misled(misled);
+        }
         // A run without a request leaves what a former life may have sent to be looked for.
         if !mark.inherited {
             mark.open = None;
@@ -144,6 +160,40 @@ impl Delivery {
         self.note_sent(mark);
         self.note(mark);
         RunEnd::Done(outcomes)
+    }
+
+    /// Looks for late requests after a run whose outcome depends on the node's settings, while any
+    /// may have come: what a filter deletes, and what is refused, must be what other nodes say.
+    /// Waits as long as the node is away.
+    async fn misled(
+        &self,
+        work: &JobWork,
+        outcomes: &[(TaskUid, PartOutcome)],
+        mark: &mut LaneMark,
+    ) -> Option<Misled> {
+        let is_refused = |outcome: &PartOutcome| matches!(outcome, PartOutcome::Refused { .. });
+        let refused = outcomes.iter().filter(|(_, outcome)| is_refused(outcome)).count();
+        let depends = match work {
+            JobWork::DeleteByFilter { .. } => true,
+            JobWork::Documents { .. } => refused > 0,
+            _ => false,
+        };
+        if !depends || !self.calls.sent().in_doubt(&self.node, self.target.index.as_str()) {
+            return None;
+        }
+        let mut wait = RETRY_WAIT_MIN;
+        loop {
+            match self.audit(mark).await {
+                Audit::Clean => return None,
+                Audit::StraySettings if refused == outcomes.len() => {
+                    // The same request is another one when it is sent again.
+                    mark.open = None;
+                    return Some(Misled::Refused);
+                }
+                Audit::StraySettings | Audit::Stray => return Some(Misled::Documents),
+                Audit::NoAnswer => self.pause(&mut wait).await,
+            }
+        }
     }
 
     async fn run_single(

@@ -13,7 +13,7 @@ use super::lanes::{LaneView, Standing, count_deleted};
 use super::steps::{required, routing};
 use super::{WriterMessage, WriterState, audits, placement, replicas};
 use crate::inspect::Address;
-use crate::lane::deliver::RunEnd;
+use crate::lane::deliver::{Misled, RunEnd};
 use crate::lane::job::{Job, JobWork, PartOutcome};
 use crate::task_details::ended_details;
 
@@ -57,6 +57,14 @@ pub(super) fn on_lane_ended(
                     lane.suspect |= !agrees(entry, &job.held, &outcome);
                     entry.results.insert(node.clone(), outcome);
                 }
+            }
+        }
+        RunEnd::Misled(misled) => {
+            lane.check_settings = true;
+            if misled == Misled::Documents {
+                lane.suspect = true;
+                lane.sweeps = true;
+                lane.marked = false;
             }
         }
         RunEnd::NodeReplaced => audits::on_disk_lost(myself, state, node),
