@@ -247,11 +247,13 @@ impl Network {
             return Some(Err(TransportError::Unreachable("connection refused".into())));
         };
         if method != Method::GET && !is_read {
+            let task = body.get("taskUid").and_then(serde_json::Value::as_u64);
             let old_after = self.weather().old_after;
-            if is_late || old_after.is_some_and(|age| sent.elapsed() >= age) {
+            let is_old = is_late || old_after.is_some_and(|age| sent.elapsed() >= age);
+            // What made no task changed nothing: a page of documents, a refusal.
+            if is_old && task.is_some() {
                 self.weather().served_late.insert(node.id.clone());
             }
-            let task = body.get("taskUid").and_then(serde_json::Value::as_u64);
             let task = task.map_or(String::new(), |task| format!(" task {task}"));
             let fate = if fate == Fate::Fine { String::new() } else { format!(" {fate:?}") };
             self.trace.note(
