@@ -165,6 +165,8 @@ pub(super) fn on_in_sync_changed(
                 lane.suspect |= lane.standing == Standing::NeedsCopy && !lane.leaving && stays;
             }
         }
+        // Found to differ while the log was told that it joins: whether that came or not, it leaves.
+        (true, _) if lane.standing == Standing::NeedsCopy => lane.suspect |= !lane.leaving,
         (true, Err(error)) => {
             tracing::warn!(%error, "in-sync change could not be logged, trying again");
             lane.standing = Standing::CatchingUp;

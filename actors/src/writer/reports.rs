@@ -129,6 +129,7 @@ pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
     let required = required(state);
     let Some(index) = routing(state) else { return };
     let mut alone = BTreeSet::new();
+    let mut on_their_way = BTreeSet::new();
     for entry in &mut state.entries {
         if !matches!(entry.stage, Stage::Ready(_)) || entry.is_barrier() {
             continue;
@@ -160,9 +161,17 @@ pub(super) fn decide(myself: &Address<WriterMessage>, state: &mut WriterState) {
             if parted(entry, node, lane, &index.groups) {
                 tracing::warn!(%node, index = %state.fence.index, task = entry.task.uid.0,
                     "a replica that catches up had done otherwise than those that judge");
+                // The log may be putting it into the sets just now.
+                if lane.standing == Standing::Joining {
+                    on_their_way.insert(node.clone());
+                    lane.tainted.clone_from(&lane.held);
+                }
                 lane.standing = Standing::NeedsCopy;
             }
         }
+    }
+    for node in on_their_way {
+        replicas::leave(myself, state, &node, "replica had done otherwise than those that judge");
     }
     for node in alone {
         if let Some(lane) = state.lanes.get_mut(&node) {
