@@ -50,7 +50,10 @@ impl Delivery {
             sent.forget_through(&self.node, index, newest.uid);
             mark.doubts = sent.in_doubt(&self.node, index);
             mark.explained = Some(Vec::new());
-            self.note(mark);
+            // Should this life end before the log hears that the replica leaves, the next one looks again.
+            if stray.is_none() {
+                self.note(mark);
+            }
         }
         match stray {
             None => Audit::Clean,

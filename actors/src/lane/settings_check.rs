@@ -9,10 +9,11 @@ use miroir_storage::tables::lane_marks::{LaneMark, OpenRun};
 use miroir_wire::settings::Settings;
 use serde_json::Value;
 
-use super::deliver::{Delivery, RequestEnd};
+use super::deliver::{Delivery, RequestEnd, is_gone};
 use super::job::settings_request;
 use super::look_up::{former, return_to};
 use crate::fencing::NotAgreed;
+use crate::node_calls::NodeCallError;
 use crate::node_settings::{canonical, differs, node_side_whole};
 
 /// What the node must have.
@@ -51,7 +52,13 @@ impl Delivery {
         mark: &mut LaneMark,
     ) -> SettingsCheck {
         let (node, index) = (&self.node, &self.target.index);
-        let Some(read) = self.read_settings().await else { return SettingsCheck::NoAnswer };
+        let read = match self.read_settings().await {
+            Ok(read) => read,
+            Err(NodeCallError::Refused(error)) if is_gone(mark, &error) => {
+                return SettingsCheck::NodeReplaced;
+            }
+            Err(_) => return SettingsCheck::NoAnswer,
+        };
         let printed = as_printed(&read);
         if !differs(&expected.settings, &read) || expected.spelling.as_ref() == Some(&printed) {
             return SettingsCheck::InForce;
@@ -76,22 +83,19 @@ impl Delivery {
             RequestEnd::NotAgreed(why) => return SettingsCheck::NotAgreed(why),
         }
         match self.read_settings().await {
-            Some(again) if differs(&expected.settings, &again) && as_printed(&again) == printed => {
+            Ok(again) if differs(&expected.settings, &again) && as_printed(&again) == printed => {
                 SettingsCheck::Spelt(printed)
             }
             _ => SettingsCheck::Repaired,
         }
     }
 
-    async fn read_settings(&self) -> Option<Value> {
+    async fn read_settings(&self) -> Result<Value, NodeCallError> {
         let path = format!("/indexes/{}/settings", self.target.index);
-        match self.calls.json(&self.node, Method::GET, path, None).await {
-            Ok(read) => Some(read),
-            Err(error) => {
-                tracing::debug!(node = %self.node, %error, "settings could not be read back");
-                None
-            }
-        }
+        let read = self.calls.json(&self.node, Method::GET, path, None).await;
+        read.inspect_err(|error| {
+            tracing::debug!(node = %self.node, %error, "settings could not be read back");
+        })
     }
 }
 

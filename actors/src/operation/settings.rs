@@ -16,6 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{OperationArguments, OperationEnd};
+use crate::node_calls::NodeCallError;
 use crate::node_settings::{canonical, node_side, node_side_whole, shows};
 use crate::writer::entries::Decision;
 
@@ -147,9 +148,13 @@ async fn propose_whole(
 /// What the node has; waits for its answer as long as the node is needed.
 async fn read_back(arguments: &OperationArguments, node: &NodeId, path: &str) -> Option<Value> {
     loop {
-        let answer = arguments.pod.calls.json(node, Method::GET, path.to_owned(), None).await;
+        let answer: Result<Value, NodeCallError> =
+            arguments.pod.calls.json(node, Method::GET, path.to_owned(), None).await;
         match answer {
             Ok(settings) => return Some(settings),
+            Err(NodeCallError::Refused(error)) if arguments.finds_gone(node, &error) => {
+                return None;
+            }
             Err(_) if !arguments.is_needed(node) => return None,
             Err(_) => arguments.pod.seams.clock.sleep(super::RETRY_WAIT).await,
         }

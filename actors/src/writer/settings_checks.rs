@@ -11,6 +11,7 @@ use ractor::ActorProcessingErr;
 
 use super::copying::Copying;
 use super::entries::{Entry, Sendable};
+use super::lanes::LaneView;
 use super::steps::routing;
 use super::{WriterMessage, WriterState, audits};
 use crate::inspect::Address;
@@ -50,6 +51,18 @@ pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
         lane.actor.cast(LaneMessage::CheckSettings(Box::new(expected)))?;
     }
     Ok(())
+}
+
+/// Whether the lane's next run waits for a check: what a filter deletes, and what is refused, follows
+/// from settings. Only where a check can begin; else the lane would stand for ever.
+pub(super) fn comes_first(
+    entries: &VecDeque<Entry>,
+    lane: &LaneView,
+    is_filled: bool,
+    is_switching: bool,
+) -> bool {
+    let can_begin = lane.provisioned && !is_filled && !is_switching;
+    lane.check_settings && can_begin && agreed_settings_apply(entries, lane.passed)
 }
 
 /// Whether the settings that the log has are those of this place in the queue: every settings

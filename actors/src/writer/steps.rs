@@ -405,7 +405,10 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     // One at a time: lanes don't gather while a copy is under way.
     let hold = hold.map(|hold| hold.limit).or(state.resharding.limit());
     let index = routing(state);
+    let filled = state.copying.as_ref().map(|copying| copying.target.clone());
+    let is_switching = state.resharding.is_switching();
     for (node, lane) in &mut state.lanes {
+        let is_filled = filled.as_ref() == Some(node);
         let keeps_shards = index.as_ref().is_some_and(|index| {
             lane.keeps_shards(&index.groups, node) || lane.awaits_index(&index.groups, node)
         });
@@ -415,6 +418,7 @@ fn dispatch(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
             || is_empty
             || lane.held.is_empty()
             || hold.is_some_and(|limit| lane.passed >= limit)
+            || settings_checks::comes_first(&state.entries, lane, is_filled, is_switching)
         {
             continue;
         }
