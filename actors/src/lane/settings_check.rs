@@ -34,8 +34,8 @@ pub enum SettingsCheck {
     Repaired,
     /// They were sent again and read back no better: the node has them and prints them so.
     Spelt(Value),
-    /// The node did not answer.
-    NoAnswer,
+    /// The node did not answer, or somebody changed them meanwhile: to be done again soon.
+    NotYet,
     /// The node refused them; the next round looks again.
     Refused,
     /// The node is not the one we knew: its disk is gone.
@@ -57,7 +57,7 @@ impl Delivery {
             Err(NodeCallError::Refused(error)) if is_gone(mark, &error) => {
                 return SettingsCheck::NodeReplaced;
             }
-            Err(_) => return SettingsCheck::NoAnswer,
+            Err(_) => return SettingsCheck::NotYet,
         };
         let printed = as_printed(&read);
         if !differs(&expected.settings, &read) || expected.spelling.as_ref() == Some(&printed) {
@@ -84,10 +84,22 @@ impl Delivery {
         }
         match self.read_settings().await {
             Ok(again) if differs(&expected.settings, &again) && as_printed(&again) == printed => {
-                SettingsCheck::Spelt(printed)
+                match self.is_newest(mark.node_task).await {
+                    true => SettingsCheck::Spelt(printed),
+                    // Somebody has changed them once more, to the same.
+                    false => SettingsCheck::NotYet,
+                }
             }
             _ => SettingsCheck::Repaired,
         }
+    }
+
+    /// Whether the index had no other task on the node since this one. The lane has its turn: of its own
+    /// there is none.
+    async fn is_newest(&self, task: Option<u64>) -> bool {
+        let query = format!("indexUids={}&limit=1", self.target.index);
+        let newest = self.calls.tasks(&self.node, &query).await;
+        newest.is_ok_and(|newest| newest.first().map(|newest| newest.uid) == task)
     }
 
     async fn read_settings(&self) -> Result<Value, NodeCallError> {

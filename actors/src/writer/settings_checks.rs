@@ -91,7 +91,7 @@ pub(super) fn on_settings_checked(
     lane.busy = false;
     lane.check_settings = false;
     match check {
-        SettingsCheck::NoAnswer => {
+        SettingsCheck::NotYet => {
             lane.check_settings = true;
             lane.check_after = state.pod.seams.clock.instant() + RETRY_WAIT;
         }
