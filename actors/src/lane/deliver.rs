@@ -190,7 +190,11 @@ impl Delivery {
                     mark.open = None;
                     return Some(Misled::Refused);
                 }
-                Audit::StraySettings | Audit::Stray => return Some(Misled::Documents),
+                Audit::StraySettings | Audit::Stray => {
+                    // Should this stay the last replica, it is not done twice.
+                    mark.inherited = mark.open.is_some();
+                    return Some(Misled::Documents);
+                }
                 Audit::NoAnswer => self.pause(&mut wait).await,
             }
         }
