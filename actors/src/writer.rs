@@ -339,7 +339,7 @@ impl Actor for Writer {
                 replicas::on_in_sync_changed(state, &node, joined, answer)?;
             }
             WriterMessage::NodeHealthChanged { node, down } => {
-                if down {
+                if down && !audits::look_first(state, &node) {
                     replicas::leave(&myself, state, &node, "node is down");
                 }
             }
@@ -496,16 +496,20 @@ fn on_tick(myself: &Address<WriterMessage>, state: &mut WriterState) {
     schedule_tick(myself, &state.pod);
     let now = state.pod.seams.clock.instant();
     let required = steps::required(state);
-    for node in lanes::lagging(&state.lanes, &required, now) {
-        if state.lanes.get(&node).is_none_or(|lane| lane.standing != Standing::Current) {
-            continue;
-        }
-        replicas::leave(myself, state, &node, "lane lags behind");
-    }
+    let lagging = lanes::lagging(&state.lanes, &required, now);
     // A node that was down when its change could not be logged is tried again.
-    for node in state.pod.health.down().iter() {
-        if state.lanes.get(node).is_some_and(|lane| lane.standing == Standing::Current) {
-            replicas::leave(myself, state, node, "node is down");
+    let down = state.pod.health.down();
+    for (node, lane) in &mut state.lanes {
+        if !lagging.contains(node) && !down.contains(node) {
+            lane.leaves_since = None;
+        }
+    }
+    let lagging = lagging.iter().map(|node| (node, "lane lags behind"));
+    for (node, reason) in lagging.chain(down.iter().map(|node| (node, "node is down"))) {
+        let is_current =
+            state.lanes.get(node).is_some_and(|lane| lane.standing == Standing::Current);
+        if is_current && !audits::look_first(state, node) {
+            replicas::leave(myself, state, node, reason);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Replicas that can't be trusted: when lanes look for tasks that came late, which nodes have
 //! lost their disks, and what follows.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use miroir_seams::planted::{self, Bug};
@@ -8,11 +9,12 @@ use miroir_storage::commands::{Command, Outcome};
 use miroir_storage::ids::NodeId;
 use miroir_storage::log::ProposeError;
 use miroir_storage::tables::disks::{Content, ReplicaRecord};
+use miroir_storage::tables::indexes::in_sync_of;
 use ractor::ActorProcessingErr;
 
 use super::copying::confirming;
 use super::lanes::Standing;
-use super::steps::{fenced, propose};
+use super::steps::{fenced, propose, routing};
 use super::{WriterMessage, WriterState, replicas, reports, tainted};
 use crate::inspect::Address;
 use crate::lane::LaneMessage;
@@ -21,6 +23,9 @@ use crate::lane::audit::Audit;
 /// Between audits of a lane while a request of it may come late: a replica serves what a late
 /// request did to it for about this long.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a node stays in the in-sync sets for others to be looked at first.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// Starts the audits that are due; an audit takes the turn of the lane's next run.
 pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
@@ -32,16 +37,52 @@ pub(super) fn start(state: &mut WriterState) -> Result<(), ActorProcessingErr> {
     let now = state.pod.seams.clock.instant();
     let sent = state.pod.calls.sent();
     for (node, lane) in &mut state.lanes {
-        let due = now.saturating_duration_since(lane.audited_at) >= AUDIT_INTERVAL
-            && sent.in_doubt(node, state.fence.index.as_str());
+        let is_time = now.saturating_duration_since(lane.audited_at) >= AUDIT_INTERVAL;
+        let due = (is_time || lane.audit_first) && sent.in_doubt(node, state.fence.index.as_str());
         let can = !lane.busy && lane.provisioned && !state.pod.health.is_down(node);
         // A copy looks through its target's tasks by itself.
         if due && can && filled.as_ref() != Some(node) {
             lane.busy = true;
+            lane.audit_first = false;
             lane.actor.cast(LaneMessage::Audit)?;
         }
     }
     Ok(())
+}
+
+/// Whether a node must not leave the in-sync sets yet: it would leave shards to nodes alone that late
+/// requests may have reached since they were last looked at, and what those had changed would be all
+/// there is. They are looked at first.
+pub(super) fn look_first(state: &mut WriterState, node: &NodeId) -> bool {
+    let now = state.pod.seams.clock.instant();
+    let Some(index) = routing(state).filter(|_| !planted::has(Bug::SkipAudit)) else {
+        return false;
+    };
+    let Some(lane) = state.lanes.get_mut(node) else { return false };
+    let since = *lane.leaves_since.get_or_insert(now);
+    if now.saturating_duration_since(since) >= LOOK_MAX {
+        return false;
+    }
+    let (lanes, sent) = (&state.lanes, state.pod.calls.sent());
+    let is_unseen = |node: &NodeId| {
+        sent.in_doubt(node, state.fence.index.as_str())
+            && !state.pod.health.is_down(node)
+            && lanes.get(node).is_some_and(|lane| lane.provisioned && lane.audited_at < since)
+    };
+    let mut unseen = BTreeSet::new();
+    let held = lanes.get(node).map(|lane| lane.held.clone()).unwrap_or_default();
+    for shard in held {
+        let mut others = in_sync_of(&index.groups, shard);
+        if others.remove(node) && !others.is_empty() && others.iter().all(is_unseen) {
+            unseen.extend(others);
+        }
+    }
+    for node in &unseen {
+        if let Some(lane) = state.lanes.get_mut(node) {
+            lane.audit_first = true;
+        }
+    }
+    !unseen.is_empty()
 }
 
 pub(super) fn on_lane_audited(

@@ -92,6 +92,10 @@ pub struct LaneView {
     pub spelling: Option<(u64, Value)>,
     /// When its node's tasks were last looked through.
     pub audited_at: Instant,
+    /// Its node's tasks are looked through before another node leaves the in-sync sets.
+    pub audit_first: bool,
+    /// Since when it is to leave the in-sync sets, and others are looked at first.
+    pub leaves_since: Option<Instant>,
     /// When it last moved, or first had something to do.
     pub moved_at: Instant,
     /// Every document that the node has is marked for the newest partition.

@@ -129,6 +129,8 @@ impl LaneBegins<'_> {
             checking_version: 0,
             spelling: None,
             audited_at: now,
+            audit_first: false,
+            leaves_since: None,
             moved_at: now,
             marked: placed.marks.newest().is_none(),
             ran_since_mark: false,
