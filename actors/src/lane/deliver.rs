@@ -178,6 +178,7 @@ impl Delivery {
             JobWork::Documents { .. } => refused > 0,
             _ => false,
         };
+        let depends = depends && !planted::has(Bug::SkipAudit);
         if !depends || !self.calls.sent().in_doubt(&self.node, self.target.index.as_str()) {
             return None;
         }
