@@ -36,7 +36,7 @@ pub enum SettingsCheck {
     Spelt(Value),
     /// The node did not answer, or somebody changed them meanwhile: to be done again soon.
     NotYet,
-    /// The node refused them; the next round looks again.
+    /// The node refused them, or does not say what it has; the next round looks again.
     Refused,
     /// The node is not the one we knew: its disk is gone.
     NodeReplaced,
@@ -57,6 +57,8 @@ impl Delivery {
             Err(NodeCallError::Refused(error)) if is_gone(mark, &error) => {
                 return SettingsCheck::NodeReplaced;
             }
+            // Its runs must not wait for what it never says.
+            Err(NodeCallError::Refused(_)) => return SettingsCheck::Refused,
             Err(_) => return SettingsCheck::NotYet,
         };
         let printed = as_printed(&read);
